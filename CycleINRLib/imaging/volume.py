@@ -1,0 +1,76 @@
+"""Values and their place, never one without the other (floor 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import VolumeError
+from .geometry import AXES, Geometry, coarsest_axis
+
+MODALITIES = ("CT", "MR")
+UNITS = {"CT": "HU", "MR": "stored"}
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scan: values (K, J, I) in `unit`, at `geometry`.
+
+    Parameters
+    ----------
+    values : (K, J, I) array, integers or floats as stored, after the rescale to HU for CT
+    geometry : Geometry of the same shape
+    modality : "CT", "MR", another DICOM modality as written there, or None where unknown
+    unit : "HU" for CT, "stored" else; None where unknown
+    thickness_mm : slice thickness (full width at half maximum), None where unknown
+    slice_axis : "k", "j", "i" where the source says so (DICOM: the stacking axis), else None
+    warnings : sentences of the reader about doubtful but usable input
+    name : what to call the scan in messages and file names
+    """
+
+    values: np.ndarray
+    geometry: Geometry
+    modality: str | None = None
+    unit: str | None = None
+    thickness_mm: float | None = None
+    slice_axis: str | None = None
+    warnings: tuple[str, ...] = ()
+    name: str = "volume"
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.shape != self.geometry.shape:
+            raise VolumeError("Values and geometry disagree", f"values {self.values.shape}, geometry {self.geometry.shape}", "export the scan again")
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """(k, j, i) in mm."""
+        return self.geometry.spacing_mm
+
+    def with_values(self, values: np.ndarray, geometry: Geometry | None = None) -> Volume:
+        """The same scan with other values, at `geometry` or the same place."""
+        return replace(self, values=values, geometry=geometry or self.geometry)
+
+    def slices_first(self, axis: str) -> Volume:
+        """The same scan with `axis` moved to k (a view, not a copy)."""
+        return replace(self, values=np.moveaxis(self.values, AXES.index(axis), 0), geometry=self.geometry.slices_first(axis), slice_axis="k")
+
+    def slices_back(self, axis: str) -> Volume:
+        """Undoes `slices_first` (a view, not a copy)."""
+        return replace(self, values=np.moveaxis(self.values, 0, AXES.index(axis)), geometry=self.geometry.slices_back(axis), slice_axis=axis)
+
+
+def choose_slice_axis(volume: Volume, axis: str = "auto") -> str:
+    """`axis` if it names one; else the stacking axis of the source; else the coarsest one (design section 1)."""
+    if axis != "auto":
+        return axis
+    return volume.slice_axis or coarsest_axis(volume.geometry)
+
+
+def guess_modality(volume: Volume) -> str:
+    """ "CT" or "MR": the volume's own word; else CT where integers have a 1st percentile below -500 (design section 3)."""
+    if volume.modality:
+        return "CT" if volume.modality.upper() == "CT" else "MR"
+    sample = volume.values[:: max(1, volume.values.shape[0] // 40), ::3, ::3]
+    whole = np.issubdtype(sample.dtype, np.integer) or bool(np.equal(np.mod(sample, 1), 0).all())
+    return "CT" if whole and np.percentile(sample, 1) < -500 else "MR"

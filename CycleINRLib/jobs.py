@@ -1,0 +1,116 @@
+"""What is asked for: one frozen, checked request that shell, Python and panel build alike (floor 0).
+
+A job travels as JSON; `cycleinr run job.json` repeats it. In a folder (design section 4.4) the volume's array
+stands beside it as `input.npy` and its place under "volume".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from .errors import RequestError
+
+MAX_Z_SCALE = 16.0
+CHOICES = {
+    "axis": ("auto", "i", "j", "k"),
+    "modality": ("auto", "ct", "mr"),
+    "profile": ("auto", "box", "gaussian", "skip"),
+    "consistency": ("auto", "none", "keep", "project", "exact"),
+    "device": ("auto", "cuda", "mps", "cpu"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
+}
+TARGETS = {"z_scale": "--z-scale", "spacing_mm": "--spacing", "like": "--like"}
+
+
+@dataclass(frozen=True)
+class UpsampleJob:
+    """One upsampling; without z_scale, spacing_mm or like the target is isotropic.
+
+    Raises
+    ------
+    RequestError : a value outside its range, or two targets at once
+    """
+
+    task: ClassVar[str] = "upsample"
+
+    input: str | None = None  # path of the source; None where the caller holds a Volume
+    output: str | None = None  # path of the result
+    z_scale: float | None = None  # source spacing / target spacing along the slice axis, > 1, <= 16
+    spacing_mm: float | None = None  # target spacing along the slice axis
+    like: str | None = None  # path of a reference whose grid is filled
+    axis: str = "auto"
+    model: str = "auto"  # a name (light, base) or a .safetensors file
+    modality: str = "auto"
+    series: str | None = None  # DICOM series instance UID
+    frame: int | None = None  # which volume of a 4D file
+    thickness_mm: float | None = None  # overrides the source's slice thickness
+    profile: str = "auto"
+    consistency: str = "auto"
+    texture: float = 0.0  # 0 least error; other values need a model trained for them
+    device: str = "auto"
+    precision: str = "auto"
+    report: str | None = None
+    picture: str | None = None
+    self_check: bool = False
+    dicom: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise RequestError(f"{name} is unknown", repr(getattr(self, name)), f"choose one of {', '.join(allowed)}")
+        asked = [TARGETS[name] for name in TARGETS if getattr(self, name) is not None]
+        if len(asked) > 1:
+            raise RequestError("Only one target can be asked for", " and ".join(asked), "keep one of them")
+        check_z_scale(self.z_scale)
+        for name in ("spacing_mm", "thickness_mm"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value < 1000):
+                raise RequestError(f"{name} must be a length in mm above 0", repr(value), "give a number such as 1.0")
+        if not (_is_number(self.texture) and 0 <= self.texture <= 1):
+            raise RequestError("texture must lie between 0 and 1", repr(self.texture), "give 0 for least error")
+        if self.frame is not None and (not isinstance(self.frame, int) or self.frame < 0):
+            raise RequestError("frame must be a whole number from 0", repr(self.frame), "count volumes from 0")
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, JSON-ready, with "task"."""
+        return {"task": self.task, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> UpsampleJob:
+        """Back from `to_json`; an unknown field is a RequestError."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(facts) - known - {"task"})
+        if unknown:
+            raise RequestError("The job has fields that this version does not know", ", ".join(unknown), "write the job with this version")
+        return cls(**{name: value for name, value in facts.items() if name in known})
+
+
+def read_job(text: str) -> dict[str, Any]:
+    """The facts of a job file's text: a JSON object with "task"."""
+    try:
+        facts = json.loads(text)
+    except ValueError as error:
+        raise RequestError("The job is not JSON", str(error), "repeat a job from a report or write it with this version") from error
+    if not isinstance(facts, dict) or "task" not in facts:
+        raise RequestError("The job names no task", text[:60], 'add "task": "upsample"')
+    return facts
+
+
+def check_z_scale(z_scale: float | None) -> None:
+    """None, or a finite number with 1 < z_scale <= 16; anything else is a RequestError."""
+    if z_scale is None:
+        return
+    if not _is_number(z_scale):
+        raise RequestError("The z-scale is no number", repr(z_scale), "give a number such as 4 or 3.5")
+    if z_scale <= 1:
+        raise RequestError("The z-scale must be above 1", f"{z_scale:g}", "give a number such as 4 or 3.5")
+    if z_scale > MAX_Z_SCALE:
+        raise RequestError(f"The z-scale must not be above {MAX_Z_SCALE:g}", f"{z_scale:g}", f"give at most {MAX_Z_SCALE:g}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

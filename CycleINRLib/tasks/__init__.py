@@ -1,0 +1,1 @@
+"""Floor 3: what the product does; Volumes in, Volumes out, no image files."""
