@@ -6,7 +6,8 @@
     cycleinr.write(result.volume, "iso.nrrd")
     result.report["snli"]
 
-Importing this package loads none of torch, scipy, SimpleITK, pydicom, vtk, slicer, matplotlib: each is paid for when used.
+Importing this package loads none of torch, scipy, SimpleITK, pydicom, vtk, slicer, matplotlib: each is paid for when
+used.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 from .errors import ERROR_BY_CODE, CycleINRError
 
@@ -70,7 +70,7 @@ class Failed:
         return ERROR_BY_CODE.get(self.code, CycleINRError)(what, found, self.hint)
 
 
-Event = Union[Progress, Warned, Finished, Failed]
+Event = Progress | Warned | Finished | Failed
 Listener = Callable[[Any], None]
 EVENTS: dict[str, type] = {kind.event: kind for kind in (Progress, Warned, Finished, Failed)}
 

@@ -61,7 +61,9 @@ class UpsampleJob:
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise RequestError(f"{name} is unknown", repr(getattr(self, name)), f"choose one of {', '.join(allowed)}")
+                raise RequestError(
+                    f"{name} is unknown", repr(getattr(self, name)), f"choose one of {', '.join(allowed)}"
+                )
         asked = [TARGETS[name] for name in TARGETS if getattr(self, name) is not None]
         if len(asked) > 1:
             raise RequestError("Only one target can be asked for", " and ".join(asked), "keep one of them")
@@ -85,7 +87,11 @@ class UpsampleJob:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(facts) - known - {"task"})
         if unknown:
-            raise RequestError("The job has fields that this version does not know", ", ".join(unknown), "write the job with this version")
+            raise RequestError(
+                "The job has fields that this version does not know",
+                ", ".join(unknown),
+                "write the job with this version",
+            )
         return cls(**{name: value for name, value in facts.items() if name in known})
 
 
@@ -94,7 +100,9 @@ def read_job(text: str) -> dict[str, Any]:
     try:
         facts = json.loads(text)
     except ValueError as error:
-        raise RequestError("The job is not JSON", str(error), "repeat a job from a report or write it with this version") from error
+        raise RequestError(
+            "The job is not JSON", str(error), "repeat a job from a report or write it with this version"
+        ) from error
     if not isinstance(facts, dict) or "task" not in facts:
         raise RequestError("The job names no task", text[:60], 'add "task": "upsample"')
     return facts
@@ -109,7 +117,9 @@ def check_z_scale(z_scale: float | None) -> None:
     if z_scale <= 1:
         raise RequestError("The z-scale must be above 1", f"{z_scale:g}", "give a number such as 4 or 3.5")
     if z_scale > MAX_Z_SCALE:
-        raise RequestError(f"The z-scale must not be above {MAX_Z_SCALE:g}", f"{z_scale:g}", f"give at most {MAX_Z_SCALE:g}")
+        raise RequestError(
+            f"The z-scale must not be above {MAX_Z_SCALE:g}", f"{z_scale:g}", f"give at most {MAX_Z_SCALE:g}"
+        )
 
 
 def _is_number(value: Any) -> bool:

@@ -31,12 +31,20 @@ class Geometry:
     def __post_init__(self) -> None:
         matrix = np.array(self.ijk_to_ras, dtype=float)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-            raise VolumeError("The place of the volume is not a finite 4 x 4 matrix", f"{matrix.tolist()}", "export the scan again")
+            raise VolumeError(
+                "The place of the volume is not a finite 4 x 4 matrix", f"{matrix.tolist()}", "export the scan again"
+            )
         columns = np.linalg.norm(matrix[:3, :3], axis=0)
         if (columns < 1e-9).any():
-            raise VolumeError("The spacing of an axis is zero", f"{columns.round(9).tolist()} mm along i, j, k", "export the scan again")
+            raise VolumeError(
+                "The spacing of an axis is zero",
+                f"{columns.round(9).tolist()} mm along i, j, k",
+                "export the scan again",
+            )
         if abs(np.linalg.det(matrix[:3, :3] / columns)) < 1e-6:
-            raise VolumeError("The direction matrix is singular", f"{matrix[:3, :3].round(6).tolist()}", "export the scan again")
+            raise VolumeError(
+                "The direction matrix is singular", f"{matrix[:3, :3].round(6).tolist()}", "export the scan again"
+            )
         matrix.setflags(write=False)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "ijk_to_ras", matrix)

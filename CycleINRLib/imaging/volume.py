@@ -40,7 +40,11 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.shape != self.geometry.shape:
-            raise VolumeError("Values and geometry disagree", f"values {self.values.shape}, geometry {self.geometry.shape}", "export the scan again")
+            raise VolumeError(
+                "Values and geometry disagree",
+                f"values {self.values.shape}, geometry {self.geometry.shape}",
+                "export the scan again",
+            )
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -53,11 +57,21 @@ class Volume:
 
     def slices_first(self, axis: str) -> Volume:
         """The same scan with `axis` moved to k (a view, not a copy)."""
-        return replace(self, values=np.moveaxis(self.values, AXES.index(axis), 0), geometry=self.geometry.slices_first(axis), slice_axis="k")
+        return replace(
+            self,
+            values=np.moveaxis(self.values, AXES.index(axis), 0),
+            geometry=self.geometry.slices_first(axis),
+            slice_axis="k",
+        )
 
     def slices_back(self, axis: str) -> Volume:
         """Undoes `slices_first` (a view, not a copy)."""
-        return replace(self, values=np.moveaxis(self.values, 0, AXES.index(axis)), geometry=self.geometry.slices_back(axis), slice_axis=axis)
+        return replace(
+            self,
+            values=np.moveaxis(self.values, 0, AXES.index(axis)),
+            geometry=self.geometry.slices_back(axis),
+            slice_axis=axis,
+        )
 
 
 def choose_slice_axis(volume: Volume, axis: str = "auto") -> str:
@@ -68,7 +82,7 @@ def choose_slice_axis(volume: Volume, axis: str = "auto") -> str:
 
 
 def guess_modality(volume: Volume) -> str:
-    """ "CT" or "MR": the volume's own word; else CT where integers have a 1st percentile below -500 (design section 3)."""
+    """ "CT" or "MR": the volume's own word; else CT where integers have a 1st percentile below -500 (design 3)."""
     if volume.modality:
         return "CT" if volume.modality.upper() == "CT" else "MR"
     sample = volume.values[:: max(1, volume.values.shape[0] // 40), ::3, ::3]
