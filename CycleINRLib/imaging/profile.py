@@ -1,0 +1,46 @@
+"""The slice profile: how a slice averages over z; one home for training, inference and evaluation (floor 1).
+
+Places along z are in units of the fine grid's slices unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+FWHM_PER_SIGMA = 2.3548
+MIN_SIGMA = 0.3  # fine slices; a narrower Gaussian cannot be sampled on the grid
+SKIP_RATIO = 0.1  # thickness / spacing below which a slice is a sample, not an average
+
+
+def profile_weights(centers: np.ndarray, thickness: float, count: int, profile: str) -> np.ndarray:
+    """Weights with which slices at `centers` average over a fine grid: the matrix A of the contract.
+
+    Parameters
+    ----------
+    centers : (N,) slice centers, in fine slices; the fine grid is 0 .. count - 1
+    thickness : full width at half maximum, in fine slices
+    count : number of fine slices
+    profile : "box" (by overlap with the fine cells), "gaussian" (sampled), or "skip" (one fine slice wide)
+
+    Returns
+    -------
+    (N, count) float64, rows sum to one; a profile cut by the end of the grid is renormalized
+    """
+    at = np.arange(count, dtype=float)[None]
+    center = np.asarray(centers, float)[:, None]
+    if profile == "gaussian" and thickness > 0:
+        weights = np.exp(-0.5 * ((at - center) / max(thickness / FWHM_PER_SIGMA, MIN_SIGMA)) ** 2)
+    else:
+        half = max(thickness if profile == "box" else 0.0, 1.0) / 2
+        overlap = np.minimum(at + 0.5, center + half) - np.maximum(at - 0.5, center - half)
+        weights = np.clip(overlap, 0, None)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def resolve_profile(profile: str, modality: str, ratio: float) -> str:
+    """The profile meant by "auto": CT box, MR Gaussian, skip where thickness / spacing < 0.1."""
+    if profile != "auto":
+        return profile
+    if ratio < SKIP_RATIO:
+        return "skip"
+    return "box" if modality == "CT" else "gaussian"
