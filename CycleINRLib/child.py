@@ -1,0 +1,163 @@
+"""The child's side of design section 4.4: one job in a folder, arrays instead of image files (floor 4).
+
+FOLDER holds job.json and input.npy; it gets output.npy and, last, result.json, each by rename, so that whoever sees
+result.json sees everything. The file `cancel` asks to stop; a stale `alive` file means that the parent is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import Cancelled, RequestError, VolumeError
+from .events import Event, Finished
+from .jobs import UpsampleJob, read_job
+
+STALE_S = 60.0  # the parent touches `alive` every second; a sleeping laptop stops both
+
+
+def run_folder(folder: str | os.PathLike[str], emit: Callable[[Event], None]) -> None:
+    """Do the job of `folder`, telling `emit` each event; the last one is Finished.
+
+    Raises
+    ------
+    RequestError, VolumeError, ModelError, ResourceError, Cancelled : then neither output.npy nor result.json is there
+    """
+    place = Path(folder)
+    facts = read_job(_text(place / "job.json"))
+    tasks = {"upsample": _upsample, "measure": _measure}
+    if facts["task"] not in tasks:
+        raise RequestError("The task is unknown", repr(facts["task"]), f"choose one of {', '.join(tasks)}")
+    stop = StopSign(place)
+    volume = _read_volume(place, facts.get("volume"))
+    stop.check()
+    report, files = tasks[facts["task"]](place, facts, volume, stop, emit)
+    emit(Finished(report, files))
+
+
+class StopSign:
+    """Whether the parent asked to stop, or is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cancel, self.alive = folder / "cancel", folder / "alive"
+
+    def __call__(self) -> bool:
+        return self.cancel.exists() or self._parent_is_gone()
+
+    def check(self) -> None:
+        """Raise Cancelled where it is time to stop."""
+        if self():
+            found = "the file cancel" if self.cancel.exists() else f"no sign of the parent for {STALE_S:g} s"
+            raise Cancelled("Stopped on request", found, "start again when ready")
+
+    def _parent_is_gone(self) -> bool:
+        try:
+            return time.time() - self.alive.stat().st_mtime > STALE_S
+        except FileNotFoundError:
+            return False
+
+
+def _upsample(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, emit: Callable[[Event], None]):
+    from .tasks.upsample import upsample
+
+    job = UpsampleJob.from_json(facts.get("job") or {})
+    like = _read_geometry(facts["like"], "like") if facts.get("like") else None
+    result = upsample(volume, job, like=like, progress=emit, cancelled=stop)
+    stop.check()
+    _save_array(place / "output.npy", result.volume.values)
+    try:
+        _save_json(place / "result.json", {"report": result.report, "volume": volume_facts(result.volume)})
+    except BaseException:
+        (place / "output.npy").unlink(missing_ok=True)
+        raise
+    return result.report, (str(place / "output.npy"), str(place / "result.json"))
+
+
+def _measure(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, emit: Callable[[Event], None]):
+    from .tasks.measure import measure
+
+    asked = facts.get("job") or {}
+    options = {name: asked[name] for name in ("axis", "modality") if name in asked}
+    report = measure(volume, **options)
+    stop.check()
+    _save_json(place / "result.json", {"report": report, "volume": volume_facts(volume)})
+    return report, (str(place / "result.json"),)
+
+
+def volume_facts(volume: Any) -> dict[str, Any]:
+    """All of a Volume but its values, JSON-ready."""
+    return {
+        "ijk_to_ras": volume.geometry.ijk_to_ras.tolist(),
+        "modality": volume.modality,
+        "unit": volume.unit,
+        "thickness_mm": volume.thickness_mm,
+        "slice_axis": volume.slice_axis,
+        "name": volume.name,
+        "warnings": list(volume.warnings),
+    }
+
+
+def _read_volume(place: Path, facts: Any) -> Any:
+    """The Volume of input.npy and the "volume" facts of the job."""
+    import numpy as np
+
+    from .imaging.volume import Volume
+
+    if not isinstance(facts, dict):
+        raise RequestError("The job names no volume", repr(facts), 'write its place under "volume"')
+    try:
+        values = np.load(place / "input.npy", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise VolumeError(
+            "The job's array cannot be read", f"{place / 'input.npy'}: {error}", "write it again"
+        ) from error
+    optional = ("modality", "unit", "thickness_mm", "slice_axis")
+    return Volume(
+        values,
+        _read_geometry({"shape": values.shape, **facts}, "volume"),
+        warnings=tuple(facts.get("warnings") or ()),
+        name=facts.get("name") or "volume",
+        **{name: facts.get(name) for name in optional},
+    )
+
+
+def _read_geometry(facts: Any, name: str) -> Any:
+    from .imaging.geometry import Geometry
+
+    try:
+        return Geometry(facts["shape"], facts["ijk_to_ras"])
+    except (KeyError, TypeError, ValueError) as error:
+        found = f"{name}: {type(error).__name__} {error}"
+        raise RequestError("The place of a volume is incomplete", found, "give shape and ijk_to_ras") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError("The job cannot be read", f"{path}: {error}", "name a folder that holds job.json") from error
+
+
+def _save_array(path: Path, values: Any) -> None:
+    import numpy as np
+
+    partial = path.with_name(f".{path.name}")
+    try:
+        with open(partial, "wb") as file:
+            np.save(file, np.ascontiguousarray(values), allow_pickle=False)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _save_json(path: Path, facts: dict[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}")
+    try:
+        partial.write_text(json.dumps(facts, allow_nan=False), "utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

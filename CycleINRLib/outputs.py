@@ -1,0 +1,154 @@
+"""What a job writes, and where: checked before any computing, then each file whole or not at all (floor 4).
+
+Order: the volume first, since it is what the computing was for, then the report, then the picture. Each is written
+to a hidden file beside its target and renamed; should a later one fail, the earlier ones are complete and stay.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import MissingPackageError, RequestError
+from .jobs import UpsampleJob
+
+if TYPE_CHECKING:
+    from .imaging.geometry import Geometry
+    from .imaging.volume import Volume
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of one job; `volume` is a folder where `dicom` is asked for."""
+
+    volume: Path
+    report: Path | None = None
+    picture: Path | None = None
+    dicom: bool = False
+    overwrite: bool = False
+    inputs: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, job: UpsampleJob) -> Outputs:
+        """The outputs that a job with paths asks for."""
+        if not job.input or not job.output:
+            found = f"input {job.input!r}, output {job.output!r}"
+            raise RequestError("The job lacks a path", found, 'give both "input" and "output"')
+        inputs = tuple(Path(path) for path in (job.input, job.like) if path)
+        report, picture = (Path(path) if path else None for path in (job.report, job.picture))
+        return cls(Path(job.output), report, picture, job.dicom, job.overwrite, inputs)
+
+    def check(self, geometry: Geometry | None = None) -> None:
+        """Refuse now what could not be written later; `geometry` is that of the source, once it is known.
+
+        Raises
+        ------
+        RequestError : folder missing, wrong ending, a file that exists, an output that is the input or another output,
+            a sheared volume to NIfTI
+        MissingPackageError : a picture without matplotlib
+        """
+        from .io.files import check_output
+
+        rules = {"overwrite": self.overwrite, "inputs": self.inputs, "dicom": self.dicom}
+        check_output(self.volume, geometry=geometry, **rules)
+        if self.report:
+            check_file(self.report, ".json", self.overwrite, self.inputs)
+        if self.picture:
+            check_picture(self.picture, self.overwrite, self.inputs)
+        paths = [path.absolute() for path in (self.volume, self.report, self.picture) if path]
+        if len(set(paths)) < len(paths):
+            raise RequestError("Two outputs have the same name", str(paths[-1]), "give each a name of its own")
+
+    def write(self, source: Volume, output: Volume, report: dict[str, Any]) -> tuple[str, ...]:
+        """Write all of them; the paths in the order of writing."""
+        if self.dicom:
+            from .io.dicomwrite import write_series
+
+            write_series(output, self.inputs[0], self.volume, report)
+        else:
+            from .io.files import write
+
+            write(output, self.volume, overwrite=self.overwrite)
+        written = [self.volume]
+        if self.report:
+            write_whole(self.report, lambda path: path.write_text(json.dumps(report, indent=2) + "\n", "utf-8"))
+            written.append(self.report)
+        if self.picture:
+            draw(self.picture, source, output, report)
+            written.append(self.picture)
+        return tuple(str(path) for path in written)
+
+
+def check_file(path: Path, ending: str, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """A RequestError where `path` could not be written as asked."""
+    if path.suffix.lower() != ending:
+        raise RequestError(f"The file must end in {ending}", str(path), f"name it {path.stem}{ending}")
+    if any(path.absolute() == other.absolute() for other in inputs):
+        raise RequestError("The output is the input", str(path), "choose another name")
+    _check_place(path)
+    if path.is_dir():
+        raise RequestError("The output is a folder", str(path), "name a file")
+    if path.exists() and not overwrite:
+        raise RequestError("The output exists already", str(path), "choose another name or add --overwrite")
+
+
+def check_picture(path: Path, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """`check_file` for a picture, and whether it can be drawn at all."""
+    check_file(path, ".png", overwrite, inputs)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingPackageError(
+            "The package matplotlib is needed for a picture and not installed",
+            str(path),
+            'pip install "CycleINR[pictures]", or leave out the picture',
+        )
+
+
+def _check_place(path: Path) -> None:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise RequestError("The output folder does not exist", str(folder), "make it first")
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a hidden file beside `path`, then put it in place; on any failure it is gone."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def draw(path: Path, source: Volume, output: Volume, report: dict[str, Any]) -> None:
+    """The comparison across the slices: input, cubic B-spline, CycleINR."""
+    from .pictures import coronal_comparison
+
+    cubic = cubic_row(source, report["input"]["slice_axis"], report["z_scale"])
+    panels = [("cubic B-spline", cubic), ("CycleINR", output)]
+    write_whole(path, lambda partial: coronal_comparison(partial, source, panels))
+
+
+def cubic_row(source: Volume, axis: str, z_scale: float) -> Volume:
+    """The middle plane across the slices by cubic B-spline, one row thick: all that a picture shows."""
+    import numpy as np
+
+    from .imaging.baselines import cubic_weights
+    from .imaging.geometry import AXES
+    from .pictures import PLANES, anatomical_axes, plane_across
+
+    anatomy = anatomical_axes(source.geometry)
+    fixed = PLANES.index(plane_across(source.geometry, axis))
+    normal = AXES.index(next(name for name in AXES if anatomy[name] == fixed))
+    target = source.geometry.resliced(z_scale, axis)
+    first, shape = [0, 0, 0], list(target.shape)
+    first[normal], shape[normal] = shape[normal] // 2, 1
+    row = np.take(source.values, [first[normal]], axis=normal)
+    at = AXES.index(axis)
+    weights = cubic_weights(np.arange(target.shape[at]) / z_scale, source.geometry.shape[at])
+    values = np.moveaxis(np.tensordot(weights, row, axes=(1, at)), 0, at).astype(np.float32)
+    return source.with_values(values, target.cropped((first[0], first[1], first[2]), (shape[0], shape[1], shape[2])))

@@ -1,0 +1,77 @@
+"""The upsample job: what it refuses, and that JSON repeats it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from CycleINRLib.errors import RequestError
+from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE, UpsampleJob, check_z_scale, read_job
+
+WORDS = {name: st.sampled_from(words) for name, words in CHOICES.items()}
+
+
+@given(
+    z_scale=st.none() | st.floats(1, MAX_Z_SCALE, exclude_min=True),
+    thickness_mm=st.none() | st.floats(0.01, 999),
+    texture=st.floats(0, 1),
+    frame=st.none() | st.integers(0, 1000),
+    **WORDS,
+)
+def test_a_job_comes_back_from_json_equal(**facts):
+    job = UpsampleJob(**facts)
+    text = json.dumps(job.to_json())
+    assert UpsampleJob.from_json(read_job(text)) == job
+
+
+@given(st.floats(1, MAX_Z_SCALE, exclude_min=True))
+def test_every_z_scale_above_one_up_to_the_limit_is_taken(z_scale):
+    check_z_scale(z_scale)
+
+
+@pytest.mark.parametrize("z_scale", [1, 0, -2, 0.5, 16.0001, 100, math.nan, math.inf, "four", True, [4]])
+def test_a_z_scale_outside_its_range_or_no_number_is_refused(z_scale):
+    with pytest.raises(RequestError):
+        UpsampleJob(z_scale=z_scale)
+
+
+@pytest.mark.parametrize("name", sorted(CHOICES))
+def test_an_unknown_word_is_refused_and_the_choices_are_named(name):
+    with pytest.raises(RequestError) as caught:
+        UpsampleJob(**{name: "nonsense"})
+    assert all(word in caught.value.next for word in CHOICES[name])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"z_scale": 4, "spacing_mm": 1},
+        {"spacing_mm": 1, "like": "a.nrrd"},
+        {"spacing_mm": 0},
+        {"spacing_mm": math.nan},
+        {"thickness_mm": -1},
+        {"thickness_mm": "5"},
+        {"texture": 1.1},
+        {"texture": "much"},
+        {"frame": -1},
+        {"frame": 1.5},
+    ],
+)
+def test_a_contradiction_or_an_impossible_length_is_refused(facts):
+    with pytest.raises(RequestError):
+        UpsampleJob(**facts)
+
+
+def test_a_job_with_a_field_of_another_version_is_refused_by_name():
+    with pytest.raises(RequestError, match="sharpness"):
+        UpsampleJob.from_json({"task": "upsample", "sharpness": 3})
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '"upsample"'])
+def test_a_text_that_is_no_job_is_refused(text):
+    with pytest.raises(RequestError):
+        read_job(text)
