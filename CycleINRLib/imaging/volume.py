@@ -88,3 +88,59 @@ def guess_modality(volume: Volume) -> str:
     sample = volume.values[:: max(1, volume.values.shape[0] // 40), ::3, ::3]
     whole = np.issubdtype(sample.dtype, np.integer) or bool(np.equal(np.mod(sample, 1), 0).all())
     return "CT" if whole and np.percentile(sample, 1) < -500 else "MR"
+
+
+def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """values * slope + intercept: integers where both are whole, in the stored type if it holds them; else float32."""
+    if slope == 1 and intercept == 0:
+        return values
+    if values.dtype.kind not in "iu" or slope != int(slope) or intercept != int(intercept):
+        return (values * np.float64(slope) + intercept).astype(np.float64 if values.dtype == np.float64 else np.float32)
+    ends = [int(values.min()) * int(slope) + int(intercept), int(values.max()) * int(slope) + int(intercept)]
+    for kind in (values.dtype, np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.int64)):
+        if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max:
+            return (values.astype(np.int64) * int(slope) + int(intercept)).astype(kind)
+    return (values * np.float64(slope) + intercept).astype(np.float32)
+
+
+MOST_LABELS = 16
+FEWEST_SLICES = 3
+
+
+def check_usable(volume: Volume, axis: str = "auto") -> None:
+    """Refuses what can be read but not upsampled along its slice axis (design section 7).
+
+    Raises
+    ------
+    VolumeError : NaN or infinity (how many), fewer than 3 slices, all voxels equal, a label map
+    """
+    values = volume.values
+    if values.dtype.kind == "f":
+        broken = sum(int(plane.size - np.count_nonzero(np.isfinite(plane))) for plane in values)
+        if broken:
+            raise VolumeError(
+                "The volume holds NaN or infinity",
+                f"{broken} of {values.size} voxels",
+                "replace them by the background",
+            )
+    axis = choose_slice_axis(volume, axis)
+    slices = values.shape[AXES.index(axis)]
+    if slices < FEWEST_SLICES:
+        raise VolumeError("There are too few slices", f"{slices} along {axis}", f"give at least {FEWEST_SLICES}")
+    if values.min() == values.max():
+        raise VolumeError("All voxels are equal", f"{values.flat[0]}", "check that the export holds the scan")
+    labels = _few_labels(values)
+    if labels is not None:
+        raise VolumeError(
+            "The volume is a label map", f"{len(labels)} distinct whole numbers", "give the scan that it belongs to"
+        )
+
+
+def _few_labels(values: np.ndarray) -> set[float] | None:
+    """The distinct values where they are whole and at most 16, else None; stops at the first slice that shows more."""
+    found: set[float] = set()
+    for plane in values:
+        found.update(np.unique(plane).tolist())
+        if len(found) > MOST_LABELS or any(value != int(value) for value in found):
+            return None
+    return found
