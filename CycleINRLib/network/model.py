@@ -66,7 +66,9 @@ def source_features(values: Tensor, detail: float | Tensor) -> Tensor:
     above = F.pad(step, (0, 0, 0, 0, 0, 1))
     flat = values.reshape(B * N, 1, H, W)
     near, wide = ((flat - _box_mean(flat, size)).reshape(B, N, H, W) for size in (3, 7))
-    sharp = torch.stack([below, above, near, wide], 1) / torch.as_tensor(detail, dtype=values.dtype).reshape(-1, 1, 1, 1, 1)
+    sharp = torch.stack([below, above, near, wide], 1) / torch.as_tensor(detail, dtype=values.dtype).reshape(
+        -1, 1, 1, 1, 1
+    )
     return torch.cat([values.clamp(-1.5, 2.0)[:, None], sharp.clamp(-20, 20) * 0.5], 1)
 
 
@@ -120,9 +122,7 @@ class LocalAttention(nn.Module):
         H, W = blend.shape[-2:]
         query = self.query(blend) / math.sqrt(self.key)
         prior = self.prior(t)  # [P, 18]
-        views = [
-            (above if dz else below)[..., 1 + dy : 1 + dy + H, 1 + dx : 1 + dx + W] for dz, dy, dx in NEIGHBORS
-        ]
+        views = [(above if dz else below)[..., 1 + dy : 1 + dy + H, 1 + dx : 1 + dx + W] for dz, dy, dx in NEIGHBORS]
         logits = torch.stack([(query * view[:, : self.key]).sum(1) for view in views], 1)  # [P, 18, H, W]
         weights = torch.softmax(logits + prior[:, :, None, None], 1)
         total = views[0][:, self.key :] * weights[:, :1]

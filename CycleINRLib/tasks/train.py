@@ -157,7 +157,9 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 @torch.no_grad()
-def validate(network: CycleINR, scans: Sequence[Scan], config: TrainConfig, device: str = "cpu", batches: int = 12) -> float:
+def validate(
+    network: CycleINR, scans: Sequence[Scan], config: TrainConfig, device: str = "cpu", batches: int = 12
+) -> float:
     """Mean gain in dB over the closed-form base on fixed patches of scans that training never sees."""
     gains = []
     for n in range(batches):
@@ -186,7 +188,11 @@ def save_state(path: Path, network, average, optimizer, config: TrainConfig, ste
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, temporary, {"step": str(step), "config": json.dumps(config.to_dict())})
+    save_file(
+        {k: v.contiguous().clone() for k, v in tensors.items()},
+        temporary,
+        {"step": str(step), "config": json.dumps(config.to_dict())},
+    )
     os.replace(temporary, path)
 
 

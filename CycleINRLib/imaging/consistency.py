@@ -1,0 +1,83 @@
+"""The relation kept between output and acquired slices, along z only (floor 1; design section 5).
+
+y are the acquired slices (N), x the output (M) on a uniform grid that reaches half a thickness beyond both ends,
+A (M -> N) the slice profile on that grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .baselines import cubic_weights
+from .profile import profile_weights
+
+KEEP_RATIO = 0.5  # `auto` keeps acquired slices up to this thickness / spacing, projects above
+DAMPING = {"project": 0.2, "exact": 0.0}  # mu, in units of the mean diagonal of A A^T
+GATE = 0.125  # distance from an acquired slice, in source slices, from which the correction counts in full
+
+
+def resolve_consistency(consistency: str, ratio: float) -> str:
+    """The mode meant by "auto"."""
+    if consistency != "auto":
+        return consistency
+    return "keep" if ratio <= KEEP_RATIO else "project"
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Uniform output places along z in source slice units: `positions`, of which `crop` is the target."""
+
+    positions: np.ndarray  # (M,), the first and last ones may lie outside [0, N - 1]
+    crop: slice
+    count: int  # N, the number of acquired slices
+    step: float  # 1 / z-scale
+
+    @classmethod
+    def of(
+        cls, count: int, z_scale: float, slices: int, ratio: float, offset: float = 0.0, extend: bool = False
+    ) -> Grid:
+        """Target places offset + j / z_scale, j = 0 .. slices - 1; `extend` covers every profile as well."""
+        step = 1 / z_scale
+        before = after = 0
+        if extend:
+            reach = ratio / 2
+            before = max(0, int(np.ceil((offset + reach) / step - 1e-6)))
+            after = max(0, int(np.ceil((count - 1 + reach - offset) / step - 1e-6)) - (slices - 1))
+        j = np.arange(-before, slices + after)
+        return cls(offset + j * step, slice(before, before + slices), count, step)
+
+    def profile(self, ratio: float, profile: str) -> np.ndarray:
+        """(N, M) the matrix A: how acquired slices average over these places."""
+        centers = (np.arange(self.count) - self.positions[0]) / self.step
+        return profile_weights(centers, ratio / self.step, len(self.positions), profile)
+
+
+def projection(A: np.ndarray, consistency: str) -> np.ndarray:
+    """(M, N) matrix P of x + P (y - A x): A^T (A A^T + mu I)^-1."""
+    gram = A @ A.T
+    mu = DAMPING[consistency] * float(np.mean(np.diag(gram)))
+    return np.linalg.solve(gram + mu * np.eye(len(gram)), A).T
+
+
+def gate(positions: np.ndarray) -> np.ndarray:
+    """(M,) in [0, 1]: 0 at acquired slices, 1 from an eighth of a slice away, continuous between."""
+    near = np.abs(positions - np.round(positions))
+    d = np.clip(near / GATE, 0, 1)
+    return d * d * (3 - 2 * d)
+
+
+def kept(x: np.ndarray, y: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """`keep`: the interpolating cubic plus the gated rest of x; exact copies of y at acquired positions.
+
+    x (M, ...), y (N, ...) float32, positions (M,) in source slices; gives (M, ...).
+    """
+    cubic = cubic_weights(positions, len(y)).astype(np.float32)
+    g = gate(positions).astype(np.float32).reshape(-1, *[1] * (x.ndim - 1))
+    base = np.tensordot(cubic, y, 1)
+    x = base + g * (x - base)
+    inside = np.clip(positions, 0, len(y) - 1)
+    at = np.flatnonzero(np.abs(inside - np.round(inside)) < 1e-6)
+    x[at] = y[np.round(inside[at]).astype(int)]
+    return x

@@ -1,0 +1,91 @@
+"""The facts about a model that travel in its weight file, readable before torch is installed (floor 0).
+
+A weight file is safetensors: eight bytes with the header's length, the header as JSON, then the tensors. The card is
+the JSON text under the header's metadata key "card".
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError
+
+CARD_VERSION = 1
+MAX_HEADER_BYTES = 8_000_000
+NEXT = "choose a .safetensors file written by cycleinr train, or light"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is, what it was trained on, and how far it can be trusted."""
+
+    name: str
+    network: dict[str, Any]  # sizes, NetworkConfig
+    card_version: int = CARD_VERSION
+    description: str = ""
+    modalities: tuple[str, ...] = ("CT", "MR")
+    z_scale_range: tuple[float, float] = (1.5, 6.0)  # seen in training
+    spacing_range_mm: tuple[float, float] = (0.25, 10.0)  # source spacing along the slice axis seen in training
+    texture: bool = False  # whether --texture other than 0 is understood
+    trained_on: tuple[dict[str, Any], ...] = ()  # scan, modality, license, source
+    training: dict[str, Any] = field(default_factory=dict)  # steps, seconds, device, configuration, git revision
+    figures: dict[str, Any] = field(default_factory=dict)  # accuracy on scans never seen
+    limits: tuple[str, ...] = ()
+    license: str = "Apache-2.0"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> ModelCard:
+        """Back from `to_json`; ModelError where it is no card or of a newer version."""
+        try:
+            facts = json.loads(text)
+            version = int(facts["card_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError("The model card is unreadable", f"{where}: {error}", NEXT) from error
+        if version > CARD_VERSION:
+            raise ModelError("The model card is of a newer version", f"{version} in {where}", "update CycleINR")
+        known = {name: facts[name] for name in cls.__dataclass_fields__ if name in facts}
+        for name in ("modalities", "z_scale_range", "spacing_range_mm", "trained_on", "limits"):
+            if name in known:
+                known[name] = tuple(known[name])
+        try:
+            return cls(**known)
+        except TypeError as error:
+            raise ModelError("The model card lacks facts", f"{where}: {error}", NEXT) from error
+
+
+def read_card(path: str | Path) -> ModelCard:
+    """The card of a weight file, without reading the weights.
+
+    Raises
+    ------
+    ModelError : file missing, not safetensors (a pickle is never opened), no card, or a newer card
+    """
+    metadata = read_header(path).get("__metadata__") or {}
+    if "card" not in metadata:
+        raise ModelError("The file has no model card", str(path), NEXT)
+    return ModelCard.from_json(metadata["card"], str(path))
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file: tensor names, types, shapes, offsets, metadata."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if not 2 <= length <= MAX_HEADER_BYTES:
+                raise ValueError("no safetensors header")
+            header = json.loads(file.read(length).decode("utf-8"))
+            if not isinstance(header, dict):
+                raise ValueError("no safetensors header")
+    except OSError as error:
+        raise ModelError("The model cannot be read", f"{path}: {error.strerror}", NEXT) from error
+    except (ValueError, struct.error) as error:
+        raise ModelError("The file is not safetensors", str(path), NEXT) from error
+    return header

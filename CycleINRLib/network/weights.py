@@ -1,0 +1,90 @@
+"""Models on disk: find them, load them, save them; safetensors only (floor 2)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from ..errors import ModelError
+from ..modelcard import NEXT, ModelCard, read_card, read_header
+
+LIBRARY = Path(__file__).resolve().parents[1]
+FOLDERS = (LIBRARY / "models", LIBRARY.parent / "Resources" / "Models")  # installed; source tree
+
+
+def list_models() -> list[tuple[str, Path]]:
+    """(name, path) of every bundled model."""
+    found: dict[str, Path] = {}
+    for folder in FOLDERS:
+        for path in sorted(folder.glob("*.safetensors")):
+            found.setdefault(path.stem, path)
+    return sorted(found.items())
+
+
+def find_model(model: str | Path, device: str = "cpu") -> Path:
+    """The weight file of a name, of a path, or of "auto": `base` on CUDA where it is bundled, else `light`.
+
+    Raises
+    ------
+    ModelError : nothing of that name or path; says what there is
+    """
+    bundled = dict(list_models())
+    if str(model) == "auto":
+        model = "base" if device == "cuda" and "base" in bundled else "light"
+    if str(model) in bundled:
+        return bundled[str(model)]
+    path = Path(model)
+    if path.is_file():
+        return path
+    names = ", ".join(bundled) or "none"
+    raise ModelError("There is no such model", f"{model} (bundled: {names})", NEXT)
+
+
+def load_model(path: str | Path):
+    """The network with its weights, in evaluation mode on the CPU, and its card: (CycleINR, ModelCard).
+
+    Raises
+    ------
+    ModelError : not safetensors, no card, a newer card, or weights that do not fit the card
+    """
+    card = read_card(path)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from .model import CycleINR, NetworkConfig
+
+    try:
+        network = CycleINR(NetworkConfig(**card.network))
+    except TypeError as error:
+        raise ModelError("The model card describes no network of this version", f"{path}: {error}", NEXT) from error
+    expected = {name: list(value.shape) for name, value in network.state_dict().items()}
+    stored = {name: facts["shape"] for name, facts in read_header(path).items() if name != "__metadata__"}
+    wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
+    if wrong:
+        raise ModelError("The weights do not fit the model card", f"{len(wrong)} tensors, first {wrong[0]}", NEXT)
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError("The weights are unreadable", f"{path}: {error}", NEXT) from error
+    return network.eval().requires_grad_(False), card
+
+
+def save_model(network, card: ModelCard, path: str | Path) -> Path:
+    """Weights and card in one safetensors file, written beside `path` and renamed."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    try:
+        save_file(tensors, temporary, {"card": card.to_json(), "format": "pt"})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a weight file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

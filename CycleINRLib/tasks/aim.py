@@ -1,0 +1,193 @@
+"""What an upsampling will do, decided before anything is computed: axis, target, physics, cost (floor 3).
+
+Needs no torch, so that the panel, `cycleinr info` and a machine without torch can ask.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import RequestError, VolumeError
+from ..imaging.consistency import Grid, resolve_consistency
+from ..imaging.geometry import Geometry, coarsest_axis, isotropic_z_scale
+from ..imaging.profile import SKIP_RATIO, resolve_profile
+from ..imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality
+from ..jobs import MAX_Z_SCALE, UpsampleJob
+
+WORKING_BYTES = 1.2e9  # what one slab may take; with torch itself it stays within the promised 2 GB
+TORCH_BYTES = 5e8
+ALREADY = 1.01  # spacing ratio up to which a volume counts as isotropic
+PARALLEL_PIXELS = 1e-3  # how far an in-plane grid may be off and still count as the same
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that is decided before computing; `source` is the scan with its slices first."""
+
+    axis: str
+    z_scale: float
+    target: Geometry  # of the result, in the axis order of the input
+    grid: Grid  # places along z, in source slices
+    reversed: bool  # whether the target runs against the source (a reference may)
+    resample_to: Geometry | None  # a reference that is not parallel: filled by resampling afterwards
+    modality: str  # "CT" or "MR"
+    thickness_mm: float
+    ratio: float  # thickness / spacing; 0 for the profile "skip"
+    profile: str
+    consistency: str
+    warnings: tuple[str, ...]
+    output_mb: float
+    memory_mb: float
+    seconds: float | None = None  # known only after a calibration
+
+    @property
+    def gaussian(self) -> bool:
+        return self.profile == "gaussian"
+
+
+def plan(volume: Volume, job: UpsampleJob | None = None, like: Geometry | Volume | None = None) -> Plan:
+    """Checks volume and job together and decides the target.
+
+    Parameters
+    ----------
+    volume : the source, any axis order
+    job : None means isotropic with every choice left to the program
+    like : the grid to fill; the caller has read it where `job.like` names a file
+
+    Raises
+    ------
+    RequestError : a target that is not finer than the source, or above z-scale 16
+    VolumeError : the volume cannot be upsampled, or is isotropic already and no target is given
+    """
+    job = job or UpsampleJob()
+    check_usable(volume, job.axis)
+    axis = choose_slice_axis(volume, job.axis)
+    warnings = list(volume.warnings)
+    place = volume.geometry.slices_first(axis)
+    reference = like.geometry if isinstance(like, Volume) else like
+
+    offset, backwards, resample_to, slices = 0.0, False, None, None
+    if reference is not None:
+        shared = _shared_grid(place, reference.slices_first(axis))
+        if shared is not None:
+            offset, z_scale, slices, backwards = shared
+        else:
+            resample_to = reference
+            z_scale = _isotropic(volume, axis, warnings)
+            warnings.append("The reference is not parallel to the scan: the isotropic result is resampled to it.")
+    else:
+        z_scale = _asked(volume, axis, job, warnings)
+
+    modality = guess_modality(volume) if job.modality == "auto" else job.modality.upper()
+    if job.modality == "auto" and volume.modality and volume.modality.upper() not in ("CT", "MR"):
+        warnings.append(f"Modality {volume.modality} is treated as MR; the model has not seen it.")
+    thickness, ratio, profile = _physics(volume, place, job, modality, warnings)
+    consistency = resolve_consistency(job.consistency, ratio)
+
+    count = place.shape[0]
+    slices = slices or place.resliced(z_scale).shape[0]
+    grid = Grid.of(count, z_scale, slices, ratio, offset, extend=consistency in ("project", "exact"))
+    shared_target = reference if reference is not None and resample_to is None else None
+    target = shared_target or volume.geometry.resliced(z_scale, axis)
+    output = slices * place.shape[1] * place.shape[2] * volume.values.dtype.itemsize
+    return Plan(
+        axis, z_scale, target, grid, backwards, resample_to, modality, thickness, ratio, profile, consistency,
+        tuple(warnings), output / 1e6, (volume.values.nbytes + output + WORKING_BYTES + TORCH_BYTES) / 1e6,
+    )  # fmt: skip
+
+
+def _asked(volume: Volume, axis: str, job: UpsampleJob, warnings: list[str]) -> float:
+    """The z-scale of a job without reference."""
+    if job.z_scale is not None:
+        return float(job.z_scale)
+    if job.spacing_mm is None:
+        return _isotropic(volume, axis, warnings)
+    spacing = volume.geometry.slices_first(axis).spacing_mm[0]
+    z_scale = spacing / job.spacing_mm
+    if z_scale <= 1:
+        found = f"{job.spacing_mm:g} mm asked, {spacing:g} mm in the scan"
+        raise RequestError("The spacing is not finer than the source", found, "ask for a smaller spacing")
+    if z_scale > MAX_Z_SCALE:
+        smallest = spacing / MAX_Z_SCALE
+        raise RequestError("The spacing is too fine", f"z-scale {z_scale:.3g}", f"ask for at least {smallest:.3g} mm")
+    return z_scale
+
+
+def _isotropic(volume: Volume, axis: str, warnings: list[str]) -> float:
+    """The z-scale that makes the volume isotropic, capped at 16 with a warning."""
+    z_scale = isotropic_z_scale(volume.geometry, axis)
+    spacing = " x ".join(f"{mm:.3g}" for mm in volume.spacing_mm[::-1])
+    if z_scale <= ALREADY:
+        raise VolumeError("The volume is already isotropic", f"{spacing} mm", "ask for a z-scale such as --z-scale 2")
+    coarsest = coarsest_axis(volume.geometry)
+    spacing_of = dict(zip(("k", "j", "i"), volume.spacing_mm))
+    if spacing_of[axis] < 0.99 * spacing_of[coarsest]:
+        found = f"{spacing} mm along i, j, k; slices along {axis}"
+        raise VolumeError("The slice axis is not the coarsest one", found, "ask for a z-scale, or choose --axis")
+    if z_scale > MAX_Z_SCALE:
+        warnings.append(f"Isotropic needs z-scale {z_scale:.3g}; it is capped at {MAX_Z_SCALE:g}.")
+        return MAX_Z_SCALE
+    return z_scale
+
+
+def _physics(volume: Volume, place: Geometry, job: UpsampleJob, modality: str, warnings: list[str]):
+    """Thickness in mm, thickness / spacing and profile of the slices."""
+    spacing = place.spacing_mm[0]
+    thickness = job.thickness_mm or volume.thickness_mm
+    if thickness is None:
+        thickness = spacing
+        if job.profile != "skip":
+            warnings.append(f"Slice thickness is unknown: taken as the spacing, {spacing:.4g} mm.")
+    ratio = thickness / spacing
+    profile = resolve_profile(job.profile, modality, ratio)
+    if profile == "skip" or ratio < SKIP_RATIO:
+        return thickness, 0.0, "skip"
+    if ratio > 2:
+        warnings.append(f"Slice thickness {thickness:.3g} mm is {ratio:.2g} times the spacing; the model has seen 1.2.")
+    return thickness, ratio, profile
+
+
+def _shared_grid(place: Geometry, reference: Geometry) -> tuple[float, float, int, bool] | None:
+    """(offset, z-scale, slices, reversed) where the reference differs from the source along z alone, else None.
+
+    Raises
+    ------
+    RequestError : parallel, but not finer than the source
+    """
+    if place.shape[1:] != reference.shape[1:]:
+        return None
+    corners = np.array(
+        [(0, 0), (0, place.shape[2] - 1), (place.shape[1] - 1, 0), (place.shape[1] - 1, place.shape[2] - 1)]
+    )
+    ends = [np.column_stack([np.full(4, k), corners]) for k in (0, max(1, reference.shape[0] - 1))]
+    first, last = (place.kji_of(reference.ras_of(end)) for end in ends)
+    for seen in (first, last):
+        if np.abs(seen[:, 1:] - corners).max() > PARALLEL_PIXELS or np.ptp(seen[:, 0]) > PARALLEL_PIXELS:
+            return None
+    step = (last[0, 0] - first[0, 0]) / max(1, reference.shape[0] - 1)
+    z_scale = 1 / max(abs(step), 1e-9)
+    if not 1 + 1e-6 < z_scale <= MAX_Z_SCALE + 1e-6:
+        found = f"z-scale {z_scale:.3g}"
+        raise RequestError(
+            "The reference's slices are not finer than the source, or finer than 16 times",
+            found,
+            "choose another reference",
+        )
+    return float(min(first[0, 0], last[0, 0])), float(z_scale), reference.shape[0], bool(step < 0)
+
+
+def available_memory_bytes() -> float:
+    """Memory that this process may still take; infinity where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            facts = dict(line.split(":", 1) for line in file)
+        return float(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # Windows
+        return float("inf")
