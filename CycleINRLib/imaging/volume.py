@@ -99,7 +99,10 @@ def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     ends = [int(values.min()) * int(slope) + int(intercept), int(values.max()) * int(slope) + int(intercept)]
     for kind in (values.dtype, np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.int64)):
         if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max:
-            return (values.astype(np.int64) * int(slope) + int(intercept)).astype(kind)
+            result = np.empty(values.shape, kind)
+            for n, plane in enumerate(values):  # 64 bits for one plane only
+                result[n] = plane.astype(np.int64) * int(slope) + int(intercept)
+            return result
     return (values * np.float64(slope) + intercept).astype(np.float32)
 
 
