@@ -6,10 +6,12 @@ The library is imported inside each command, so that `cycleinr --help` and mista
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import math
 import sys
 from argparse import Namespace
-from dataclasses import asdict, fields, is_dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +45,14 @@ def do_upsample(job: UpsampleJob, talk: Talk) -> None:
     outputs = Outputs.of(job)
     outputs.check()
     from .io.files import read
-    from .tasks.upsample import upsample
 
     source = read(job.input, series=job.series, frame=job.frame)
     for message in source.warnings:
         talk.warn(message)
     like = read(job.like).geometry if job.like else None
     outputs.check(like or source.geometry)
+    from .tasks.upsample import upsample  # torch: not before the input is known to be good
+
     result = upsample(source, job, like=like, progress=talk.hear)
     for message in result.report["warnings"]:
         talk.warn(message)
@@ -82,7 +85,7 @@ def info(options: Namespace, talk: Talk) -> None:
     from .io.files import list_series, read
 
     series = list_series(options.input)
-    facts: dict[str, Any] = {"input": options.input, "series": [plain(one) for one in series]}
+    facts: dict[str, Any] = {"input": options.input, "series": [asdict(one) for one in series]}
     for one in facts["series"]:
         talk.say("series        " + ", ".join(f"{name} {value}" for name, value in one.items() if value is not None))
     if len(series) <= 1 or options.series:
@@ -125,7 +128,8 @@ def _plan_facts(volume: Volume, talk: Talk) -> dict[str, Any]:
     except CycleINRError as error:
         talk.say(f"upsample      would refuse: {error}")
         return {"refused": str(error), "code": error.code}
-    facts = {name: value for name, value in plain(planned).items() if name != "target"}
+    names = ("z_scale", "profile", "thickness_mm", "consistency", "output_mb", "memory_mb", "seconds")
+    facts = {name: getattr(planned, name) for name in names}
     time = "time unknown" if planned.seconds is None else f"about {planned.seconds:.0f} s"
     talk.say(f"upsample      {place_of(planned.target)}, z-scale {planned.z_scale:.4g}, {planned.consistency}")
     talk.say(f"              memory about {planned.memory_mb:.0f} MB, file up to {planned.output_mb:.0f} MB, {time}")
@@ -182,18 +186,23 @@ def train(options: Namespace, talk: Talk) -> None:
 
 
 def models(options: Namespace, talk: Talk) -> None:
-    """The models at hand, from their cards; no torch is needed."""
-    from .modelcard import list_models, read_card
+    """The models at hand, from their headers; no torch is needed."""
+    from .modelcard import read_card, read_header
+    from .network.weights import list_models, sha256
 
     found = []
     for name, path in list_models():
-        card = plain(read_card(path))
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        found.append({"name": name, "file": str(path), "sha256": digest, "card": card})
+        tensors = [tensor for key, tensor in read_header(path).items() if key != "__metadata__"]
+        card, digest = read_card(path), sha256(path)
+        parameters = sum(math.prod(tensor["shape"]) for tensor in tensors)
+        facts = {"name": name, "file": str(path), "sha256": digest, "parameters": parameters, "card": asdict(card)}
+        found.append(facts)
+        scans = ", ".join(f"{n} {kind}" for kind, n in _count(scan.get("modality") for scan in card.trained_on).items())
         talk.say(f"{name:<13} {path}")
-        talk.say(f"              sha256 {digest[:16]}, {card.get('parameters', 'unknown')} parameters")
+        talk.say(f"              {parameters} parameters, sha256 {digest[:16]}, trained on {scans or 'unknown'} scans")
+        talk.say(f"              z-scale {card.z_scale_range[0]:g} to {card.z_scale_range[1]:g} in training")
     if not found:
-        talk.say("no models here")
+        talk.say("no models are installed")
     talk.finish({"models": found})
 
 
@@ -229,11 +238,8 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def plain(thing: Any) -> dict[str, Any]:
-    """A dataclass or a card as a dictionary."""
-    if is_dataclass(thing) and not isinstance(thing, type):
-        return asdict(thing)
-    return dict(thing)
+def _count(words: Iterable[str | None]) -> Counter[str]:
+    return Counter(word or "other" for word in words)
 
 
 def _geometry_facts(geometry: Geometry) -> dict[str, Any]:

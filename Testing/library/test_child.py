@@ -1,0 +1,268 @@
+"""The child as the panel starts it: a process run by path, a folder with arrays, JSON lines, rename at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from CycleINRLib import child
+from CycleINRLib.child import StopSign, run_folder, volume_facts
+from CycleINRLib.errors import Cancelled, RequestError, VolumeError
+from CycleINRLib.events import Failed, Finished, Progress, from_line
+from CycleINRLib.imaging.geometry import Geometry
+from CycleINRLib.imaging.volume import Volume
+from CycleINRLib.jobs import UpsampleJob
+
+MAIN = Path(child.__file__).parent / "__main__.py"
+
+
+def small(volume: Volume, size: int = 24) -> Volume:
+    """The central block of a scan, all slices."""
+    count = volume.values.shape[0]
+    first = (0, *((n - size) // 2 for n in volume.values.shape[1:]))
+    block = volume.values[:, first[1] : first[1] + size, first[2] : first[2] + size]
+    return volume.with_values(np.ascontiguousarray(block), volume.geometry.cropped(first, (count, size, size)))
+
+
+def prepare(folder: Path, volume: Volume, task: str = "upsample", **job: Any) -> Path:
+    """The folder as the parent leaves it before the start."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"task": task, "job": UpsampleJob(**job).to_json(), "volume": volume_facts(volume)}
+    (folder / "job.json").write_text(json.dumps(facts), "utf-8")
+    np.save(folder / "input.npy", volume.values)
+    return folder
+
+
+def start(folder: Path, **more: Any) -> subprocess.Popen[str]:
+    """The child by path, from a folder that is not the repository, with a bare import path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    return subprocess.Popen(
+        [sys.executable, str(MAIN), "run", str(folder)], cwd=folder, env=environment, **pipes, **more
+    )
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, thick_ct: Volume) -> Path:
+    """A folder whose name is not plain, with a job for a tiny CT."""
+    return prepare(tmp_path / "a job ü", small(thick_ct), z_scale=2.5, device="cpu")
+
+
+def test_the_child_upsamples_like_the_library_and_speaks_json_lines_alone(folder, thick_ct):
+    from CycleINRLib.tasks.upsample import upsample
+
+    process = start(folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    events = [from_line(line) for line in out.splitlines()]
+    assert None not in events, out
+    assert isinstance(events[-1], Finished)
+    assert any(isinstance(event, Progress) and event.stage == "upsample" for event in events)
+
+    expected = upsample(small(thick_ct), z_scale=2.5, device="cpu")
+    values, result = np.load(folder / "output.npy"), json.loads((folder / "result.json").read_text("utf-8"))
+    assert values.dtype == expected.volume.values.dtype
+    assert np.array_equal(values, expected.volume.values)
+    place = Geometry(values.shape, result["volume"]["ijk_to_ras"])
+    assert place.same_place_as(expected.volume.geometry, tol_mm=1e-9)
+    assert result["report"]["snli"] == expected.report["snli"]
+    assert events[-1].report == result["report"]
+    assert names(folder) == {"job.json", "input.npy", "output.npy", "result.json"}
+
+
+def test_the_child_measures_and_writes_no_volume(tmp_path, thick_mr):
+    from CycleINRLib.tasks.measure import measure
+
+    heard: list[Any] = []
+    folder = prepare(tmp_path / "m", thick_mr, "measure")
+    run_folder(folder, heard.append)
+    report = json.loads((folder / "result.json").read_text("utf-8"))["report"]
+    assert report == json.loads(json.dumps(measure(thick_mr)))
+    assert heard[-1].report == measure(thick_mr)
+    assert names(folder) == {"job.json", "input.npy", "result.json"}
+
+
+def test_the_child_fills_the_grid_of_a_reference(tmp_path, thick_ct):
+    volume = small(thick_ct)
+    folder = prepare(tmp_path / "like", volume)
+    target = volume.geometry.resliced(3)
+    facts = json.loads((folder / "job.json").read_text("utf-8"))
+    facts["like"] = {"shape": list(target.shape), "ijk_to_ras": target.ijk_to_ras.tolist()}
+    (folder / "job.json").write_text(json.dumps(facts), "utf-8")
+    run_folder(folder, lambda event: None)
+    assert np.load(folder / "output.npy").shape == target.shape
+
+
+def test_a_cancel_file_stops_a_running_child_and_leaves_nothing(tmp_path, thick_ct):
+    big = Volume(
+        np.tile(thick_ct.values, (1, 5, 5)), Geometry.from_spacing((15, 320, 320), (2.5, 0.5, 0.5)), "CT", "HU"
+    )
+    folder = prepare(tmp_path / "cancelled", big, device="cpu", precision="float32")
+    process = start(folder)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if isinstance(from_line(line), Progress):
+            break
+    (folder / "cancel").touch()
+    asked = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert time.monotonic() - asked < 20
+    last = from_line(out.splitlines()[-1])
+    assert isinstance(last, Failed) and last.code == "cancelled"
+    assert err.splitlines()[-1].startswith("cycleinr: error: ")
+    assert names(folder) == {"job.json", "input.npy", "cancel"}
+
+
+def test_a_child_whose_parent_is_gone_stops(folder):
+    (folder / "alive").touch()
+    os.utime(folder / "alive", (time.time() - 61, time.time() - 61))
+    process = start(folder)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "parent" in err
+    assert names(folder) == {"job.json", "input.npy", "alive"}
+
+
+def test_the_stop_sign_tells_a_fresh_parent_from_a_stale_one(tmp_path):
+    sign = StopSign(tmp_path)
+    assert not sign()  # started by hand: nobody touches the file
+    (tmp_path / "alive").touch()
+    assert not sign()
+    os.utime(tmp_path / "alive", (time.time() - 59, time.time() - 59))
+    assert not sign()
+    os.utime(tmp_path / "alive", (time.time() - 61, time.time() - 61))
+    assert sign()
+
+
+def test_cancel_between_start_and_computing_is_seen(folder):
+    (folder / "cancel").touch()
+    with pytest.raises(Cancelled):
+        run_folder(folder, lambda event: None)
+    assert names(folder) == {"job.json", "input.npy", "cancel"}
+
+
+def test_the_result_appears_after_the_array_and_both_are_whole(folder, monkeypatch):
+    order = []
+    replace = os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        order.append(Path(target).name)
+        assert Path(source).name.startswith(".")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    run_folder(folder, lambda event: None)
+    assert order == ["output.npy", "result.json"]
+
+
+def test_a_failure_while_the_result_is_written_takes_the_array_back(folder, monkeypatch):
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(child, "_save_json", fails)
+    with pytest.raises(OSError):
+        run_folder(folder, lambda event: None)
+    assert names(folder) == {"job.json", "input.npy"}
+
+
+def test_the_child_says_an_error_as_an_event_and_as_a_line(tmp_path, thick_ct):
+    flat = thick_ct.with_values(np.zeros_like(thick_ct.values))
+    process = start(prepare(tmp_path / "flat", flat, z_scale=2))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    event = from_line(out.splitlines()[-1])
+    assert isinstance(event, Failed) and event.code == "bad_volume"
+    assert err.splitlines()[-1] == f"cycleinr: error: {event.to_error()}"
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"task": "cook"}, RequestError),
+        ({"volume": None}, RequestError),
+        ({"volume": {"modality": "CT"}}, RequestError),
+        ({"volume": {"ijk_to_ras": "somewhere"}}, RequestError),
+        ({"job": {"z_scale": 40}}, RequestError),
+        ({"job": {"sharpness": 1}}, RequestError),
+        ({"like": {"shape": [3, 3, 3]}}, RequestError),
+        ({"volume": {"ijk_to_ras": np.zeros((4, 4)).tolist()}}, VolumeError),
+    ],
+)
+def test_a_folder_whose_job_makes_no_sense_is_refused(change, error, folder):
+    facts = json.loads((folder / "job.json").read_text("utf-8"))
+    (folder / "job.json").write_text(json.dumps({**facts, **change}), "utf-8")
+    with pytest.raises(error):
+        run_folder(folder, lambda event: None)
+    assert names(folder) == {"job.json", "input.npy"}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array", np.array([object()], dtype=object)])
+def test_an_array_that_cannot_be_read_is_refused_and_a_pickle_is_never_opened(content, folder):
+    (folder / "input.npy").unlink()
+    if isinstance(content, bytes):
+        (folder / "input.npy").write_bytes(content)
+    elif content is not None:
+        np.save(folder / "input.npy", content, allow_pickle=True)
+    with pytest.raises(VolumeError):
+        run_folder(folder, lambda event: None)
+
+
+def test_a_library_that_prints_does_not_break_the_lines(folder, monkeypatch, capsys):
+    from CycleINRLib import cli
+    from CycleINRLib.tasks import upsample as task
+
+    real = task.upsample
+
+    def talkative(*args: Any, **options: Any) -> Any:
+        print("a library says hello")
+        return real(*args, **options)
+
+    monkeypatch.setattr(task, "upsample", talkative)
+    assert cli.main(["run", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert all(from_line(line) is not None for line in out.splitlines())
+    assert "a library says hello" in err
+
+
+def test_started_by_path_the_folder_io_is_no_top_level_module():
+    code = f"import runpy, sys; sys.argv = [{str(MAIN)!r}, '--version']; sys.path[0] = {str(MAIN.parent)!r}\n"
+    code += f"try: runpy.run_path({str(MAIN)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
+    code += "import importlib.util, io\nprint(io.__file__, importlib.util.find_spec('imaging'))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert "CycleINRLib" not in run.stdout
+    assert run.stdout.split()[-1] == "None"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_ends_a_child_with_130_and_nothing_is_left(tmp_path, thick_ct):
+    big = Volume(
+        np.tile(thick_ct.values, (1, 5, 5)), Geometry.from_spacing((15, 320, 320), (2.5, 0.5, 0.5)), "CT", "HU"
+    )
+    folder = prepare(tmp_path / "stopped", big, device="cpu", precision="float32")
+    process = start(folder)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if isinstance(from_line(line), Progress):
+            break
+    process.send_signal(signal.SIGINT)
+    timer = threading.Timer(60, process.kill)
+    timer.start()
+    _, err = process.communicate()
+    timer.cancel()
+    assert process.returncode == 130, err
+    assert names(folder) == {"job.json", "input.npy"}
