@@ -59,7 +59,7 @@ def _second_derivatives(count: int) -> np.ndarray:
 
 
 def histospline_weights(positions: np.ndarray, count: int, cell: float) -> np.ndarray:
-    """(M, count) weights of the histospline: means over cells of width `cell` of the function whose slice means are exact.
+    """(M, count) weights of the histospline: means over cells of the function whose slice means are exact.
 
     Cubic spline through the cumulative sum over slices of width 1, then differenced over the cell around each position
     (methods 4.2). `cell` is the target spacing / source spacing.

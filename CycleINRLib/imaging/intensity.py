@@ -9,6 +9,9 @@ import numpy as np
 CT_SCALE_HU = 1000.0
 CT_RANGE_HU = (-1000.0, 1000.0)  # where CT detail is measured, so that metal does not rule it
 MIN_DETAIL = 1e-4  # of the normalized range; a scan without any change along z
+BODY_CT_HU = -900.0
+BODY_MR = 0.05  # of the 99.9th percentile
+ROWS = 32  # rows of each slice that are looked at
 
 
 @dataclass(frozen=True)
@@ -16,24 +19,39 @@ class IntensityScale:
     """normalized = value / scale; the network's correction is in units of `detail` (normalized).
 
     CT has one fixed scale, 1000 HU; MR its 99.9th percentile. `detail` is the RMS of the second difference along z
-    in the body: it makes loss and correction comparable between noisy and smooth scans. Nothing is clipped here.
+    in the body: it makes loss and correction comparable between noisy and smooth scans. `through` and `within` are
+    log(RMS of second / first differences) along z and in-plane: near log(1.7) for noise, far below zero where
+    neighbors hardly differ, so they tell how finely the scan samples what it shows. Nothing is clipped here.
     """
 
     scale: float
     detail: float
+    through: float
+    within: float
 
     @classmethod
     def of(cls, values: np.ndarray, modality: str, scale: float | None = None) -> IntensityScale:
         """From source slices (N, J, I), in HU for "CT", stored units else; `scale` where it is known already."""
-        step = tuple(slice(None, None, max(1, n // 96)) for n in values.shape[1:])
-        sample = np.asarray(values[(slice(None), *step)], np.float32)
+        sample = np.asarray(values[:, :: max(1, values.shape[1] // ROWS)], np.float32)
         if modality == "CT":
             scale, sample = CT_SCALE_HU, np.clip(sample, *CT_RANGE_HU)
-            body = sample[1:-1] > -900
+            body = sample > BODY_CT_HU
         else:
             scale = scale or float(max(np.percentile(sample, 99.9), np.abs(sample).max() * 1e-3, 1e-6))
-            body = sample[1:-1] > 0.05 * scale
-        bend = sample[2:] - 2 * sample[1:-1] + sample[:-2]
-        inside = bend[body] if body.any() else bend.ravel()
-        rms = float(np.sqrt(np.mean(np.square(inside, dtype=np.float64)))) if inside.size else 0.0
-        return cls(float(scale), max(rms / scale, MIN_DETAIL))
+            body = sample > BODY_MR * scale
+        bend, through = _roughness(sample, body)
+        _, within = _roughness(np.moveaxis(sample, 2, 0), np.moveaxis(body, 2, 0))
+        return cls(float(scale), max(bend / scale, MIN_DETAIL), through, within)
+
+
+def _roughness(sample: np.ndarray, body: np.ndarray) -> tuple[float, float]:
+    """RMS of the second difference along the first axis in the body, and the log of its ratio to the first's."""
+    step = np.diff(sample, axis=0)
+    inside = body[1:-1] if body[1:-1].any() else np.ones_like(body[1:-1])
+    first = _rms(0.5 * (np.abs(step[1:]) + np.abs(step[:-1]))[inside])
+    second = _rms(np.diff(step, axis=0)[inside])
+    return second, float(np.clip(np.log(max(second, 1e-9) / max(first, 1e-9)), -2.0, 1.0))
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if values.size else 0.0

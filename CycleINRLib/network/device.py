@@ -81,8 +81,8 @@ def _trial(network: CycleINR, device: str, dtype: torch.dtype):
     values = torch.sin(j / 3 + k) * torch.cos(i / 5 - k) * 0.3 + 0.05 * torch.sin(17 * j * i + k)
     model = cast_network(network, device, dtype)
     features = source_features(values[None].to(device), 0.1).to(dtype)
-    condition = torch.tensor([encoder_condition(1.0, False, 4.0)], device=device, dtype=dtype)
-    query = torch.tensor([query_condition(0.5, 4.0, 1.0, False)], device=device, dtype=dtype)
+    condition = torch.tensor([encoder_condition(1.0, False, 4.0, 0.3, 0.0)], device=device, dtype=dtype)
+    query = torch.tensor([query_condition(0.5, 4.0, 1.0, False, 0.3, 0.0)], device=device, dtype=dtype)
     t = torch.tensor([0.5], device=device, dtype=dtype)
 
     def run() -> torch.Tensor:

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 FEATURES = 5
 FEATURE_REACH = 3  # rows on each side that `source_features` looks at
-CONDITIONS = 3  # of the encoder: thickness / spacing, the same for Gaussian profiles, log anisotropy
-QUERY_CONDITIONS = 5  # of the decoder: t, 1 - t, 1 / z-scale, thickness / spacing, the same for Gaussian profiles
+CONDITIONS = 5  # of the encoder, see `encoder_condition`
+QUERY_CONDITIONS = 7  # of the decoder, see `query_condition`
 NEIGHBORS = [(dz, dy, dx) for dz in (0, 1) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
@@ -174,7 +174,7 @@ class CycleINR(nn.Module):
 
     # --- encoder: once a source slice -------------------------------------------------------------------------
     def encode(self, features: Tensor, condition: Tensor) -> Tensor:
-        """Features [B, 5, N, H, W] (H, W even), condition [B, 3] -> [B, C, N, H/2, W/2]."""
+        """Features [B, 5, N, H, W] (H, W even), condition [B, 5] -> [B, C, N, H/2, W/2]."""
         x = self.enter(fold(features))
         for block in self.blocks:
             x = block(x, condition)
@@ -192,9 +192,9 @@ class CycleINR(nn.Module):
 
     # --- decoder: once an output slice ------------------------------------------------------------------------
     def decode(self, below: Tensor, above: Tensor, keys_below, keys_above, t: Tensor, query: Tensor) -> Tensor:
-        """Codes of both bracketing slices [P, D, H, W], their keys, t [P], query [P, 5] -> correction [P, H, W].
+        """Codes of both bracketing slices [P, D, H, W], their keys, t [P], query [P, 7] -> correction [P, H, W].
 
-        `query` is (t, 1 - t, 1 / z-scale, thickness / spacing, the same where the profile is Gaussian).
+        The correction is in units of detail; `query` is `query_condition` of each place.
         """
         blend = torch.lerp(below, above, t[:, None, None, None])
         hidden = self.first(blend)
@@ -220,11 +220,22 @@ def unfold(x: Tensor) -> Tensor:
     return x.reshape(B, C // 4, N, 2 * h, 2 * w)
 
 
-def encoder_condition(ratio: float, gaussian: bool, anisotropy: float) -> list[float]:
-    """The encoder's condition: thickness / spacing, the same if Gaussian, log(slice spacing / in-plane spacing)."""
-    return [ratio, ratio if gaussian else 0.0, math.log(max(anisotropy, 0.25))]
+def encoder_condition(ratio: float, gaussian: bool, anisotropy: float, through: float, within: float) -> list[float]:
+    """What the encoder is told of the scan.
+
+    thickness / spacing, the same where the profile is Gaussian, log(slice spacing / in-plane spacing), and the
+    roughness along z and in-plane (IntensityScale).
+    """
+    return [ratio, ratio if gaussian else 0.0, math.log(max(anisotropy, 0.25)), *_roughness(through, within)]
 
 
-def query_condition(t: float, z_scale: float, ratio: float, gaussian: bool) -> list[float]:
-    """The decoder's condition for one output slice at z = i + t."""
-    return [t, 1 - t, 1 / z_scale, ratio, ratio if gaussian else 0.0]
+def query_condition(
+    t: float, z_scale: float, ratio: float, gaussian: bool, through: float, within: float
+) -> list[float]:
+    """What the decoder is told of one output slice at z = i + t: t, 1 - t, 1 / z-scale, and the scan as above."""
+    return [t, 1 - t, 1 / z_scale, ratio, ratio if gaussian else 0.0, *_roughness(through, within)]
+
+
+def _roughness(through: float, within: float) -> tuple[float, float]:
+    """Brought to about [-1, 1]: along z, scans differ little from 0.45."""
+    return 4 * (through - 0.45), within

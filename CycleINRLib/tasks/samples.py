@@ -1,6 +1,6 @@
 """Training samples: thick slices made from thin ones as a scanner would have measured them (floor 3).
 
-A sample is a pure function of (scans, config, seed, step, place in the batch), so that a resumed run sees the same data.
+A sample is a function of scans, config, seed, step and place in the batch: a resumed run sees the same data.
 Only numpy and torch.
 """
 
@@ -15,14 +15,12 @@ from torch import Tensor
 
 from ..errors import VolumeError
 from ..imaging.baselines import base_weights
-from ..imaging.intensity import IntensityScale
+from ..imaging.intensity import BODY_CT_HU, BODY_MR, IntensityScale
 from ..imaging.profile import SKIP_RATIO, profile_weights
 from ..imaging.volume import Volume, guess_modality
 from ..network.model import encoder_condition, query_condition
 
 WHOLE_Z_SCALES = (2.0, 3.0, 4.0, 5.0, 6.0, 2.5, 3.5)
-BODY_CT_HU = -900.0
-BODY_MR = 0.05  # of the 99.9th percentile
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class SampleConfig:
     ratio: tuple[float, float] = (0.0, 1.2)  # thickness / spacing
     skip_share: float = 0.3  # samples whose thickness is one thin slice
     full_share: float = 0.3  # samples whose thickness equals the spacing
+    smooth_share: float = 0.25  # samples whose truth overlaps: thin slices up to 2.5 times thicker than their spacing
     in_plane_share: float = 0.4  # samples whose slice axis is an in-plane axis of the scan
     ct_share: float = 0.5
 
@@ -69,10 +68,10 @@ class Batch:
 
     source: Tensor  # (B, N, H, W)
     detail: Tensor  # (B,)
-    encoder_condition: Tensor  # (B, 3)
+    encoder_condition: Tensor  # (B, 5)
     below: Tensor  # (B, P) int64, the source slice below each place
     t: Tensor  # (B, P)
-    query: Tensor  # (B, P, 5)
+    query: Tensor  # (B, P, 7)
     base: Tensor  # (B, P, h, w), h = H - 2 margin
     truth: Tensor  # (B, P, h, w)
     weight: Tensor  # (B, P, h, w), 1 in the body
@@ -123,21 +122,24 @@ def _draw_physics(config: SampleConfig, rng: np.random.Generator) -> tuple[float
 def _patch(scan: Scan, values: np.ndarray, mm, config: SampleConfig, rng: np.random.Generator):
     """One patch of `values` (slices first), or None where it does not fit or holds too little body."""
     z_scale, ratio, profile = _draw_physics(config, rng)
-    L, J, I = values.shape
+    L, J, width = values.shape
     tail = max(1.0, ratio * z_scale)
     room = L - 1 - (config.slices - 1) * z_scale - 2 * tail
-    if room < 0 or min(J, I) < config.crop:
+    if room < 0 or min(J, width) < config.crop:
         return None
     first = tail + rng.random() * room
     if rng.random() < 0.6 or profile == "skip":  # acquired slices at thin slices, as in a scan that skips
         first = float(np.floor(first))
-    j, i = (int(rng.integers(n - config.crop + 1)) for n in (J, I))
+    j, i = (int(rng.integers(n - config.crop + 1)) for n in (J, width))
     block = values[:, j : j + config.crop, i : i + config.crop]
     if np.mean(block[:: max(1, L // 16)] > scan.body_floor) < 0.25:
         return None
+    smooth = _overlap(L, float(rng.uniform(1.0, 2.5))) if rng.random() < config.smooth_share else None
+    if smooth is not None:
+        block = np.tensordot(smooth, block.astype(np.float32), 1)
     centers = first + z_scale * np.arange(config.slices)
     source = _thicken(block, centers, ratio * z_scale, profile)
-    detail = _scan_detail(scan, values, first, z_scale, ratio, profile)
+    whole = _whole_scan(scan, values, smooth, first, z_scale, ratio, profile)
 
     inside = np.arange(int(np.ceil(centers[0])), int(np.floor(centers[-1])) + 1)
     at = np.sort(rng.choice(inside, config.places, replace=len(inside) < config.places))
@@ -149,9 +151,9 @@ def _patch(scan: Scan, values: np.ndarray, mm, config: SampleConfig, rng: np.ran
     weight = np.where(truth > scan.body_floor, 1.0, 0.15).astype(np.float32)
 
     below = np.clip(np.floor(z).astype(np.int64), 0, config.slices - 2)
-    gaussian = profile == "gaussian"
-    condition = np.array(encoder_condition(ratio, gaussian, z_scale * mm[0] / min(mm[1:])), np.float32)
-    query = np.array([query_condition(p - b, z_scale, ratio, gaussian) for p, b in zip(z, below)], np.float32)
+    gaussian, seen = profile == "gaussian", (whole.through, whole.within)
+    condition = np.array(encoder_condition(ratio, gaussian, z_scale * mm[0] / min(mm[1:]), *seen), np.float32)
+    query = np.array([query_condition(p - b, z_scale, ratio, gaussian, *seen) for p, b in zip(z, below)], np.float32)
     images = _turn([source / scan.scale, base / scan.scale, truth / scan.scale, weight], rng)
     t = (z - below).astype(np.float32)
     if rng.random() < 0.5:  # the mirror image along z: slice order and t reversed
@@ -159,7 +161,7 @@ def _patch(scan: Scan, values: np.ndarray, mm, config: SampleConfig, rng: np.ran
         below, t = config.slices - 2 - below, 1 - t
         query[:, :2] = query[:, 1::-1]
     source, base, truth, weight = (np.ascontiguousarray(image, np.float32) for image in images)
-    return source, np.float32(detail), condition, below, t, query, base, truth, weight
+    return source, np.float32(whole.detail), condition, below, t, query, base, truth, weight
 
 
 def _thicken(block: np.ndarray, centers: np.ndarray, thickness: float, profile: str) -> np.ndarray:
@@ -170,12 +172,18 @@ def _thicken(block: np.ndarray, centers: np.ndarray, thickness: float, profile: 
     return np.round(np.tensordot(weights[:, low:high], block[low:high].astype(np.float32), 1))
 
 
-def _scan_detail(scan: Scan, values: np.ndarray, first: float, z_scale: float, ratio: float, profile: str) -> float:
-    """What IntensityScale would find in the whole thick scan, from every fourth row and column."""
-    sparse = values[:, ::4, ::4]
-    start = first % z_scale
-    centers = np.arange(start, len(sparse) - 0.999, z_scale)
-    return IntensityScale.of(_thicken(sparse, centers, ratio * z_scale, profile), scan.modality, scan.scale).detail
+def _overlap(count: int, thickness: float) -> np.ndarray:
+    """(count, count) Gaussian profile of thin slices that overlap, as many scanners reconstruct them."""
+    return profile_weights(np.arange(count), thickness, count, "gaussian").astype(np.float32)
+
+
+def _whole_scan(scan: Scan, values: np.ndarray, smooth, first: float, z_scale: float, ratio: float, profile: str):
+    """What IntensityScale finds in the whole thick scan, from some of its rows."""
+    sparse = values[:, :: max(1, values.shape[1] // 16)]
+    if smooth is not None:
+        sparse = np.tensordot(smooth, sparse.astype(np.float32), 1)
+    centers = np.arange(first % z_scale, len(sparse) - 0.999, z_scale)
+    return IntensityScale.of(_thicken(sparse, centers, ratio * z_scale, profile), scan.modality, scan.scale)
 
 
 def _turn(images: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:

@@ -255,7 +255,7 @@ class Engine:
             rows,
             places,
             columns=columns,
-            detail=scale.detail,
+            scale=scale,
             z_scale=1 / grid.step,
             ratio=min(aim.ratio, RATIO_SEEN),
             gaussian=aim.gaussian,
