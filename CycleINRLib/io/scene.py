@@ -78,6 +78,7 @@ class HeadlessScene:
         remote = slicer.vtkMRMLRemoteIOLogic()
         remote.SetMRMLScene(self.scene)
         remote.SetMRMLApplicationLogic(self._application)
+        (Path(folder) / ".slicer-cache").touch()  # by this mark the manager knows the folder as its own
         remote.GetCacheManager().SetRemoteCacheDirectory(folder)
         manager = slicer.vtkDataIOManagerLogic()
         manager.SetMRMLScene(self.scene)

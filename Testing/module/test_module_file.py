@@ -1,0 +1,158 @@
+"""What Slicer meets at start-up: the module file, its parameters, its .ui, its sample data, its layouts."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import types
+import typing
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from conftest import MODULE
+
+REPOSITORY = MODULE.parents[1]
+UI = MODULE.parent / "Resources" / "UI" / "CycleINR.ui"
+SOURCE = MODULE.read_text(encoding="utf-8")
+
+LOAD = """
+import sys, tempfile
+sys.path[:0] = {paths!r}
+import numpy, slicer, slicer.util, pytest, standins
+patch = pytest.MonkeyPatch()
+standins.install(tempfile.gettempdir(), patch)
+sys.path[:] = [path for path in sys.path if path != {hidden!r}]
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+before = set(sys.modules)
+import CycleINR, CycleINRLib
+print(CycleINRLib.__file__)
+print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}}))
+"""
+ABSENT = ("torch", "safetensors", "scipy", "SimpleITK", "pydicom", "matplotlib", "PyTorchUtils", "ctk")
+
+
+def load_in_new_python(folder: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """Imports CycleINR with `folder` on the path as Slicer has it; where the library came from, what was loaded."""
+    paths = [str(folder), str(Path(__file__).parent)]
+    code = LOAD.format(paths=paths, hidden=str(REPOSITORY), absent=ABSENT)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    library, loaded = done.stdout.splitlines()[-2:]
+    return Path(library), loaded.split()
+
+
+def test_the_source_tree_loads_without_torch_and_other_packages(tmp_path):
+    library, loaded = load_in_new_python(MODULE.parent, tmp_path)
+    assert library == REPOSITORY / "CycleINRLib" / "__init__.py"
+    assert {"CycleINR", "CycleINRLib"} <= set(loaded)
+
+
+def test_the_installed_layout_loads_its_own_library(tmp_path):
+    installed = tmp_path / "qt-scripted-modules"
+    shutil.copytree(REPOSITORY / "CycleINRLib", installed / "CycleINRLib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(MODULE, installed)
+    library, _ = load_in_new_python(installed, tmp_path)
+    assert library == installed / "CycleINRLib" / "__init__.py"
+
+
+def test_the_file_imports_at_its_top_only_what_every_slicer_has():
+    allowed = {*sys.stdlib_module_names, "numpy", "vtk", "slicer", "CycleINRLib"}
+    tops = [node for statement in ast.parse(SOURCE).body for node in walk_outside_functions(statement)]
+    names = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in tops if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in names} <= allowed
+    assert "__future__" not in names  # Slicer reads the types of the parameter node at run time
+
+
+def walk_outside_functions(node: ast.AST):
+    yield node
+    if not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+        for child in ast.iter_child_nodes(node):
+            yield from walk_outside_functions(child)
+
+
+def test_the_classes_stand_in_the_order_of_the_template():
+    classes = [node.name for node in ast.parse(SOURCE).body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+    order = ["", "ParameterNode", "Widget", "Logic", "Test"]
+    places = [classes.index(f"CycleINR{name}") for name in order]
+    assert places == sorted(places)
+    assert places[0] < classes.index("registerSampleData") < places[1]
+
+
+def test_the_module_names_itself_its_category_and_both_papers(the_module, an_app):
+    parent = types.SimpleNamespace()
+    the_module.CycleINR(parent)
+    assert parent.title == "CycleINR"
+    assert parent.categories == ["Filtering"]
+    assert parent.contributors and "Not a medical device" in parent.helpText
+    assert "CycleINR" in parent.acknowledgementText and "ArSSR" in parent.acknowledgementText
+    assert an_app.connected == {"startupCompleted()": the_module.registerSampleData}
+
+
+def test_the_parameters_have_their_defaults_and_limits(the_module, a_scene):
+    asked = the_module.CycleINRLogic().getParameterNode()
+    assert asked.inputVolume is None and asked.outputVolume is None
+    assert (asked.isotropic, asked.zScale, asked.thickness) == (True, 4.0, 0.0)
+    assert (asked.consistency, asked.model, asked.device) == ("auto", "auto", "auto")
+    for name, wrong in (("zScale", 1.0), ("zScale", 17.0), ("consistency", "strict"), ("device", "tpu")):
+        with pytest.raises(ValueError):
+            setattr(asked, name, wrong)
+    asked.zScale = 3.5
+    assert the_module.CycleINRLogic().getParameterNode().zScale == 3.5
+
+
+def test_the_choices_of_the_panel_are_those_of_a_job(the_module):
+    from CycleINRLib.jobs import CHOICES
+
+    for name, hint in the_module.CycleINRParameterNode.allParameters.items():
+        choices = [part.choices for part in typing.get_args(hint) if hasattr(part, "choices")]
+        assert choices == ([list(CHOICES[name])] if name in CHOICES else [])
+
+
+def test_every_bound_widget_names_a_parameter_and_every_parameter_has_one(the_module):
+    bound = [
+        prop[0].text for prop in ElementTree.parse(UI).iter("property") if prop.get("name") == "SlicerParameterName"
+    ]
+    by_hand = {"model"}  # an editable list
+    assert sorted([*bound, *by_hand]) == sorted(the_module.CycleINRParameterNode.allParameters)
+
+
+def test_every_widget_that_the_code_uses_is_in_the_ui():
+    names = {element.get("name") for element in ElementTree.parse(UI).iter("widget")}
+    used = set(re.findall(r"\bui\.(\w+)", SOURCE.replace("self.ui", "ui")))
+    assert used and used <= names
+
+
+def test_the_ui_gives_the_scene_to_every_node_selector(an_app, a_scene):
+    import standins
+
+    top = standins.load_ui(UI)
+    assert top.kind == "qMRMLWidget"
+    top.setMRMLScene(a_scene.scene)
+    selectors = [widget for widget in vars(top.children).values() if widget.kind == "qMRMLNodeComboBox"]
+    assert len(selectors) == 2
+    for selector in selectors:
+        assert selector.scene is a_scene.scene
+        assert selector.nodeTypes == ["vtkMRMLScalarVolumeNode"]
+        assert selector.showChildNodeTypes is False  # no label maps, no vectors
+
+
+def test_missing_sample_data_are_not_registered(the_module, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace())
+    monkeypatch.setattr(the_module, "sampleFolder", lambda: tmp_path)
+    the_module.registerSampleData()
+
+
+def test_the_icon_is_an_image_of_128_pixels():
+    for path in (MODULE.parent / "Resources" / "Icons" / "CycleINR.png", REPOSITORY / "Resources" / "CycleINR.png"):
+        head = path.read_bytes()[:24]
+        assert head[:8] == b"\x89PNG\r\n\x1a\n"
+        assert [int.from_bytes(head[at : at + 4], "big") for at in (16, 20)] == [128, 128]
