@@ -131,6 +131,14 @@ def find_series(path: Path) -> list[SeriesFacts]:
         return _facts(_by_series(_slices_of(path)))
 
 
+def header_of_series(path: Path, series: str | None = None) -> Dataset | None:
+    """All tags but the pixels of the first file of the series; None where the path is no DICOM."""
+    if not path.is_dir() and not is_dicom(path):
+        return None
+    chosen = _choose_series(_slices_of(path), path, series)
+    return pydicom.dcmread(chosen[0].file, stop_before_pixels=True, force=True)
+
+
 # --- examine --------------------------------------------------------------------------------------------------
 def _slices_of(path: Path) -> list[_Slice]:
     """Every image plane that the path stands for, without its pixels."""
@@ -402,7 +410,7 @@ def _pixels(file: Path) -> np.ndarray:
     _refuse_without_decoder(dataset.file_meta.TransferSyntaxUID, file)
     try:
         return dataset.pixel_array
-    except (ValueError, AttributeError, RuntimeError, EOFError, NotImplementedError, IndexError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError, EOFError, NotImplementedError, IndexError) as error:
         found = f"{file.name}, {error}"
         raise VolumeError(
             "The pixels of a DICOM file are truncated or damaged", found, "copy or export it again"

@@ -1,0 +1,153 @@
+"""A result becomes a new series of the same study, and comes back to its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_series import make_series
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_files import in_place
+from test_geometry import geometries
+
+from CycleINRLib.errors import RequestError, ResourceError, VolumeError
+from CycleINRLib.imaging.geometry import Geometry
+from CycleINRLib.imaging.volume import Volume
+from CycleINRLib.io import dicomwrite
+from CycleINRLib.io.dicomwrite import write_series
+from CycleINRLib.io.files import read
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+REPORT = {"z_scale": 3.5, "consistency": "keep", "model": {"name": "light", "sha256": "abc"}, "job": {}}
+
+
+def headers(folder: Path) -> list[pydicom.Dataset]:
+    return [pydicom.dcmread(file) for file in sorted(folder.iterdir())]
+
+
+def test_the_series_joins_the_study_of_its_source(tmp_path):
+    source = make_series(tmp_path / "source")
+    write_series(read(source), source, tmp_path / "out", REPORT)
+    before, after = headers(source)[0], headers(tmp_path / "out")
+    for tag in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "WindowCenter", "WindowWidth"):
+        assert {str(one.get(tag)) for one in after} == {str(before.get(tag))}
+    assert {one.ImageType[0] + one.ImageType[1] for one in after} == {"DERIVEDSECONDARY"}
+    assert len({one.SeriesInstanceUID for one in after}) == 1
+    assert after[0].SeriesInstanceUID != before.SeriesInstanceUID
+    assert len({one.SOPInstanceUID for one in after}) == 5
+    assert [one.InstanceNumber for one in after] == [1, 2, 3, 4, 5]
+    for word in ("CycleINR", "z_scale 3.5", "light", "abc"):
+        assert word in after[0].DerivationDescription
+
+
+@pytest.mark.parametrize("name", ["dicom_ct_tiny", "dicom_ct_enhanced_tiny/mf.dcm", "dicom_mr_rescale_per_slice"])
+def test_real_series_come_back_in_value_and_place(tmp_path, name):
+    volume = read(DATA / name)
+    back = read(write_series(volume, DATA / name, tmp_path / "out", REPORT))
+    assert back.geometry.same_place_as(volume.geometry, 1e-6)
+    step = 0 if volume.values.dtype.kind in "iu" else float(np.ptp(volume.values)) / 65535
+    assert np.abs(back.values.astype(float) - volume.values).max() <= 0.51 * step
+    assert (back.thickness_mm, back.modality) == (volume.thickness_mm, volume.modality)
+
+
+@settings(max_examples=25, deadline=None)
+@given(geometries(), st.integers(0, 2))
+def test_voxels_come_back_to_their_own_place(tmp_path_factory, geometry, component):
+    geometry = Geometry(tuple(min(n, 6) + 1 for n in geometry.shape), geometry.ijk_to_ras)
+    volume = in_place(geometry, component)
+    volume = Volume(volume.values, geometry, "MR", slice_axis="k")
+    back = read(write_series(volume, None, tmp_path_factory.mktemp("dicom") / "out", {}))
+    step = np.ptp(volume.values) / 65535
+    assert np.abs(back.values - in_place(back.geometry, component).values).max() <= step + 1e-4
+    extent = [
+        np.sort(g.ras_of(np.array([[0, 0, 0], [geometry.shape[0] - 1, 0, 0]])), axis=0)
+        for g in (geometry, back.geometry)
+    ]
+    assert np.allclose(*extent, atol=1e-5)
+
+
+def test_the_stacking_axis_of_the_file_is_the_slice_axis_of_the_volume(tmp_path, thick_mr):
+    sideways = thick_mr.slices_back("i")
+    back = read(write_series(sideways, None, tmp_path / "out", {}))
+    assert back.values.shape == thick_mr.values.shape
+    assert np.array_equal(np.sort(back.values, axis=None), np.sort(thick_mr.values, axis=None))
+    assert back.spacing_mm == pytest.approx(thick_mr.spacing_mm)
+    assert back.thickness_mm == pytest.approx(thick_mr.thickness_mm)
+
+
+def test_integers_that_fit_are_stored_as_they_are(tmp_path, thick_ct, thick_mr):
+    for name, volume in (("ct", thick_ct), ("mr", thick_mr)):
+        back = read(write_series(volume, None, tmp_path / name, {}))
+        assert np.array_equal(back.values, volume.values)
+        assert back.values.dtype == volume.values.dtype
+        assert headers(tmp_path / name)[0].RescaleSlope == 1
+
+
+def test_a_tilted_stack_steps_obliquely_and_in_plane_shear_is_refused(tmp_path):
+    tilted = Geometry((4, 5, 6), np.array([[1, 0, 0, 7], [0, 1, 1.5, 8], [0, 0, 5, 9], [0, 0, 0, 1.0]]))
+    skewed = Geometry((4, 5, 6), np.array([[1, 0.3, 0, 7], [0, 1, 0, 8], [0, 0, 5, 9], [0, 0, 0, 1.0]]))
+    values = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    back = read(write_series(Volume(values, tilted, "CT", slice_axis="k"), None, tmp_path / "out", {}))
+    assert back.geometry.is_sheared
+    with pytest.raises(RequestError, match="not at right angles.*write .nrrd"):
+        write_series(Volume(values, skewed, "CT", slice_axis="k"), None, tmp_path / "no", {})
+    assert not (tmp_path / "no").exists()
+
+
+def test_itk_reads_what_was_written(tmp_path, thick_ct):
+    sitk = pytest.importorskip("SimpleITK")
+    folder = write_series(thick_ct, None, tmp_path / "out", {})
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+    image = sitk.ReadImage(list(names))
+    assert np.array_equal(sitk.GetArrayFromImage(image), thick_ct.values)
+    assert image.GetSpacing() == pytest.approx(thick_ct.spacing_mm[::-1])
+
+
+def test_a_source_that_is_no_dicom_gives_a_study_of_its_own(tmp_path, thick_mr):
+    after = headers(write_series(thick_mr, DATA / "mr_thin.nrrd", tmp_path / "out", REPORT))
+    assert after[0].StudyInstanceUID
+    assert str(after[0].PatientName) == ""
+    assert json.loads(after[0].to_json())["00080060"]["Value"] == ["MR"]
+
+
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, thick_mr, monkeypatch):
+    source = make_series(tmp_path / "source")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note.txt").touch()
+    pet = Volume(thick_mr.values, thick_mr.geometry, "PT")
+    broken = thick_mr.with_values(np.full(thick_mr.values.shape, np.nan))
+    for volume, folder, error, message in (
+        (thick_mr, "source", RequestError, "lie in each other"),
+        (thick_mr, "source/out", RequestError, "lie in each other"),
+        (thick_mr, "full", RequestError, "not empty"),
+        (thick_mr, "gone/out", RequestError, "does not exist"),
+        (pet, "out", RequestError, "CT and MR only. Found: modality PT"),
+        (broken, "out", VolumeError, "NaN"),
+    ):
+        with pytest.raises(error, match=message):
+            write_series(volume, source, tmp_path / folder, {})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dicomwrite, "_put_pixels", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        write_series(thick_mr, source, tmp_path / "out", {})
+    assert sorted(os.listdir(tmp_path)) == ["full", "source"]
+
+
+def test_an_older_series_is_replaced_whole_where_that_is_asked_for(tmp_path, thick_mr, monkeypatch):
+    folder = write_series(thick_mr, None, tmp_path / "out", {})
+    uid = headers(folder)[0].SeriesInstanceUID
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(dicomwrite, "_put_pixels", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        write_series(thick_mr, None, folder, {}, overwrite=True)
+    assert headers(folder)[0].SeriesInstanceUID == uid
+    write_series(thick_mr, None, folder, {}, overwrite=True)
+    assert headers(folder)[0].SeriesInstanceUID != uid
+    assert os.listdir(tmp_path) == ["out"]
