@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+"""Seconds and peak memory of one upsampling, beside SciPy's cubic B-spline and a network of ArSSR's published sizes.
+
+    python Testing/benchmarks/bench_upsample.py [--size 512 512 50] [--z-scale 4] [--model light] [--threads 2]
+    python Testing/benchmarks/bench_upsample.py --size 512 512 100 --only product        the memory promise
+    python Testing/benchmarks/bench_upsample.py --size 64 64 12 --rival-size 32 32 8      a try
+
+Every line is measured in a process of its own, one after the other, on the same machine: an ellipse of tissue with
+noise, in air. The ArSSR-like network has random weights (its cost does not depend on them), encodes once, and is asked
+voxel by voxel through grid_sample on a smaller volume; its seconds are scaled by output voxels. It runs in float32, and
+in bfloat16 as well where CycleINR itself chose that. Peak memory is the most that the process ever held, libraries
+included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a bare checkout
+
+import numpy as np
+
+PROMISED_MB = 2048  # beside input and output (design section 8)
+RIVALS = ("zoom", "spline", "arssr-float32")
+KINDS = ("product", *RIVALS, "arssr-bfloat16")
+NAMES = {
+    "product": "CycleINR, {model}",
+    "zoom": "cubic B-spline, scipy.ndimage.zoom",
+    "spline": "cubic B-spline, scipy.interpolate along z",
+    "arssr-float32": "ArSSR-sized RDN + MLP, float32",
+    "arssr-bfloat16": "ArSSR-sized RDN + MLP, bfloat16",
+}
+
+
+def scan(size: list[int]) -> np.ndarray:
+    """(K, J, I) int16 HU: an ellipse of tissue with 20 HU of noise and a slow pattern, in air."""
+    columns, rows, slices = size
+    j, i = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
+    rng = np.random.default_rng(0)
+    values = np.empty((slices, rows, columns), np.int16)
+    for k in range(slices):
+        tissue = 40 + 60 * np.sin(9 * i + 0.3 * k) * np.cos(7 * j) + 20 * rng.standard_normal(i.shape)
+        values[k] = np.where(i**2 / 0.8 + j**2 / 0.5 < 1, tissue, -1000)
+    return values
+
+
+# --- what is measured, each in a child ------------------------------------------------------------------------
+def run_product(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
+    import torch
+
+    import CycleINRLib as cycleinr
+
+    torch.set_num_threads(asked.threads)
+    geometry = cycleinr.Geometry.from_spacing(values.shape, (0.7 * asked.z_scale, 0.7, 0.7))
+    volume = cycleinr.Volume(values, geometry, "CT", "HU", 0.7 * asked.z_scale, "k")
+    start = time.monotonic()
+    choice = {"model": asked.model, "device": "cpu", "precision": asked.precision}
+    result = cycleinr.upsample(volume, z_scale=asked.z_scale, **choice)
+    seconds = time.monotonic() - start
+    held = (values.nbytes + result.volume.values.nbytes) / 2**20
+    facts = {"precision": result.report["precision"], "input_and_output_mb": round(held, 1)}
+    return seconds, result.volume.values.size, facts
+
+
+def run_zoom(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
+    from scipy import ndimage
+
+    start = time.monotonic()
+    slices = target_slices(len(values), asked.z_scale)
+    output = ndimage.zoom(values, (slices / len(values), 1, 1), order=3, output=np.int16)
+    return time.monotonic() - start, output.size, {}
+
+
+def run_spline(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
+    from scipy.interpolate import make_interp_spline
+
+    start = time.monotonic()
+    positions = np.arange(target_slices(len(values), asked.z_scale)) / asked.z_scale
+    output = make_interp_spline(np.arange(len(values)), values, k=3, axis=0)(positions)
+    output = np.rint(output).astype(np.int16)
+    return time.monotonic() - start, output.size, {}
+
+
+def run_arssr(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
+    import torch
+
+    torch.set_num_threads(asked.threads)
+    torch.manual_seed(0)
+    encoder, decoder = arssr_encoder(), arssr_decoder()
+    facts = {"parameters": sum(p.numel() for part in (encoder, decoder) for p in part.parameters())}
+    low = torch.from_numpy(values.astype(np.float32) / 1000)[None, None]
+    slices = target_slices(len(values), asked.z_scale)
+    axes = [torch.linspace(-1, 1, n) for n in (slices, *values.shape[1:])]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1).T.flip(1)  # (N, 3): x, y, z for grid_sample
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=asked.child.endswith("bfloat16"))
+    output = torch.empty(len(places))
+    start = time.monotonic()
+    with torch.inference_mode(), autocast:
+        features = encoder(low)
+        for first in range(0, len(places), asked.batch):
+            part = places[first : first + asked.batch]
+            found = torch.nn.functional.grid_sample(features, part[None, None, None].to(features), align_corners=True)
+            latent = torch.cat([found[0, :, 0, 0].T, part.to(features)], 1)
+            output[first : first + asked.batch] = decoder(latent)[:, 0]
+    return time.monotonic() - start, len(output), facts
+
+
+def target_slices(slices: int, z_scale: float) -> int:
+    return int(np.floor((slices - 1) * z_scale + 1e-6)) + 1
+
+
+# --- ArSSR's published sizes (arXiv 2110.14476; 5.92 M and 0.36 M weights), written anew, random weights -----------
+def arssr_encoder(features: int = 64, growth: int = 64, blocks: int = 8, layers: int = 3, latent: int = 128) -> Any:
+    """A residual dense network in 3D: (1, 1, K, J, I) to (1, 128, K, J, I)."""
+    import torch
+    from torch import nn
+
+    def conv(channels: int, out: int, width: int = 3) -> nn.Module:
+        return nn.Conv3d(channels, out, width, padding=width // 2)
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(conv(features + n * growth, growth) for n in range(layers))
+            self.fuse = conv(features + layers * growth, features, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen = x
+            for layer in self.layers:
+                seen = torch.cat([seen, torch.relu(layer(seen))], 1)
+            return x + self.fuse(seen)
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = conv(1, features), conv(features, features)
+            self.blocks = nn.ModuleList(Dense() for _ in range(blocks))
+            self.fuse = nn.Sequential(conv(features * blocks, features, 1), conv(features, features))
+            self.last = conv(features, latent)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            shallow = self.first(x)
+            x, seen = self.second(shallow), []
+            for block in self.blocks:
+                x = block(x)
+                seen.append(x)
+            return self.last(self.fuse(torch.cat(seen, 1)) + shallow)
+
+    return Encoder().eval()
+
+
+def arssr_decoder(inputs: int = 131, width: int = 256, depth: int = 4) -> Any:
+    """Eight linear layers in two stages: (N, 128 + 3) to (N, 1)."""
+    from torch import nn
+
+    def stage(out: int) -> nn.Module:
+        widths = [inputs, *[width] * (depth - 1), out]
+        parts: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:]):
+            parts += [nn.Linear(a, b), nn.ReLU()]
+        return nn.Sequential(*parts[:-1]) if out == 1 else nn.Sequential(*parts)
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = stage(inputs), stage(1)
+
+        def forward(self, x: Any) -> Any:
+            return self.two(x + self.one(x))
+
+    return Decoder().eval()
+
+
+RUNS = {"product": run_product, "zoom": run_zoom, "spline": run_spline}
+
+
+# --- parent and child -----------------------------------------------------------------------------------------
+def peak_mb() -> float:
+    """The most memory that this process ever held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent held when it started this process
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def child(asked: argparse.Namespace) -> None:
+    values = scan(asked.rival_size if asked.child.startswith("arssr") else asked.size)
+    seconds, voxels, facts = RUNS.get(asked.child, run_arssr)(values, asked)
+    print(json.dumps({"seconds": seconds, "voxels": voxels, "peak_mb": peak_mb(), **facts}))
+
+
+def measured(kind: str, argv: list[str], threads: int) -> dict[str, Any]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, __file__, *argv, "--child", kind]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"bench_upsample: {kind} ended with status {done.returncode}")
+    return {"kind": kind, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def table(results: list[dict[str, Any]], asked: argparse.Namespace) -> str:
+    """Seconds scaled to the voxels of the full volume, and how they compare with the product's."""
+    rows, columns = asked.size[1], asked.size[0]
+    full = target_slices(asked.size[2], asked.z_scale) * rows * columns
+    product = next((r["seconds"] * full / r["voxels"] for r in results if r["kind"] == "product"), None)
+    lines = ["| what | seconds | M voxel/s | times CycleINR | peak MB | remarks |", "|" + " --- |" * 6]
+    for r in results:
+        seconds = r["seconds"] * full / r["voxels"]
+        times = "-" if product is None else f"{seconds / product:.2f}"
+        remarks = [r["precision"]] if "precision" in r else []
+        if "parameters" in r:
+            taken = f"{r['seconds']:.1f} s for {r['voxels']} voxels, scaled"
+            remarks = [f"{r['parameters'] / 1e6:.2f} M weights", taken]
+        name = NAMES[r["kind"]].format(model=asked.model)
+        rate = r["voxels"] / r["seconds"] / 1e6
+        cells = [name, f"{seconds:.1f}", f"{rate:.3f}", times, f"{r['peak_mb']:.0f}", ", ".join(remarks)]
+        lines.append("| " + " | ".join(cells) + " |")
+    for r in results:
+        if "input_and_output_mb" in r:
+            allowed = r["input_and_output_mb"] + PROMISED_MB
+            verdict = "kept" if r["peak_mb"] <= allowed else "BROKEN"
+            lines += ["", f"Memory promise (input + output + {PROMISED_MB} MB = {allowed:.0f} MB): {verdict}."]
+    return "\n".join(lines)
+
+
+def options(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", nargs=3, type=int, default=[512, 512, 50], metavar=("I", "J", "K"))
+    parser.add_argument("--rival-size", nargs=3, type=int, default=[64, 64, 12], metavar=("I", "J", "K"))
+    parser.add_argument("--z-scale", type=float, default=4.0)
+    parser.add_argument("--model", default="light")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--batch", type=int, default=20000, help="voxels asked of the ArSSR-like network at a time")
+    parser.add_argument("--only", nargs="+", choices=KINDS)
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    asked = options()
+    if asked.child:
+        return child(asked)
+    results = []
+    waiting = list(asked.only or ("product", *RIVALS))
+    while waiting:
+        result = measured(waiting.pop(0), sys.argv[1:], asked.threads)
+        results.append(result)
+        print(f"{result['kind']}: {result['seconds']:.2f} s", file=sys.stderr)
+        if not asked.only and result.get("precision") == "bfloat16":
+            waiting.append("arssr-bfloat16")
+    size = " x ".join(map(str, asked.size))
+    print(f"{size} at z-scale {asked.z_scale:g}, {asked.threads} threads\n")
+    print(table(results, asked))
+    if asked.json:
+        asked.json.write_text(json.dumps({"options": vars(asked), "results": results}, indent=1, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
