@@ -69,7 +69,7 @@ class Outputs:
         if self.dicom:
             from .io.dicomwrite import write_series
 
-            write_series(output, self.inputs[0], self.volume, report)
+            write_series(output, self.inputs[0], self.volume, report, overwrite=self.overwrite)
         else:
             from .io.files import write
 
@@ -128,27 +128,4 @@ def draw(path: Path, source: Volume, output: Volume, report: dict[str, Any]) -> 
     """The comparison across the slices: input, cubic B-spline, CycleINR."""
     from .pictures import coronal_comparison
 
-    cubic = cubic_row(source, report["input"]["slice_axis"], report["z_scale"])
-    panels = [("cubic B-spline", cubic), ("CycleINR", output)]
-    write_whole(path, lambda partial: coronal_comparison(partial, source, panels))
-
-
-def cubic_row(source: Volume, axis: str, z_scale: float) -> Volume:
-    """The middle plane across the slices by cubic B-spline, one row thick: all that a picture shows."""
-    import numpy as np
-
-    from .imaging.baselines import cubic_weights
-    from .imaging.geometry import AXES
-    from .pictures import PLANES, anatomical_axes, plane_across
-
-    anatomy = anatomical_axes(source.geometry)
-    fixed = PLANES.index(plane_across(source.geometry, axis))
-    normal = AXES.index(next(name for name in AXES if anatomy[name] == fixed))
-    target = source.geometry.resliced(z_scale, axis)
-    first, shape = [0, 0, 0], list(target.shape)
-    first[normal], shape[normal] = shape[normal] // 2, 1
-    row = np.take(source.values, [first[normal]], axis=normal)
-    at = AXES.index(axis)
-    weights = cubic_weights(np.arange(target.shape[at]) / z_scale, source.geometry.shape[at])
-    values = np.moveaxis(np.tensordot(weights, row, axes=(1, at)), 0, at).astype(np.float32)
-    return source.with_values(values, target.cropped((first[0], first[1], first[2]), (shape[0], shape[1], shape[2])))
+    write_whole(path, lambda partial: coronal_comparison(partial, source, output, report))
