@@ -82,12 +82,17 @@ def choose_slice_axis(volume: Volume, axis: str = "auto") -> str:
 
 
 def guess_modality(volume: Volume) -> str:
-    """ "CT" or "MR": the volume's own word; else CT where integers have a 1st percentile below -500 (design 3)."""
+    """ "CT" or "MR": the volume's own word, else what its values look like.
+
+    CT are whole numbers with a 1st percentile below -500 (air; design section 3), or, in a block from inside the body,
+    with fat below water: a 1st percentile below -50 and a median of soft tissue, -150 to 150.
+    """
     if volume.modality:
         return "CT" if volume.modality.upper() == "CT" else "MR"
     sample = volume.values[:: max(1, volume.values.shape[0] // 40), ::3, ::3]
     whole = np.issubdtype(sample.dtype, np.integer) or bool(np.equal(np.mod(sample, 1), 0).all())
-    return "CT" if whole and np.percentile(sample, 1) < -500 else "MR"
+    low, middle = np.percentile(sample, [1, 50])
+    return "CT" if whole and (low < -500 or (low < -50 and abs(middle) < 150)) else "MR"
 
 
 def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:

@@ -52,6 +52,14 @@ def test_the_modality_is_guessed_from_air_in_whole_numbers(thick_ct):
     assert guess_modality(thick_ct) == "CT"  # stated
 
 
+def test_a_block_from_inside_the_body_is_ct_by_its_fat():
+    tissue = np.random.default_rng(0).normal(40, 15, (8, 30, 30)).round().astype(np.int16)
+    assert guess_modality(volume_of(tissue)) == "MR"
+    tissue[:, :, :3] -= 140  # fat
+    assert guess_modality(volume_of(tissue)) == "CT"
+    assert guess_modality(volume_of(tissue + 1024)) == "MR"
+
+
 @pytest.mark.parametrize(
     ("stored", "slope", "intercept", "expected"),
     [
