@@ -73,7 +73,18 @@ class CycleINR(ScriptedLoadableModule):
 # Sample data
 #
 
-SAMPLES = ()  # (sample name, file, SHA256), see sampleFolder
+SAMPLES = (  # name, file in sampleFolder(), SHA256
+    (
+        "CycleINRAbdomenCT",
+        "CT_abdomen_5mm.nrrd",
+        "74d728351edcc2f9827b415b11b29211daf6e24a78185aadb1e7840b6aaf76e8",
+    ),
+    (
+        "CycleINRKneeMR",
+        "MR_knee_4.3mm.nrrd",
+        "ccb0aa8cb2efe9d68c8a08c87ce20f4dfc810afa520edce86763775e666bf4da",
+    ),
+)
 
 
 def sampleFolder() -> Path:
@@ -86,8 +97,8 @@ def sampleFolder() -> Path:
 def registerSampleData():
     """Adds the two bundled scans to the Sample Data module.
 
-    They come with the extension and are named by file URL, so that they load without a network and are exactly those
-    that the documentation shows; the checksum guards against an older copy in Slicer's cache.
+    They come with the extension and are named by file URL: they load without a network, and are exactly those that
+    the documentation shows. The checksum replaces an older copy in Slicer's cache.
     """
     import SampleData
 

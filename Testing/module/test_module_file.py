@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import shutil
 import subprocess
@@ -143,6 +144,23 @@ def test_the_ui_gives_the_scene_to_every_node_selector(an_app, a_scene):
         assert selector.scene is a_scene.scene
         assert selector.nodeTypes == ["vtkMRMLScalarVolumeNode"]
         assert selector.showChildNodeTypes is False  # no label maps, no vectors
+
+
+def test_the_sample_data_are_there_as_stated(the_module, monkeypatch, a_scene):
+    registered = []
+    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **facts: registered.append(facts))
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
+    the_module.registerSampleData()
+    files = sorted(path.name for path in (REPOSITORY / "Resources" / "SampleData").glob("*.nrrd"))
+    assert files and sorted(facts["fileNames"] for facts in registered) == files
+    for facts in registered:
+        path = Path(facts["uris"].removeprefix("file://"))
+        assert facts["checksums"] == "SHA256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        assert facts["category"] == "CycleINR"
+        assert Path(facts["thumbnailFileName"]).is_file()
+        node = a_scene.load_volume(path, facts["nodeNames"])
+        plan = the_module.CycleINRLogic().plan(node)
+        assert plan.z_scale > 1.5  # anisotropic enough to show something
 
 
 def test_missing_sample_data_are_not_registered(the_module, monkeypatch, tmp_path):
