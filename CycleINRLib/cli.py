@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose complaints are RequestErrors, so that every error takes the same form."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         raise RequestError("The command line is not understood", message, f"see `{self.prog} --help`")

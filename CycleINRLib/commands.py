@@ -46,7 +46,7 @@ def do_upsample(job: UpsampleJob, talk: Talk) -> None:
     outputs.check()
     from .io.files import read
 
-    source = read(job.input, series=job.series, frame=job.frame)
+    source = read(outputs.inputs[0], series=job.series, frame=job.frame)
     for message in source.warnings:
         talk.warn(message)
     like = read(job.like).geometry if job.like else None

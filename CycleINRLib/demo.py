@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from .commands import tell_result
 from .errors import CycleINRError, RequestError
+from .jobs import UpsampleJob
 from .outputs import draw, write_whole
 from .talk import Talk
 
-SAMPLE = "ct"  # the bundled scan whose name starts like this
+SAMPLE = "CT"  # the bundled scan whose name starts like this
 PLACES = ("samples", "../Resources/SampleData")  # in an installed package; in a checkout
 
 
@@ -73,14 +75,14 @@ def _through_scene(scan: Path, folder: Path, talk: Talk) -> tuple[tuple[str, ...
         world = HeadlessScene(temporary)
         node = world.load_volume(scan)
         source = volume_from_node(node)
-        modality = (facts.modality or "auto").lower()
-        job = {"modality": modality, "thickness_mm": facts.thickness_mm}
-        result = upsample(source, progress=talk.hear, **job)
+        job = UpsampleJob(modality=(facts.modality or "auto").lower(), thickness_mm=facts.thickness_mm)
+        result = upsample(source, job, progress=talk.hear)
         output_node = node_from_result(world.scene, result.volume, result.report, node)
         talk.say(f'scene         MRML of slicer-core: node "{node.GetName()}" gave node "{output_node.GetName()}"')
         files = _deliver(source, volume_from_node(output_node), result.report, scan, folder, talk)
         bundle = folder / f"{scan.stem}.mrb"
-        write_whole(bundle, world.save)
+        saved = world.save(Path(temporary) / "scene.mrb")  # a scene cannot be saved to a name with a leading dot
+        write_whole(bundle, lambda partial: shutil.copyfile(saved, partial))
     return (*files, str(bundle)), result.report
 
 

@@ -54,8 +54,7 @@ class Outputs:
         """
         from .io.files import check_output
 
-        rules = {"overwrite": self.overwrite, "inputs": self.inputs, "dicom": self.dicom}
-        check_output(self.volume, geometry=geometry, **rules)
+        check_output(self.volume, overwrite=self.overwrite, inputs=self.inputs, geometry=geometry, dicom=self.dicom)
         if self.report:
             check_file(self.report, ".json", self.overwrite, self.inputs)
         if self.picture:
