@@ -3,13 +3,15 @@
 
     python Testing/benchmarks/bench_upsample.py [--size 512 512 50] [--z-scale 4] [--model light] [--threads 2]
     python Testing/benchmarks/bench_upsample.py --size 512 512 100 --only product        the memory promise
+    python Testing/benchmarks/bench_upsample.py --only convolutions                      how near the machine's own rate
     python Testing/benchmarks/bench_upsample.py --size 64 64 12 --rival-size 32 32 8      a try
 
 Every line is measured in a process of its own, one after the other, on the same machine: an ellipse of tissue with
 noise, in air. The ArSSR-like network has random weights (its cost does not depend on them), encodes once, and is asked
 voxel by voxel through grid_sample on a smaller volume; its seconds are scaled by output voxels. It runs in float32, and
 in bfloat16 as well where CycleINR itself chose that. Peak memory is the most that the process ever held, libraries
-included.
+included. `convolutions` runs CycleINR once more, notes the shape of each convolution, and times those shapes alone: the
+share of the whole run that they would take at this rate is how near the run is to it.
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ import numpy as np
 
 PROMISED_MB = 2048  # beside input and output (design section 8)
 RIVALS = ("zoom", "spline", "arssr-float32")
-KINDS = ("product", *RIVALS, "arssr-bfloat16")
+KINDS = ("product", *RIVALS, "arssr-bfloat16", "convolutions")
 NAMES = {
     "product": "CycleINR, {model}",
     "zoom": "cubic B-spline, scipy.ndimage.zoom",
     "spline": "cubic B-spline, scipy.interpolate along z",
     "arssr-float32": "ArSSR-sized RDN + MLP, float32",
     "arssr-bfloat16": "ArSSR-sized RDN + MLP, bfloat16",
+    "convolutions": "CycleINR, {model}, its convolutions alone",
 }
 
 
@@ -67,6 +70,46 @@ def run_product(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, i
     held = (values.nbytes + result.volume.values.nbytes) / 2**20
     facts = {"precision": result.report["precision"], "input_and_output_mb": round(held, 1)}
     return seconds, result.volume.values.size, facts
+
+
+def run_convolutions(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
+    """Seconds that the convolutions of the product's run take alone, the best of three for each shape."""
+    import torch
+    import torch.nn.functional as F
+
+    seen: dict[tuple[Any, ...], list[Any]] = {}  # shape and layout -> how to call it again, how often, multiplications
+
+    def noting(convolve: Any) -> Any:
+        def noted(x: torch.Tensor, weight: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+            out = convolve(x, weight, *rest, **named)
+            key = (convolve, x.shape, x.stride(), x.dtype, weight.shape, weight.stride())
+            macs = out.numel() * weight[0].numel()
+            entry = seen.setdefault(key, [lambda a, w: convolve(a, w, *rest, **named), weight, 0, macs])
+            entry[2] += 1
+            return out
+
+        return noted
+
+    originals = F.conv2d, F.conv3d
+    F.conv2d, F.conv3d = (noting(convolve) for convolve in originals)
+    whole, voxels, facts = run_product(values, asked)
+    F.conv2d, F.conv3d = originals
+    alone, macs = 0.0, 0
+    with torch.inference_mode():
+        for (_, shape, stride, dtype, *_), (again, weight, count, each) in seen.items():
+            x = torch.empty_strided(shape, stride, dtype=dtype).zero_()
+            again(x, weight)
+            alone += count * min(_seconds(lambda again=again, x=x, weight=weight: again(x, weight)) for _ in range(3))
+            macs += count * each
+    share = f"{100 * alone / whole:.0f} % of the whole run's {whole:.1f} s"
+    remark = f"{share}, {macs / voxels / 1e3:.1f} k multiplications a voxel, {2 * macs / alone / 1e9:.0f} GFLOP/s alone"
+    return alone, voxels, {"precision": f"{facts['precision']}, {remark}", "share_of_run": alone / whole}
+
+
+def _seconds(task: Any) -> float:
+    start = time.monotonic()
+    task()
+    return time.monotonic() - start
 
 
 def run_zoom(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
@@ -178,7 +221,7 @@ def arssr_decoder(inputs: int = 131, width: int = 256, depth: int = 4) -> Any:
     return Decoder().eval()
 
 
-RUNS = {"product": run_product, "zoom": run_zoom, "spline": run_spline}
+RUNS = {"product": run_product, "convolutions": run_convolutions, "zoom": run_zoom, "spline": run_spline}
 
 
 # --- parent and child -----------------------------------------------------------------------------------------
