@@ -19,15 +19,7 @@ from .errors import Cancelled, CycleINRError
 from .events import Event, Progress, Warned
 
 APPLY, CANCEL = "Apply", "Cancel"
-STAGES = {  # as events name them -> as people read them
-    "read": "Reading",
-    "load": "Loading the model",
-    "encode": "Encoding",
-    "upsample": "Upsampling",
-    "consistency": "Keeping to the acquired slices",
-    "measure": "Measuring noise",
-    "write": "Writing",
-}
+STAGES = {"upsample": "Upsampling"}  # as events name them -> as people read them
 
 
 class State(Enum):
@@ -156,8 +148,10 @@ def percent(event: Progress) -> int:
 
 
 def progress_text(event: Progress) -> str:
-    """`Upsampling: 3 of 40, about 2 min left`."""
+    """`Upsampling: 3 of 40, about 2 min left`; after the last step the noise is measured, which has no steps."""
     stage = STAGES.get(event.stage, event.stage.replace("_", " ").capitalize())
+    if event.done >= event.of:
+        return f"{stage}: {event.done} of {event.of}, finishing…"
     left = "" if event.remaining_s is None else f", {duration(event.remaining_s)} left"
     return f"{stage}: {event.done} of {event.of}{left}"
 

@@ -177,6 +177,7 @@ def test_texts_of_time_and_size_are_rounded_for_people():
     ]
     assert [size(mb) for mb in (12.4, 999, 1400)] == ["12 MB", "999 MB", "1.4 GB"]
     assert progress_text(Progress("fetch_model", 1, 2)) == "Fetch model: 1 of 2"
+    assert progress_text(Progress("upsample", 2, 2, 0.0)) == "Upsampling: 2 of 2, finishing…"
 
 
 def test_the_outlook_names_grid_memory_and_time():

@@ -1,0 +1,156 @@
+"""Node in, child process with the shipped weights, node out: real scans, real scene, nothing played."""
+
+from __future__ import annotations
+
+import os
+import time
+import types
+import unittest
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+
+from CycleINRLib import launcher
+from CycleINRLib.errors import Cancelled, ModelError
+from CycleINRLib.events import Progress
+from CycleINRLib.imaging.volume import Volume
+from CycleINRLib.io.mrml import volume_from_node
+from CycleINRLib.panel import State
+
+pytest.importorskip("torch", reason="needs torch")
+pytest.importorskip("safetensors", reason="needs safetensors")
+
+
+@pytest.fixture(autouse=True)
+def few_threads(monkeypatch):
+    """Small blocks gain nothing from many threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def add_scan(volume: Volume, name: str, side: int = 40):
+    """A node with the central block of a scan."""
+    first = (0, *((n - side) // 2 for n in volume.values.shape[1:]))
+    block = volume.values[:, first[1] : first[1] + side, first[2] : first[2] + side]
+    place = volume.geometry.cropped(first, block.shape).ijk_to_ras
+    node = slicer.util.addVolumeFromArray(np.ascontiguousarray(block), np.array(place), name=name)
+    node.CreateDefaultDisplayNodes()
+    node.SetAttribute("DICOM.Modality", volume.modality)
+    return node
+
+
+@pytest.fixture
+def a_ct(a_scene, thick_ct):
+    """15 slices of a head, 2.5 mm apart."""
+    return add_scan(thick_ct, "CT")
+
+
+@pytest.fixture
+def an_mr(a_scene, thick_mr):
+    """15 oblique sagittal slices of a brain, 3.6 mm apart, under a transform and a study."""
+    node = add_scan(thick_mr, "MR")
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
+    matrix = np.eye(4)
+    matrix[:3, 3] = [1, 2, 10]
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(a_scene.scene)
+    hierarchy.CreateItem(hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study"), node)
+    return node
+
+
+def test_a_ct_node_becomes_an_isotropic_node(the_module, a_ct, an_app):
+    heard = []
+    node, report = the_module.CycleINRLogic().upsample(a_ct, progress=heard.append)
+    source, result = volume_from_node(a_ct), volume_from_node(node)
+    assert node.GetName() == "CT z5.12"
+    assert np.ptp(result.spacing_mm) < 1e-9 and result.values.dtype == np.int16
+    expected = source.geometry.resliced(report["z_scale"])
+    assert result.geometry.same_place_as(expected, 1e-6)
+    assert report["input"]["modality"] == "CT" and 0 < report["snli"]["output"] < 1
+    assert node.GetAttribute("CycleINR.model.sha256") == report["model"]["sha256"]
+    assert abs(float(result.values.mean()) - float(source.values.mean())) < 60  # HU, not the network's range
+    steps = [event for event in heard if isinstance(event, Progress)]
+    assert steps and steps[-1].done == steps[-1].of
+    assert list(Path(an_app.temporaryPath).iterdir()) == []
+
+
+def test_an_oblique_mr_node_under_a_transform_comes_back_from_a_saved_bundle(the_module, an_mr, a_scene, tmp_path):
+    node, report = the_module.CycleINRLogic().upsample(an_mr, zScale=3.5, consistency="project")
+    values, source = slicer.util.arrayFromVolume(node).copy(), slicer.util.arrayFromVolume(an_mr).copy()
+    assert values.shape == (50, 40, 40) and values.dtype == source.dtype
+    a_scene.load(a_scene.save(tmp_path / "case.mrb"))
+    back, scan = slicer.util.getNode("MR z3.5"), slicer.util.getNode("MR")
+    assert np.array_equal(slicer.util.arrayFromVolume(back), values)
+    assert np.array_equal(slicer.util.arrayFromVolume(scan), source)
+    assert back.GetNodeReference("CycleINR.source") is scan
+    assert back.GetParentTransformNode().GetName() == "Registration"
+    assert float(back.GetAttribute("CycleINR.z_scale")) == 3.5
+    assert back.GetAttribute("CycleINR.consistency") == "project"
+
+
+def test_the_panel_gives_the_same_voxels_as_python(the_module, a_ct):
+    import CycleINRLib as cycleinr
+
+    widget = the_module.CycleINRWidget(types.SimpleNamespace(isEntered=True))
+    widget.setup()
+    widget.ui.deviceComboBox.setCurrentText("cpu")
+    widget.ui.isotropicCheckBox.checked = False
+    widget.ui.zScaleSpinBox.value = 2.0
+    widget.ui.applyButton.click()
+    messages = set()
+    end = time.monotonic() + 300
+    while widget._run is not None:
+        assert time.monotonic() < end
+        widget._timer.tick()
+        messages.add(widget.ui.messageLabel.text)
+        time.sleep(0.05)
+    assert widget._panel.state is State.DONE, widget.ui.messageLabel.text
+    assert any(message.startswith("Upsampling: ") for message in messages)
+    assert "SNLI: input" in widget.ui.readoutLabel.text and "linear interpolation" in widget.ui.readoutLabel.text
+    direct = cycleinr.upsample(volume_from_node(a_ct), z_scale=2.0, device="cpu").volume
+    made = slicer.util.arrayFromVolume(slicer.util.getNode("CT z2"))
+    assert np.abs(made.astype(int) - direct.values).max() <= 1  # the child may choose another number of threads
+    widget.cleanup()
+
+
+@pytest.mark.parametrize("moment", ["at the start", "while upsampling"])
+def test_cancel_ends_the_real_child(the_module, a_ct, an_app, monkeypatch, moment):
+    monkeypatch.setattr(launcher, "GRACE_S", 120.0)  # the child must stop by itself, by the file `cancel`
+    run = the_module.CycleINRLogic().upsample(a_ct, zScale=8.0, wait=False)
+    while moment == "while upsampling" and not any(isinstance(event, Progress) for event in run.poll()):
+        assert not run.done
+        time.sleep(0.005)
+    run.cancel()
+    end = time.monotonic() + 100
+    while not run.done:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    with pytest.raises(Cancelled):
+        run.result()
+    assert list(Path(an_app.temporaryPath).iterdir()) == []
+    assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")] == ["CT"]
+    if os.name == "posix":
+        with pytest.raises(ProcessLookupError):
+            os.kill(run._child.pid, 0)
+
+
+def test_a_missing_model_is_told_by_the_real_child(the_module, a_ct):
+    with pytest.raises(ModelError, match="no such model"):
+        the_module.CycleINRLogic().upsample(a_ct, model="heavy")
+    assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")] == ["CT"]
+
+
+def test_measure_in_the_real_child_agrees_with_python(the_module, a_ct):
+    import CycleINRLib as cycleinr
+
+    report = the_module.CycleINRLogic().measure(a_ct)
+    assert report["snli"] == pytest.approx(cycleinr.measure(volume_from_node(a_ct))["snli"], rel=1e-6)
+
+
+def test_the_tests_inside_slicer_pass(the_module):
+    """CycleINRTest as Reload and Test runs it."""
+    result = unittest.TestResult()
+    the_module.CycleINRTest("runTest").run(result)
+    assert result.testsRun == 1 and not result.failures and not result.errors, result.failures + result.errors
