@@ -25,12 +25,12 @@ class Geometry:
     VolumeError : the matrix is singular or not finite, or a spacing is zero
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     ijk_to_ras: np.ndarray
 
     def __post_init__(self) -> None:
         matrix = np.array(self.ijk_to_ras, dtype=float)
-        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        if matrix.shape != (4, 4) or not (np.abs(matrix) < 1e9).all():  # NaN compares false; 1e9 mm is no place
             raise VolumeError(
                 "The place of the volume is not a finite 4 x 4 matrix", f"{matrix.tolist()}", "export the scan again"
             )

@@ -99,16 +99,19 @@ def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     """values * slope + intercept: integers where both are whole, in the stored type if it holds them; else float32."""
     if slope == 1 and intercept == 0:
         return values
-    if values.dtype.kind not in "iu" or slope != int(slope) or intercept != int(intercept):
-        return (values * np.float64(slope) + intercept).astype(np.float64 if values.dtype == np.float64 else np.float32)
-    ends = [int(values.min()) * int(slope) + int(intercept), int(values.max()) * int(slope) + int(intercept)]
-    for kind in (values.dtype, np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.int64)):
-        if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max:
-            result = np.empty(values.shape, kind)
-            for n, plane in enumerate(values):  # 64 bits for one plane only
-                result[n] = plane.astype(np.int64) * int(slope) + int(intercept)
-            return result
-    return (values * np.float64(slope) + intercept).astype(np.float32)
+    if values.dtype.kind in "iu" and float(slope).is_integer() and float(intercept).is_integer():
+        ends = [int(end) * int(slope) + int(intercept) for end in (values.min(), values.max())]
+        for kind in (values.dtype, np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.int64)):
+            if np.iinfo(kind).min <= min(ends) and max(ends) <= np.iinfo(kind).max:
+                result = np.empty(values.shape, kind)
+                for n, plane in enumerate(values):  # 64 bits for one plane only
+                    result[n] = plane.astype(np.int64) * int(slope) + int(intercept)
+                return result
+    result = np.empty(values.shape, np.float64 if values.dtype == np.float64 else np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is counted and refused by check_usable
+        for n, plane in enumerate(values):
+            result[n] = plane * np.float64(slope) + intercept
+    return result
 
 
 MOST_LABELS = 16

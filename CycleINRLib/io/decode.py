@@ -38,7 +38,7 @@ def decode(header: Header) -> np.ndarray:
     share = need // len(header.files)
     surplus = need // header.sizes[-1]  # more than a slice too much: the header is wrong
     for n, file in enumerate(header.files):
-        part = memoryview(data)[n * share : (n + 1) * share]
+        part = data.data[n * share : (n + 1) * share]
         with open(file, "rb") as stream:
             filled = _fill(part, _decoded(stream, header, share), header, file, surplus)
         if filled < share:

@@ -219,9 +219,9 @@ def _slices(volume: Volume, common: Dataset, stored: np.ndarray, slope: float, i
         dataset.ImagePositionPatient = [_decimal(n) for n in position]
         dataset.ImageOrientationPatient = [_decimal(n) for n in (*rows, *columns)]
         dataset.PixelSpacing = [_decimal(spacing[1]), _decimal(spacing[2])]
-        dataset.SpacingBetweenSlices = _decimal(abs(lps[:3, 2] @ normal))
+        dataset.SpacingBetweenSlices = _decimal(abs(float(lps[:3, 2] @ normal)))
         dataset.SliceThickness = None if volume.thickness_mm is None else _decimal(volume.thickness_mm)
-        dataset.SliceLocation = _decimal(position @ normal)
+        dataset.SliceLocation = _decimal(float(position @ normal))
         dataset.RescaleSlope, dataset.RescaleIntercept = _decimal(slope), _decimal(intercept)
         dataset.RescaleType = "HU" if common.Modality == "CT" else "US"
         _put_pixels(dataset, stored[k])

@@ -250,7 +250,7 @@ def _storable(values: np.ndarray) -> np.ndarray:
     return values.astype(fits[0] if fits else np.float64)
 
 
-def _pour(stream, values: np.ndarray) -> None:
+def _pour(stream: BinaryIO | gzip.GzipFile, values: np.ndarray) -> None:
     """Little-endian, slice by slice: views need no copy of the whole."""
     for plane in values:
         stream.write(np.ascontiguousarray(plane, dtype=plane.dtype.newbyteorder("<")).data)
@@ -369,7 +369,7 @@ def _quaternion(directions: np.ndarray) -> tuple[np.ndarray, float]:
     return np.array([a, b, c, d]) * (1 if a >= 0 else -1), qfac
 
 
-def _write_nifti(stream: BinaryIO, volume: Volume, values: np.ndarray) -> None:
+def _write_nifti(stream: BinaryIO | gzip.GzipFile, volume: Volume, values: np.ndarray) -> None:
     if max(values.shape) > 32767:
         raise RequestError("NIfTI cannot hold so many voxels along one axis", f"{values.shape}", "write .nrrd")
     stream.write(_nifti_header(volume, values))

@@ -69,7 +69,8 @@ def read_header(path: Path) -> Header:
         start = stream.read(544)
     parse = _parser_of(start, path)
     try:
-        header = parse(path)
+        with np.errstate(all="ignore"):  # what is not finite is refused by Geometry
+            header = parse(path)
     except (ValueError, KeyError, IndexError, struct.error, EOFError, OSError, zlib.error) as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise
@@ -108,6 +109,8 @@ def refuse_non_scalar(kind: str) -> None:
 
 def _listed_files(folder: Path, spec: str, following: list[str]) -> tuple[Path, ...]:
     """The data files of a detached header: one name, LIST with a name a line, or a printf pattern with its range."""
+    if "\0" in spec or "\0" in "".join(following):
+        raise ValueError("a file name holds a null byte")
     words = spec.split()
     if words[0] == "LIST":
         return tuple(folder / name.strip() for name in following if name.strip())

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_geometry import geometries
 
-from CycleINRLib.errors import RequestError, ResourceError, VolumeError
+from CycleINRLib.errors import CycleINRError, RequestError, ResourceError, VolumeError
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.io import files
@@ -24,6 +24,7 @@ from CycleINRLib.io.files import check_output, list_series, read, write
 
 sitk = pytest.importorskip("SimpleITK")
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
+DATA = Path(__file__).resolve().parent.parent / "data"
 EXACT = (".nrrd", ".mha")  # 64-bit places; NIfTI has 32
 KINDS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 
@@ -404,6 +405,48 @@ def test_paths_that_hold_no_volume_are_refused(tmp_path):
     with pytest.raises(RequestError, match="Only DICOM holds series"):
         read(write(random_volume(), tmp_path / "a.nrrd"), series="1.2")
     assert list_series(tmp_path / "a.nrrd") == []
+
+
+def mutated(raw: bytes, rng: np.random.Generator, head: int) -> bytes:
+    """Up to three bytes of the header replaced, dropped or added."""
+    data = bytearray(raw)
+    for _ in range(rng.integers(1, 4)):
+        at = int(rng.integers(0, min(head, len(data))))
+        how = rng.integers(0, 3)
+        if how == 0:
+            data[at] = rng.integers(0, 256)
+        elif how == 1:
+            del data[at : at + int(rng.integers(1, 9))]
+        else:
+            data[at:at] = rng.integers(32, 127, int(rng.integers(1, 5)), dtype=np.uint8).tobytes()
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.nii", "a.nii.gz", "IMG0001.dcm", "mf.dcm"])
+def test_a_header_damaged_anywhere_is_read_or_refused_but_never_breaks(tmp_path, name):
+    dicom = {path.name: path for path in DATA.glob("dicom_ct*/*.dcm")}
+    raw = (dicom.get(name) or write(random_volume(), tmp_path / name)).read_bytes()
+    rng = np.random.default_rng(len(name))
+    packed = name.endswith(".gz")
+    whole = gzip.decompress(raw) if packed else raw
+    refused = 0
+    (tmp_path / "damaged").mkdir()
+    for _ in range(60):
+        damaged = mutated(whole, rng, 352 if ".nii" in name else 600 if name[0] == "a" else len(whole))
+        (tmp_path / "damaged" / name).write_bytes(gzip.compress(damaged) if packed else damaged)
+        try:
+            read(tmp_path / "damaged" / name)
+        except CycleINRError as error:
+            assert type(error) in (VolumeError, ResourceError)
+            refused += 1
+    assert refused > 10
+
+
+def test_reading_and_writing_say_nothing_on_their_own(tmp_path, capfd):
+    for source in [*DATA.glob("*.nrrd"), DATA / "dicom_ct_tiny", DATA / "dicom_mr_rescale_per_slice"]:
+        for extension in files.EXTENSIONS:
+            write(read(source), tmp_path / f"{source.stem}{extension}")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_message_is_one_line(tmp_path):
