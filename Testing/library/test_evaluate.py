@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,43 +118,50 @@ def test_the_table_tells_the_lead_over_the_best_rival():
     [("ct_chest_stephamar_0117", "CT", 3.5, "box"), ("mr_t1_brain_brainmrt", "MR", 4.0, "gaussian")],
 )
 def test_degraded_scan_and_rivals_agree_with_the_outside_yardstick(
-    shared_data: Path, tmp_path: Path, scan: str, modality: str, z_scale: float, profile: str
+    yardstick: Callable, scan: str, modality: str, z_scale: float, profile: str
 ):
-    import SimpleITK as sitk
-
-    script = shared_data.parent / "tools" / "yardstick.py"
-    truth_file = shared_data / "eval" / f"{scan}.nrrd"
-    low_file, out_file = tmp_path / "low.nrrd", tmp_path / "out.nrrd"
-    physics = ("--profile", profile)
-
-    def yardstick(*arguments: object) -> dict:
-        command = [sys.executable, str(script), *map(str, arguments)]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    yardstick("degrade", truth_file, low_file, "--z-scale", z_scale, "--crop", 96, *physics)
-    image, thin = sitk.ReadImage(str(low_file)), sitk.ReadImage(str(truth_file))
-    values = sitk.GetArrayFromImage(thin)
-    spacing = thin.GetSpacing()[::-1]
-    whole = Volume(values, Geometry.from_spacing(values.shape, spacing), modality, name=scan)
-    truth = ev.central_block(whole, 96)
+    outside = yardstick(scan)
+    outside.degrade(z_scale, profile)
+    thin = outside.thin()
+    truth = Volume(thin, Geometry.from_spacing(thin.shape, (1.0, 1.0, 1.0)), modality, name=scan)
     case = ev.Case.of(truth, ev.Protocol(z_scale, profile))
     # float32 or float64 sums may round a half to either side
-    difference = np.abs(case.source.values.astype(int) - sitk.GetArrayFromImage(image))
+    difference = np.abs(case.source.values.astype(int) - outside.source())
     assert difference.max() <= 1 and difference.mean() < 0.01
 
-    flat = next(iter(ev.linear(case))).round().astype(np.int16)
-    result = sitk.GetImageFromArray(flat)
-    result.SetOrigin(image.GetOrigin())
-    result.SetDirection(image.GetDirection())
-    result.SetSpacing((*image.GetSpacing()[:2], image.GetSpacing()[2] / z_scale))
-    sitk.WriteImage(result, str(out_file))
-    theirs = yardstick("score", low_file, out_file, "--truth", truth_file, "--modality", modality.lower(), *physics)
+    outside.write_result(next(iter(ev.linear(case))).round().astype(np.int16), z_scale)
+    theirs = outside.score(modality, profile)
     ours = {score.method: score for score in ev.evaluate(truth, [case.protocol], ev.RIVALS)}
     names = {"linear": "linear", "cubic": "cubic", "cubic_projection": "cubic + projection"}
     for their_name, name in names.items():
         assert ours[name].psnr_generated == pytest.approx(theirs["psnr_generated"][their_name], abs=0.01)
         assert ours[name].psnr_all == pytest.approx(theirs["psnr_all"][their_name], abs=0.01)
     assert ours["linear"].snli == pytest.approx(theirs["linear"]["snli"], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "scan, modality, z_scale, profile",
+    [("ct_chest_stephamar_0117", "CT", 3.5, "box"), ("mr_t1_brain_brainmrt", "MR", 4.0, "skip")],
+)
+def test_the_score_of_a_real_run_agrees_with_the_outside_yardstick(
+    yardstick: Callable, scan: str, modality: str, z_scale: float, profile: str
+):
+    pytest.importorskip("torch")
+    outside = yardstick(scan, crop=64)
+    outside.degrade(z_scale, profile)
+    thin = outside.thin()
+    truth = Volume(thin, Geometry.from_spacing(thin.shape, (1.0, 1.0, 1.0)), modality, name=scan)
+    case = ev.Case.of(truth, ev.Protocol(z_scale, profile))
+    (output,) = ev.product(device="cpu", model="light")(case)
+    outside.write_result(output, z_scale)
+    theirs = outside.score(modality, profile)
+    ours = ev.score(case, ev.PRODUCT, lambda _: [output])
+    assert ours.psnr_generated == pytest.approx(theirs["psnr_generated"]["output"], abs=0.01)
+    assert ours.psnr_all == pytest.approx(theirs["psnr_all"]["output"], abs=0.01)
+    for figure in ("snli", "snli_detrended", "generated_gap"):
+        assert getattr(ours, figure) == pytest.approx(theirs["output"][figure], rel=0.02)
+    assert ours.noise_ratio == pytest.approx(theirs["noise_ratio"], rel=0.02)
 
 
 def test_scores_of_a_turned_scan_are_those_of_the_scan(mr_thin: Volume):

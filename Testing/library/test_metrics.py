@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -248,31 +246,17 @@ SCANS = [("ct_chest_stephamar_0117", "CT"), ("mr_t1_brain_brainmrt", "MR")]
 @pytest.mark.parametrize("z_scale", [4.0, 3.5])
 @pytest.mark.parametrize("scan, modality", SCANS)
 def test_the_figures_agree_with_the_outside_yardstick_within_2_percent(
-    shared_data: Path, tmp_path: Path, scan: str, modality: str, z_scale: float
+    yardstick: Callable, scan: str, modality: str, z_scale: float
 ):
-    import SimpleITK as sitk
-
-    script = shared_data.parent / "tools" / "yardstick.py"
-    truth_file = shared_data / "eval" / f"{scan}.nrrd"
-    low_file, out_file = tmp_path / "low.nrrd", tmp_path / "out.nrrd"
-
-    def yardstick(*arguments: object) -> dict:
-        command = [sys.executable, str(script), *map(str, arguments)]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    facts = yardstick("degrade", truth_file, low_file, "--z-scale", z_scale, "--crop", 96)
-    image = sitk.ReadImage(str(low_file))
-    low = sitk.GetArrayFromImage(image)
-    count = int(np.floor((len(low) - 1) * z_scale + 1e-6)) + 1
+    outside = yardstick(scan)
+    facts = outside.degrade(z_scale)
+    source = outside.source()
+    count = int(np.floor((len(source) - 1) * z_scale + 1e-6)) + 1
     # cubic, rounded: unlike linear in every figure, so that output and linear cannot be mixed up unseen
-    cubic = np.rint(np.tensordot(cubic_weights(np.arange(count) / z_scale, len(low)), low, 1)).astype(np.int16)
-    result = sitk.GetImageFromArray(cubic)
-    result.SetOrigin(image.GetOrigin())
-    result.SetDirection(image.GetDirection())
-    result.SetSpacing((*image.GetSpacing()[:2], image.GetSpacing()[2] / z_scale))
-    sitk.WriteImage(result, str(out_file))
-    theirs = yardstick("score", low_file, out_file, "--truth", truth_file, "--modality", modality.lower())
-    ours = metrics.noise_readout(low, cubic, z_scale, modality)
+    cubic = np.rint(np.tensordot(cubic_weights(np.arange(count) / z_scale, len(source)), source, 1)).astype(np.int16)
+    outside.write_result(cubic, z_scale)
+    theirs = outside.score(modality)
+    ours = metrics.noise_readout(source, cubic, z_scale, modality)
 
     for name, kind in (("source", "input"), ("output", "output"), ("linear", "linear")):
         assert ours["sigma_mean"][kind] == pytest.approx(theirs[name]["sigma_mean"], rel=0.02)
@@ -283,11 +267,8 @@ def test_the_figures_agree_with_the_outside_yardstick_within_2_percent(
     assert ours["noise_ratio"] == pytest.approx(theirs["noise_ratio"], rel=0.02)
     assert ours["slices_measured"] == theirs["output"]["slices_measured"]
 
-    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(truth_file)))
-    j, i = ((n - 96) // 2 for n in truth.shape[1:])
-    truth = truth[:, j : j + 96, i : i + 96]
-    at = facts["first"] + np.arange(count)
-    t = np.arange(count) / z_scale
-    chosen = (t >= 1) & (t <= len(low) - 2) & (np.abs(t - np.round(t)) > 1e-3)
-    ours_db = metrics.psnr(cubic[chosen], truth[at[chosen]], modality, peak=metrics.value_range(truth, modality))
+    truth, t = outside.thin(), np.arange(count) / z_scale
+    chosen = (t >= 1) & (t <= len(source) - 2) & (np.abs(t - np.round(t)) > 1e-3)
+    at, peak = facts["first"] + np.flatnonzero(chosen), metrics.value_range(truth, modality)
+    ours_db = metrics.psnr(cubic[chosen], truth[at], modality, peak=peak)
     assert ours_db == pytest.approx(theirs["psnr_generated"]["output"], rel=0.002)

@@ -1,0 +1,65 @@
+"""The second opinion on the measures: a program written apart from the library, where the developers have it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+class Yardstick:
+    """Thickens one thin scan and scores a result, by the outside program alone."""
+
+    def __init__(self, script: Path, truth: Path, folder: Path, crop: int) -> None:
+        self.script, self.truth, self.crop = script, truth, crop
+        self.source_file, self.result_file = folder / "source.nrrd", folder / "result.nrrd"
+
+    def degrade(self, z_scale: float, profile: str = "box") -> dict:
+        """Writes `source_file`: thickness = spacing, or skip."""
+        asked = ("--z-scale", z_scale, "--crop", self.crop, "--profile", profile)
+        return self._run("degrade", self.truth, self.source_file, *asked)
+
+    def source(self) -> np.ndarray:
+        import SimpleITK as sitk
+
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(self.source_file)))
+
+    def thin(self) -> np.ndarray:
+        """The truth, cropped as `degrade` crops it."""
+        import SimpleITK as sitk
+
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(self.truth)))
+        j, i = (max(0, (n - self.crop) // 2) for n in values.shape[1:])
+        return values[:, j : j + self.crop, i : i + self.crop]
+
+    def write_result(self, values: np.ndarray, z_scale: float) -> None:
+        """Writes `result_file`, which starts where the source starts."""
+        import SimpleITK as sitk
+
+        source, result = sitk.ReadImage(str(self.source_file)), sitk.GetImageFromArray(values)
+        result.SetOrigin(source.GetOrigin())
+        result.SetDirection(source.GetDirection())
+        result.SetSpacing((*source.GetSpacing()[:2], source.GetSpacing()[2] / z_scale))
+        sitk.WriteImage(result, str(self.result_file))
+
+    def score(self, modality: str, profile: str = "box") -> dict:
+        asked = ("--truth", self.truth, "--modality", modality.lower(), "--profile", profile)
+        return self._run("score", self.source_file, self.result_file, *asked)
+
+    def _run(self, *arguments: object) -> dict:
+        command = [sys.executable, str(self.script), *map(str, arguments)]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.fixture
+def yardstick(shared_data: Path, tmp_path: Path) -> Callable[..., Yardstick]:
+    """`yardstick(scan, crop=96)`; skips where the developers' folder is absent."""
+    script = shared_data.parent / "tools" / "yardstick.py"
+    if not script.is_file():
+        pytest.skip(f"the outside second opinion is not here: {script}")
+    return lambda scan, crop=96: Yardstick(script, shared_data / "eval" / f"{scan}.nrrd", tmp_path, crop)
