@@ -1,0 +1,182 @@
+"""The repository keeps its word: README's examples run, pins are pins, the wheel holds what a user needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shlex
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from CycleINRLib import __version__
+from CycleINRLib.cli import main
+from CycleINRLib.imaging.volume import Volume
+from CycleINRLib.io.files import write
+from CycleINRLib.jobs import UpsampleJob
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MOST_MB = 60  # the Extensions Index refuses 100
+PIN = re.compile(r"^([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.!+]*)(?:; .+)?$")
+
+
+def text_of(name: str) -> str:
+    return (REPOSITORY / name).read_text("utf-8")
+
+
+def readme_block(language: str) -> str:
+    """README's block of that language which is marked as tested."""
+    pattern = rf"<!-- tested: .*? -->\n```{language}\n(.*?)```"
+    (block,) = re.findall(pattern, text_of("README.md"), re.DOTALL)
+    return block
+
+
+@pytest.fixture
+def folder_of_a_reader(tmp_path: Path, thick_ct: Volume, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a scan and a job file, as the README assumes."""
+    write(thick_ct, tmp_path / "scan.nrrd")
+    job = UpsampleJob(input="scan.nrrd", output="job.nrrd", z_scale=2.0)
+    (tmp_path / "job.json").write_text(json.dumps(job.to_json()), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_each_shell_line_of_the_readme_works(folder_of_a_reader, capsys):
+    lines = readme_block("sh").splitlines()
+    assert len(lines) >= 6
+    for line in lines:
+        command, *argv = shlex.split(line)
+        assert command == "cycleinr"
+        assert main(argv) == 0, f"{line}\n{capsys.readouterr().err}"
+    made = {path.name for path in folder_of_a_reader.iterdir()}
+    assert {"iso.nrrd", "fine.nii.gz", "fine.json", "fine.png", "half.mha", "like.nrrd", "job.nrrd"} <= made
+
+
+def test_the_python_example_of_the_readme_works(folder_of_a_reader, capsys):
+    names: dict = {}
+    exec(compile(readme_block("python"), "README.md", "exec"), names)
+    assert (folder_of_a_reader / "python.nrrd").exists()
+    assert names["result"].report["z_scale"] == 3.5
+    assert 1 in names["plane"].values.shape
+    assert "upsample" in capsys.readouterr().out  # progress was printed
+
+
+def test_the_two_commands_of_the_readme_are_targets_of_the_makefile_and_ci_runs_them():
+    makefile, ci = text_of("Makefile"), text_of(".ci/run")
+    for word in ("demo", "test"):
+        assert f"make {word}" in text_of("README.md")
+        assert re.search(rf"^{word}: ", makefile, re.MULTILINE)
+    assert "make test" in ci and "make check" in ci
+    assert (REPOSITORY / ".ci" / "run").stat().st_mode & stat.S_IXUSR or os.name == "nt"
+
+
+def test_the_lines_for_machines_without_make_install_what_make_installs():
+    assert '-c constraints.txt -e ".[test]"' in text_of("README.md")
+    assert '-c constraints.txt -e ".[test]"' in text_of("Makefile")
+
+
+def requirements() -> list[Requirement]:
+    """What the `test` extra installs, from pyproject.toml through the installed metadata or the file's own lines."""
+    quoted = re.findall(r'^\s+"([A-Za-z][^"]*)",', text_of("pyproject.toml"), re.MULTILINE)
+    found = [Requirement(line) for line in quoted if re.search(r"[<>=]=", line)]
+    assert len(found) > 8
+    return found
+
+
+def test_constraints_pin_everything_exactly_and_name_no_place():
+    lines = [line for line in text_of("constraints.txt").splitlines() if line and not line.startswith("#")]
+    assert all(PIN.match(line) for line in lines), lines
+    assert PIN.match(lines[0])[1] == "torch"
+    assert not re.search(r"https?:|file:|--|\s@\s|/", "\n".join(lines))
+
+
+def test_every_requirement_has_a_pin_within_its_range():
+    pins: dict[str, list[str]] = {}
+    for line in text_of("constraints.txt").splitlines():
+        if match := PIN.match(line):
+            pins.setdefault(match[1].lower().replace("_", "-"), []).append(match[2])
+    for requirement in requirements():
+        name = requirement.name.lower().replace("_", "-")
+        assert name in pins, f"{name} has no pin"
+        assert all(requirement.specifier.contains(pin) for pin in pins[name]), requirement
+
+
+def test_one_version_everywhere():
+    assert f"version: {__version__}\n" in text_of("CITATION.cff")
+    assert re.search(r"^## (\S+)", text_of("CHANGELOG.md"), re.MULTILINE)[1] == __version__
+
+
+def test_both_papers_are_cited_in_the_readme_and_for_machines():
+    for place in ("README.md", "CITATION.cff"):
+        assert all(number in text_of(place) for number in ("2404.04878", "2003.12627")), place
+
+
+def test_the_license_is_the_whole_of_apache_2():
+    text = text_of("LICENSE.txt")
+    assert "Apache License" in text and "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
+
+
+def tracked_files() -> list[Path]:
+    try:
+        run = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [REPOSITORY / name for name in run.stdout.split("\0") if name and (REPOSITORY / name).is_file()]
+
+
+def test_the_checkout_stays_small():
+    assert sum(path.stat().st_size for path in tracked_files()) < MOST_MB * 1e6
+
+
+def test_the_links_of_the_documents_lead_somewhere():
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text_of(name)):
+            assert (REPOSITORY / target).exists(), f"{name}: {target}"
+
+
+def test_every_python_package_is_listed_for_the_wheel():
+    listed = set(re.findall(r'^    "(CycleINRLib[\w.]*)",$', text_of("pyproject.toml"), re.MULTILINE))
+    library = REPOSITORY / "CycleINRLib"
+    found = {".".join(path.parent.relative_to(REPOSITORY).parts) for path in library.rglob("__init__.py")}
+    assert listed == found | {"CycleINRLib.models", "CycleINRLib.samples"}
+
+
+def has_setuptools() -> bool:
+    try:
+        return Version(importlib.metadata.version("setuptools")) >= Version("77")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_setuptools(), reason="builds with the setuptools of the test extra")
+def test_the_wheel_holds_library_weights_and_samples(tmp_path):
+    """Built from a copy of the tracked files, so that nothing is left in the checkout."""
+    copy = tmp_path / "copy"
+    for path in tracked_files():
+        target = copy / path.relative_to(REPOSITORY)
+        if target.relative_to(copy).parts[0] not in ("Testing", ".git"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(copy)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+        metadata = next(archive.read(name).decode() for name in held if name.endswith("METADATA"))
+    modules = {str(p.relative_to(REPOSITORY).as_posix()) for p in tracked_files() if p.suffix == ".py"}
+    assert {name for name in modules if name.startswith("CycleINRLib/")} <= held
+    for place, home in (("Models", "models"), ("SampleData", "samples")):
+        for path in tracked_files():
+            if path.parent == REPOSITORY / "Resources" / place:
+                assert f"CycleINRLib/{home}/{path.name}" in held
+    assert not any(name.startswith(("Testing", "CycleINR/")) for name in held)
+    assert f"Version: {__version__}\n" in metadata
