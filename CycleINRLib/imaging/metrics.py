@@ -87,7 +87,7 @@ def sigma(values: np.ndarray, mask: np.ndarray) -> float:
     Returns
     -------
     float in the unit of `values`; NaN where fewer than 300 pixels are left. Correlated noise (reconstruction kernels)
-    makes it too small by a factor that ratios do not see (methods 6).
+    makes it too small by a factor that ratios do not see. Of whole numbers it is a multiple of 0.247.
 
     Source: Immerkaer's mask (CVIU 64, 1996) with a median in place of its mean, which anatomy would raise.
     """

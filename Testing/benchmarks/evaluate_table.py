@@ -5,8 +5,8 @@
         [--profiles skip box gaussian] [--ratio 1] [--jobs 1] [--model light] [--json table.json]
 
 FOLDER holds thin-slice scans (.nrrd, .nii.gz, .mha), slices along k. Every scan, z-scale and profile is scored for
-linear, cubic B-spline, cubic + projection (the best of 12 back-projection steps) and CycleINR at its default options,
-thickness and profile given. Markdown goes to stdout, every figure to --json, progress to stderr.
+linear, cubic B-spline, histospline, cubic + projection (the best of 12 back-projection steps) and CycleINR at its
+default options, thickness and profile given. Markdown goes to stdout, every figure to --json, progress to stderr.
 """
 
 from __future__ import annotations
