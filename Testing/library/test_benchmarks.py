@@ -1,0 +1,77 @@
+"""The benchmarks run, and their rival has the published sizes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_upsample", FOLDER / "bench_upsample.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_rival_network_has_the_published_number_of_weights(bench: ModuleType):
+    pytest.importorskip("torch")
+    parts = bench.arssr_encoder(), bench.arssr_decoder()
+    encoder, decoder = (sum(p.numel() for p in part.parameters() if p.ndim > 1) for part in parts)
+    assert (encoder, decoder) == (5_916_352, 363_008)  # multiplications for each source voxel and for each query
+
+
+def test_the_test_scan_is_tissue_in_air(bench: ModuleType):
+    values = bench.scan([48, 40, 3])
+    assert values.shape == (3, 40, 48) and values.dtype == np.int16
+    assert values[:, 0, 0].tolist() == [-1000] * 3
+    assert 0.3 < (values > -500).mean() < 0.7
+
+
+def test_seconds_are_scaled_to_the_voxels_of_the_full_volume(bench: ModuleType):
+    asked = bench.options(["--size", "10", "10", "6", "--z-scale", "4"])  # 21 slices, 2100 voxels
+    product = {"kind": "product", "seconds": 2.0, "voxels": 2100, "peak_mb": 3000.0, "precision": "float32"}
+    rival = {"kind": "arssr-float32", "seconds": 1.0, "voxels": 100, "peak_mb": 9.0, "parameters": 6_279_360}
+    text = bench.table([product | {"input_and_output_mb": 100.0}, rival], asked)
+    assert "| CycleINR, light | 2.0 | 0.001 | 1.00 | 3000 | float32 |" in text
+    assert "| ArSSR-sized RDN + MLP, float32 | 21.0 | 0.000 | 10.50 | 9 |" in text
+    assert "= 2148 MB): BROKEN." in text
+
+
+def test_rivals_are_timed_in_processes_of_their_own(tmp_path: Path):
+    asked = [
+        "--size",
+        "24",
+        "20",
+        "6",
+        "--threads",
+        "1",
+        "--only",
+        "zoom",
+        "spline",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    subprocess.run([sys.executable, str(FOLDER / "bench_upsample.py"), *asked], check=True, capture_output=True)
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [(r["kind"], r["voxels"]) for r in results] == [("zoom", 21 * 480), ("spline", 21 * 480)]
+    assert all(r["seconds"] > 0 and r["peak_mb"] > 20 for r in results)
+
+
+def test_the_table_of_a_folder_holds_every_scan_and_protocol(tmp_path: Path):
+    asked = ["--crop", "40", "--z-scales", "2", "3.5", "--profiles", "skip", "box", "--rivals-only"]
+    command = [sys.executable, str(FOLDER / "evaluate_table.py"), str(FOLDER.parent / "data"), *asked]
+    done = subprocess.run([*command, "--json", str(tmp_path / "out.json")], check=True, capture_output=True, text=True)
+    scores = json.loads((tmp_path / "out.json").read_text())
+    assert len(scores) == 2 * 2 * 2 * 4
+    assert {score["modality"] for score in scores if score["scan"] == "ct_thin"} == {"CT"}
+    assert done.stdout.count("| mr_thin | 3.5 | box |") == 7  # one row in each table
