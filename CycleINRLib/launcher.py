@@ -164,7 +164,7 @@ class Child:
         ended = status is not None and self._pipes_closed()
         while not self._events.empty():
             self._receive(self._events.get())
-        if ended:
+        if status is not None and ended:
             self._finish(status)
 
     def _receive(self, event: Event) -> None:

@@ -9,20 +9,17 @@ from types import ModuleType
 
 import pytest
 
-pytest.importorskip("slicer", reason="needs slicer-core")
-pytest.importorskip("slicer.util")
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 import standins  # noqa: E402
 
-from CycleINRLib.io.scene import HeadlessScene  # noqa: E402
-
-MODULE = Path(__file__).resolve().parents[2] / "CycleINR" / "CycleINR.py"
-
 
 @pytest.fixture
-def a_scene(tmp_path) -> HeadlessScene:
+def a_scene(tmp_path):
+    """A HeadlessScene, which is also slicer.mrmlScene."""
+    pytest.importorskip("slicer", reason="needs slicer-core")
+    from CycleINRLib.io.scene import HeadlessScene
+
     folder = tmp_path / "scene"
     folder.mkdir()
     return HeadlessScene(folder)
@@ -39,8 +36,8 @@ def an_app(a_scene, tmp_path, monkeypatch) -> standins.Application:
 @pytest.fixture
 def the_module(an_app, monkeypatch) -> ModuleType:
     """CycleINR.py, loaded as Slicer loads it."""
-    spec = importlib.util.spec_from_file_location("CycleINR", MODULE)
+    spec = importlib.util.spec_from_file_location("CycleINR", standins.MODULE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(standins.ScriptedLoadableModuleWidget, "path", str(MODULE))
+    monkeypatch.setattr(standins.ScriptedLoadableModuleWidget, "path", str(standins.MODULE))
     return module

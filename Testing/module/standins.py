@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+MODULE = Path(__file__).resolve().parents[2] / "CycleINR" / "CycleINR.py"
 WIDGET = {"enabled": True, "visible": True, "toolTip": ""}
 PROPERTIES = {  # Qt class -> its properties that may be used, with their defaults
     "qMRMLWidget": {},

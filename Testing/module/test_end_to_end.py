@@ -10,17 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import slicer
 
 from CycleINRLib import launcher
 from CycleINRLib.errors import Cancelled, ModelError
 from CycleINRLib.events import Progress
 from CycleINRLib.imaging.volume import Volume
-from CycleINRLib.io.mrml import volume_from_node
 from CycleINRLib.panel import State
 
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+pytest.importorskip("slicer.util")
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("safetensors", reason="needs safetensors")
+
+from CycleINRLib.io.mrml import volume_from_node  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

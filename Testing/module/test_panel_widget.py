@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import slicer
 
 from CycleINRLib import launcher
 from CycleINRLib.errors import Cancelled, CycleINRError, RequestError, ResourceError, VolumeError
 from CycleINRLib.panel import State
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+pytest.importorskip("slicer.util")
 
 FAKE = Path(__file__).with_name("fake_job.py")
 
