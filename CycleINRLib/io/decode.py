@@ -53,7 +53,7 @@ def decode(header: Header) -> np.ndarray:
 def _check_claim(header: Header, need: int) -> None:
     """Before anything is allocated: can the files hold what the header claims?"""
     held = sum(file.stat().st_size for file in header.files)
-    most = held * {"raw": 1, "text": 1, "hex": 1, "gzip": MOST_DEFLATE}.get(header.encoding, 1 << 20)
+    most = held * {"raw": 1, "text": 8, "hex": 1, "gzip": MOST_DEFLATE}.get(header.encoding, 1 << 20)
     if need > MOST_BYTES or need > max(most, CHUNK):
         claim = " x ".join(map(str, header.sizes))
         raise VolumeError(

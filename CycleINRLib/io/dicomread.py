@@ -75,7 +75,7 @@ def read_dicom(path: Path, *, series: str | None = None, frame: int | None = Non
         thickness_mm=_thickness(slices),
         slice_axis="k",
         warnings=tuple(_doubts(slices, step)),
-        name=path.name if path.is_dir() else stem_of(path),
+        name=path.resolve().name if path.is_dir() else stem_of(path),
     )
 
 
@@ -119,7 +119,9 @@ def _choose_series(slices: list[Plane], path: Path, series: str | None) -> list[
     listed = "; ".join(named[:LISTED]) + (f"; and {len(named) - LISTED} more" if len(named) > LISTED else "")
     if not fitting:
         raise VolumeError(f"There is no series {series}", listed, "choose one of them by --series")
-    raise VolumeError(f"{path.name} holds {len(fitting)} series", listed, "choose one by --series and its UID")
+    raise VolumeError(
+        f"{path.resolve().name} holds {len(fitting)} series", listed, "choose one by --series and its UID"
+    )
 
 
 def _refuse_mixed(slices: list[Plane]) -> None:
@@ -185,10 +187,14 @@ def _even_step(slices: list[Plane]) -> np.ndarray:
         stated = slices[0].facts.spacing_between_mm or slices[0].thickness_mm or 1.0
         return normal * stated
     positions = np.array([plane.position for plane in slices])
+    step = (positions[-1] - positions[0]) / (len(slices) - 1)
+    off = np.linalg.norm(positions - positions[0] - np.arange(len(slices))[:, None] * step, axis=1)
     along = positions @ normal
     gaps = np.diff(along)
-    usual = float(np.median(gaps))
-    tolerance = 0.05 + 0.01 * usual
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # the lower median: a gap is what is too wide
+    tolerance = min(0.1 + 0.01 * usual, 0.25 * usual)  # positions rounded to 0.1 mm pass; one slice less is 0.5 off
+    if off.max() <= tolerance:
+        return step
     worst = int(np.argmax(np.abs(gaps - usual)))
     if abs(gaps[worst] - usual) > tolerance:
         ratio = gaps[worst] / usual
@@ -199,12 +205,8 @@ def _even_step(slices: list[Plane]) -> np.ndarray:
             f"at {along[worst]:.2f} and {along[worst + 1]:.2f} mm, where {usual:.2f} mm is usual",
             "export the series again with all slices",
         )
-    step = (positions[-1] - positions[0]) / (len(slices) - 1)
-    off = np.linalg.norm(positions - positions[0] - np.arange(len(slices))[:, None] * step, axis=1)
-    if off.max() > tolerance:
-        found = f"slice {int(off.argmax()) + 1} of {len(slices)} lies {off.max():.2f} mm beside the line of the others"
-        raise VolumeError("The slices do not lie on one line", found, "export one stack alone")
-    return step
+    found = f"slice {int(off.argmax()) + 1} of {len(slices)} lies {off.max():.2f} mm beside the line of the others"
+    raise VolumeError("The slices do not lie on one line", found, "export one stack alone")
 
 
 # --- load -----------------------------------------------------------------------------------------------------

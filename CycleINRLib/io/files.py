@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .dicomread import SeriesFacts
 
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
-COMPRESSION = 1  # zlib level: 3 times faster than 6, and noise leaves hardly more to gain
+COMPRESSION = 1  # zlib level: 6 times faster than level 6 for files 2 % larger, since noise cannot be packed
 
 
 def read(path: str | os.PathLike, *, series: str | None = None, frame: int | None = None) -> Volume:

@@ -317,6 +317,29 @@ def test_a_real_series_that_lacks_a_slice_is_refused(tmp_path):
         )
 
 
+def test_positions_rounded_to_a_tenth_of_a_millimeter_are_an_even_stack(tmp_path):
+    def rounded(n: int, dataset: Dataset) -> None:
+        dataset.ImagePositionPatient = [0, 0, round(0.625 * n, 1)]
+
+    volume = read(make_series(tmp_path / "a", 20, change=rounded))
+    assert volume.spacing_mm[0] == pytest.approx(0.625, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [4, 9, 24])
+@pytest.mark.parametrize("spacing", [0.3, 1.0, 8.0])
+def test_a_missing_slice_is_found_wherever_it_is(tmp_path, count, spacing):
+    for lost in {1, count // 2, count - 2}:
+        folder = make_series(tmp_path / str(lost), count, step=(0, 0, spacing))
+        (folder / f"{lost:03d}.dcm").unlink()
+        with pytest.raises(VolumeError, match=f"between slices {lost} and {lost + 1} of {count - 1}"):
+            read(folder)
+
+
+def test_the_folder_one_stands_in_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_series(tmp_path / "scan"))
+    assert read(".").name == "scan"
+
+
 def test_the_same_file_twice_is_a_duplicate_even_when_all_are_doubled(tmp_path):
     folder = make_series(tmp_path / "a")
     shutil.copytree(folder, folder / "copy")

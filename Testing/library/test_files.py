@@ -18,7 +18,7 @@ from test_geometry import geometries
 
 from CycleINRLib.errors import CycleINRError, RequestError, ResourceError, VolumeError
 from CycleINRLib.imaging.geometry import Geometry
-from CycleINRLib.imaging.volume import Volume
+from CycleINRLib.imaging.volume import Volume, check_usable, guess_modality
 from CycleINRLib.io import files
 from CycleINRLib.io.files import check_output, list_series, read, write
 
@@ -455,6 +455,30 @@ def test_a_message_is_one_line(tmp_path):
     assert re.fullmatch(r"[^\n]+\. Found: [^\n]+\. Next: [^\n]+\.", str(caught.value))
 
 
+# --- the bundled scans ----------------------------------------------------------------------------------------
+def test_the_bundled_scans_are_anisotropic_usable_and_told_in_their_readme():
+    folder = DATA.parent.parent / "Resources" / "SampleData"
+    scans = {path.name: read(path) for path in folder.glob("*.nrrd")}
+    assert len(scans) == 2
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6
+    for name, volume in scans.items():
+        check_usable(volume)
+        assert volume.spacing_mm[0] > 4 * max(volume.spacing_mm[1:])
+        assert volume.thickness_mm is not None
+        assert f"`{name}`" in (folder / "README.md").read_text()
+        assert name in (folder / "LICENSES.txt").read_text()
+    assert {guess_modality(volume) for volume in scans.values()} == {"CT", "MR"}
+
+
+def test_every_scan_of_the_tests_states_its_source_and_license():
+    told = (DATA / "README.md").read_text()
+    texts = (DATA / "LICENSES.txt").read_text()
+    for path in DATA.iterdir():
+        if path.suffix not in (".md", ".txt"):
+            assert f"`{path.name}" in told
+            assert path.name in texts
+
+
 # --- writing, refused -----------------------------------------------------------------------------------------
 def test_an_output_that_cannot_be_is_refused_before_any_computing(tmp_path):
     source = write(random_volume(), tmp_path / "a.nrrd")
@@ -501,15 +525,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         assert os.listdir(tmp_path) == ["a.nrrd"]
 
 
-def test_a_disk_that_is_really_full_is_a_resource_error():
-    if not os.path.exists("/dev/full"):
-        pytest.skip("no /dev/full here")
-    with (
-        pytest.raises(ResourceError, match="No space left"),
-        files.reporting(Path("a.nrrd")),
-        open("/dev/full", "wb") as stream,
-    ):
-        stream.write(b"0" * 100)
+def test_a_disk_that_takes_no_more_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        for extension in files.EXTENSIONS:
+            with pytest.raises(ResourceError, match="cannot be written"):
+                write(random_volume("float64", (20, 30, 40)), tmp_path / f"a{extension}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_read_only_is_told_before_any_computing(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as a user who may write everywhere
+    with pytest.raises(ResourceError, match="read-only"):
+        check_output(tmp_path / "a.nrrd")
 
 
 def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
