@@ -205,12 +205,16 @@ def _preview_options(parser: Parser) -> None:
 
 
 def _train_options(parser: Parser) -> None:
-    """The trainer names its own options; only the standard library is needed for that."""
-    parser.add_argument("data", metavar="DATA_FOLDER", nargs="+", help="folders of thin-slice scans")
+    parser.add_argument("data", metavar="DATA_FOLDER", nargs="+", help="folders of thin-slice scans, see trainer.py")
     parser.add_argument("--output", metavar="FILE.safetensors", required=True)
-    parser.add_argument("--minutes", metavar="M", type=number, default=30.0, help="time to train (%(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on exactly where OUTPUT's last run stopped")
-    parser.add_argument("--seed", metavar="N", type=number, default=0)
+    parser.add_argument("--network", choices=["light", "base"], default="light", help="its size (%(default)s)")
+    parser.add_argument("--steps", metavar="N", type=int, default=20000, help="length of the run (%(default)s)")
+    parser.add_argument("--minutes", metavar="M", type=float, help="stop earlier; --resume goes on")
+    parser.add_argument("--resume", action="store_true", help="go on exactly where the last run into OUTPUT stopped")
+    parser.add_argument("--batch", metavar="N", type=int, default=4, help="patches a step (%(default)s)")
+    parser.add_argument("--rate", metavar="R", type=float, default=2e-3, help="peak learning rate (%(default)s)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0)
+    parser.add_argument("--device", choices=CHOICES["device"], default="auto")
 
 
 def number(text: str) -> Any:

@@ -179,10 +179,10 @@ def preview(options: Namespace, talk: Talk) -> None:
 
 
 def train(options: Namespace, talk: Talk) -> None:
-    """Train on folders of scans; the trainer says what it does."""
-    from .tasks.train import main as train_main
+    """A model from folders of scans."""
+    from .trainer import run_training
 
-    train_main(options, talk.hear)
+    run_training(options, talk)
 
 
 def models(options: Namespace, talk: Talk) -> None:

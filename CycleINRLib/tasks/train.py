@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -52,7 +53,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, facts: dict) -> TrainConfig:
-        samples = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["samples"].items()}
+        samples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["samples"].items()}
         parts = {"network": NetworkConfig(**facts["network"]), "samples": SampleConfig(**samples)}
         return cls(**{**facts, **parts})
 
