@@ -31,7 +31,7 @@ from .events import Event, Failed, Finished, from_line
 
 GRACE_S = 5.0  # between the request to stop and the kill
 HEARTBEAT_S = 1.0  # the child gives up when `alive` is 60 s old
-DRAIN_S = 2.0  # how long a dead child's pipes may stay open in a grandchild's hands
+DRAIN_S = 5.0  # how long a dead child's pipes may stay open in a grandchild's hands
 LOG_LINES = 40
 KILLED = (-9, 137)  # SIGKILL as seen by Popen, and by a shell or launcher in between
 

@@ -21,12 +21,12 @@ def play(part: str, folder: Path, **options) -> launcher.Child:
     return launcher.launch(folder, [sys.executable, str(FAKE), part, str(folder)], **options)
 
 
-def heard(child: launcher.Child, timeout_s: float = 20.0) -> list[Event]:
+def heard(child: launcher.Child, timeout_s: float = 90.0) -> list[Event]:
     assert child.wait(timeout_s), "the child did not end"
     return child.poll()
 
 
-def wait_for(condition, timeout_s: float = 10.0) -> None:
+def wait_for(condition, timeout_s: float = 90.0) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -105,13 +105,12 @@ def test_much_talk_on_stderr_does_not_block_the_child(tmp_path):
     assert child.log[-1].endswith("19999")
 
 
-def test_cancel_asks_by_file_and_an_obedient_child_stops(tmp_path):
+def test_cancel_asks_by_file_and_an_obedient_child_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "GRACE_S", 1e6)  # nobody is killed here
     child = play("obedient", tmp_path)
     wait_for(lambda: child.poll())
-    asked = time.monotonic()
     child.cancel()
     assert [event.code for event in heard(child)] == ["cancelled"]
-    assert time.monotonic() - asked < launcher.GRACE_S
     assert (tmp_path / "cancel").exists()
     with pytest.raises(Cancelled):
         child.result()
@@ -137,7 +136,7 @@ def test_the_grace_period_ends_even_where_nobody_polls(tmp_path, monkeypatch):
     wait_for((tmp_path / "pids").exists)
     child.cancel()
     wait_for(lambda: not is_alive(child.pid))
-    assert child.wait(5)
+    assert child.wait(90)
 
 
 @posix_only
@@ -165,7 +164,7 @@ def test_the_heartbeat_goes_on_where_nobody_polls(tmp_path):
     os.utime(alive, (0, 0))
     wait_for(lambda: time.time() - alive.stat().st_mtime < 5)
     child.cancel()
-    assert child.wait(20)
+    assert child.wait(90)
 
 
 def test_a_result_before_the_end_is_refused(tmp_path):
@@ -173,7 +172,7 @@ def test_a_result_before_the_end_is_refused(tmp_path):
     with pytest.raises(CycleINRError, match="still running"):
         child.result()
     child.kill()
-    assert child.wait(20)
+    assert child.wait(90)
 
 
 def test_a_command_that_does_not_exist_is_told(tmp_path):
