@@ -12,6 +12,7 @@ from .model import CycleINR, encoder_condition, query_condition, source_features
 
 CLOSE_ENOUGH = 0.03  # relative RMS between reduced and full precision that the self-test accepts
 FASTER = 1.2  # reduced precision must be at least this much faster
+_CHOSEN: dict[tuple, str] = {}  # a process tests once, so that repeated jobs give the same bytes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -56,6 +57,13 @@ def choose_precision(asked: str, network: CycleINR, device: str) -> str:
     """The precision to run in: "auto" takes bfloat16 only where a short self-test shows it faster and close enough."""
     if asked != "auto":
         return asked
+    key = (network.config, device)
+    if key not in _CHOSEN:
+        _CHOSEN[key] = _faster_precision(network, device)
+    return _CHOSEN[key]
+
+
+def _faster_precision(network: CycleINR, device: str) -> str:
     if device == "mps" or (device == "cpu" and not _cpu_likes_bfloat16(network.config.channels)):
         return "float32"
     full, full_s = _trial(network, device, torch.float32)
@@ -65,7 +73,9 @@ def choose_precision(asked: str, network: CycleINR, device: str) -> str:
 
 
 def _cpu_likes_bfloat16(channels: int) -> bool:
-    """Whether one small convolution is faster in bfloat16: some processors emulate it, 50 times slower."""
+    """Whether one small convolution is faster in bfloat16: processors without AVX-512 emulate it, 50 times slower."""
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False
     seconds = []
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.ones(1, channels, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)

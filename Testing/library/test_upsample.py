@@ -1,0 +1,295 @@
+"""The main job: target, consistency, fallbacks, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the network needs torch")
+
+import CycleINRLib as cycleinr  # noqa: E402
+from CycleINRLib.errors import Cancelled, MissingPackageError, RequestError, ResourceError, VolumeError  # noqa: E402
+from CycleINRLib.events import Progress  # noqa: E402
+from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
+from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
+from CycleINRLib.imaging.volume import Volume  # noqa: E402
+from CycleINRLib.jobs import UpsampleJob  # noqa: E402
+from CycleINRLib.tasks import upsample as task  # noqa: E402
+from CycleINRLib.tasks.aim import plan  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def small_mr(thick_mr) -> Volume:
+    """(9, 40, 36): a corner of the thick MR, so that runs take a second."""
+    values = thick_mr.values[3:12, 10:50, 14:50]
+    return thick_mr.with_values(values, thick_mr.geometry.cropped((3, 10, 14), values.shape))
+
+
+@pytest.fixture(scope="module")
+def result(small_mr):
+    return cycleinr.upsample(small_mr, z_scale=4)
+
+
+# --- target ---------------------------------------------------------------------------------------------------
+def test_isotropic_is_the_default_and_keeps_first_slice_and_plane(small_mr):
+    result = cycleinr.upsample(small_mr)
+    k, j, i = result.volume.spacing_mm
+    assert k == pytest.approx(min(j, i)) and result.volume.values.dtype == small_mr.values.dtype
+    np.testing.assert_allclose(result.volume.geometry.ras_of((0, 0, 0)), small_mr.geometry.ras_of((0, 0, 0)))
+    np.testing.assert_allclose(result.volume.geometry.directions, small_mr.geometry.directions, atol=1e-12)
+
+
+@pytest.mark.parametrize("z_scale", [1.5, 2, 3.5, 7.3])
+def test_any_z_scale_has_the_promised_number_of_slices(small_mr, z_scale):
+    volume = cycleinr.upsample(small_mr, z_scale=z_scale).volume
+    assert volume.values.shape[0] == int(np.floor(8 * z_scale + 1e-6)) + 1
+    assert volume.spacing_mm[0] == pytest.approx(small_mr.spacing_mm[0] / z_scale)
+
+
+@pytest.mark.parametrize("axis", ["j", "i"])
+def test_a_slice_axis_that_is_not_k_gives_the_same_values(small_mr, result, axis):
+    turned = small_mr.slices_back(axis)
+    got = cycleinr.upsample(turned, z_scale=4)
+    back = got.volume.slices_first(axis)
+    np.testing.assert_array_equal(back.values, result.volume.values)
+    assert back.geometry.same_place_as(result.volume.geometry)
+    assert got.report["output"]["slice_axis"] == axis
+
+
+def test_a_left_handed_sheared_volume_keeps_its_matrix(small_mr):
+    matrix = np.array(small_mr.geometry.ijk_to_ras)
+    matrix[:3, 0] *= -1
+    matrix[:3, 2] += 0.3 * matrix[:3, 1]
+    volume = dataclasses.replace(small_mr, geometry=Geometry(small_mr.geometry.shape, matrix))
+    out = cycleinr.upsample(volume, z_scale=2).volume.geometry.ijk_to_ras
+    np.testing.assert_allclose(out[:, [0, 1, 3]], matrix[:, [0, 1, 3]], atol=1e-12)
+    np.testing.assert_allclose(out[:, 2], matrix[:, 2] / 2, atol=1e-12)
+
+
+def test_a_parallel_reference_is_filled_at_its_own_places(small_mr, result):
+    place = result.volume.geometry.cropped((5, 0, 0), (20, 40, 36))
+    like = cycleinr.upsample(small_mr, like=place)
+    assert like.volume.geometry.same_place_as(place)
+    np.testing.assert_allclose(like.volume.values.astype(int), result.volume.values[5:25].astype(int), atol=1)
+
+
+def test_a_reference_that_runs_backwards_is_filled_backwards(small_mr, result):
+    matrix = np.array(result.volume.geometry.ijk_to_ras)
+    matrix[:3, 3] = result.volume.geometry.ras_of((32, 0, 0))
+    matrix[:3, 2] *= -1
+    like = cycleinr.upsample(small_mr, like=Geometry(result.volume.geometry.shape, matrix))
+    np.testing.assert_allclose(like.volume.values[::-1].astype(int), result.volume.values.astype(int), atol=1)
+
+
+def test_a_tilted_reference_is_filled_by_resampling_and_says_so(small_mr):
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    place = small_mr.geometry.resliced(2).cropped((2, 10, 10), (8, 16, 16))
+    tilted = Geometry(place.shape, turn @ place.ijk_to_ras)
+    like = cycleinr.upsample(small_mr, like=tilted)
+    assert like.volume.geometry.same_place_as(tilted)
+    assert any("not parallel" in warning for warning in like.report["warnings"])
+
+
+def test_resampling_to_the_own_grid_changes_nothing(small_mr):
+    from CycleINRLib.io.resample import resampled
+
+    again = resampled(small_mr, small_mr.geometry)
+    np.testing.assert_allclose(again.values.astype(int), small_mr.values.astype(int), atol=1)
+
+
+def test_requests_that_cannot_be_met_are_refused(small_mr, thick_mr):
+    for fields in ({"spacing_mm": 5.0}, {"spacing_mm": 0.01}, {"texture": 0.5}):
+        with pytest.raises(RequestError):
+            cycleinr.upsample(small_mr, **fields)
+    coarse = thick_mr.geometry.resliced(1.0)
+    with pytest.raises(RequestError, match="not finer"):
+        cycleinr.upsample(thick_mr, like=coarse)
+
+
+def test_an_isotropic_volume_needs_a_z_scale(ct_thin):
+    cube = dataclasses.replace(ct_thin, geometry=Geometry.from_spacing(ct_thin.values.shape, (1, 1, 1)))
+    with pytest.raises(VolumeError, match="already isotropic"):
+        plan(cube)
+    assert plan(cube, UpsampleJob(z_scale=2)).target.shape[0] == 119
+
+
+def test_isotropic_is_capped_at_sixteen_with_a_warning(small_mr):
+    flat = dataclasses.replace(small_mr, geometry=Geometry.from_spacing(small_mr.values.shape, (20, 0.5, 0.5)))
+    found = plan(flat)
+    assert found.z_scale == 16 and any("capped" in warning for warning in found.warnings)
+
+
+# --- consistency ----------------------------------------------------------------------------------------------
+def test_keep_returns_acquired_slices_bit_for_bit(small_mr):
+    result = cycleinr.upsample(small_mr, z_scale=4, profile="skip")
+    assert result.report["consistency"] == "keep"
+    np.testing.assert_array_equal(result.volume.values[::4], small_mr.values)
+
+
+def test_exact_gives_the_acquired_slices_when_averaged_again(small_mr):
+    floats = small_mr.with_values(small_mr.values.astype(np.float32))
+    result = cycleinr.upsample(floats, z_scale=4, profile="box", consistency="exact")
+    assert result.report["consistency_error"] <= 0.01
+    inner = np.arange(1, 8)
+    A = profile_weights(inner * 4.0, 4.0, 33, "box").astype(np.float32)
+    again = np.tensordot(A, result.volume.values, 1)
+    np.testing.assert_allclose(again, floats.values[inner], atol=0.5)
+
+
+def test_project_leaves_a_third_of_the_noise_level_at_most(small_mr):
+    assert 0 < cycleinr.upsample(small_mr, z_scale=4, consistency="project").report["consistency_error"] <= 0.35
+
+
+def test_none_leaves_the_output_of_the_network_alone(small_mr):
+    none, exact = (cycleinr.upsample(small_mr, z_scale=2, consistency=mode).volume.values for mode in ("none", "exact"))
+    assert not np.array_equal(none, exact)
+
+
+# --- values ---------------------------------------------------------------------------------------------------
+def test_the_same_input_and_job_give_the_same_bytes(small_mr, result):
+    again = cycleinr.upsample(small_mr, z_scale=4)
+    assert again.volume.values.tobytes() == result.volume.values.tobytes()
+
+
+def test_slabs_change_nothing(small_mr, result, monkeypatch):
+    monkeypatch.setattr(task, "rows_within", lambda *_: 8)
+    sliced = cycleinr.upsample(small_mr, z_scale=4)
+    np.testing.assert_allclose(sliced.volume.values.astype(int), result.volume.values.astype(int), atol=1)
+
+
+def test_floats_stay_floats_and_hounsfield_units_stay_what_they_are(thick_ct):
+    block = thick_ct.with_values(thick_ct.values[:6, :32, :32], thick_ct.geometry.cropped((0, 0, 0), (6, 32, 32)))
+    whole = cycleinr.upsample(block, z_scale=2)
+    floats = cycleinr.upsample(block.with_values(block.values.astype(np.float32)), z_scale=2)
+    assert whole.volume.values.dtype == np.int16 and floats.volume.values.dtype == np.float32
+    np.testing.assert_allclose(floats.volume.values, whole.volume.values, atol=0.51)
+    assert abs(whole.volume.values.mean() - block.values.mean()) < 0.02 * block.values.std()
+
+
+def test_integers_are_clipped_not_wrapped(small_mr):
+    dark = small_mr.with_values(np.clip(small_mr.values.astype(int) - 150, 0, 200).astype(np.uint8))
+    values = cycleinr.upsample(dark, z_scale=3).volume.values
+    high = dark.values.repeat(3, axis=0)[1:-1]
+    wrapped = np.abs(values.astype(int)[: len(high)] - high.astype(int)) > 200
+    assert values.dtype == np.uint8 and wrapped.mean() < 1e-3
+
+
+def test_one_plane_equals_the_plane_of_the_whole(small_mr, result):
+    for plane in ("coronal", "sagittal", "axial"):
+        try:
+            alone = cycleinr.preview(small_mr, plane, z_scale=4)
+        except RequestError:
+            continue
+        first = np.rint(result.volume.geometry.kji_of(alone.geometry.ras_of((0, 0, 0)))).astype(int)
+        block = tuple(slice(f, f + n) for f, n in zip(first, alone.values.shape))
+        np.testing.assert_allclose(alone.values.astype(int), result.volume.values[block].astype(int), atol=1)
+        assert 1 in alone.values.shape
+        break
+    else:
+        pytest.fail("no plane could be previewed")
+
+
+def test_a_plane_outside_the_volume_is_refused(small_mr):
+    with pytest.raises(RequestError):
+        cycleinr.preview(small_mr, "coronal", at_mm=1e4, z_scale=2)
+
+
+# --- running --------------------------------------------------------------------------------------------------
+def test_progress_runs_to_its_end(small_mr):
+    events = []
+    cycleinr.upsample(small_mr, z_scale=2, progress=events.append)
+    steps = [event for event in events if isinstance(event, Progress)]
+    assert steps[-1].done == steps[-1].of and steps[-1].remaining_s == 0
+    assert all(a.done <= b.done for a, b in zip(steps, steps[1:]))
+
+
+def test_cancel_stops_within_one_slab(small_mr):
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(Cancelled):
+        cycleinr.upsample(small_mr, z_scale=2, cancelled=cancelled)
+    assert len(asked) == 4
+
+
+def test_less_memory_means_smaller_slabs_and_the_same_values(small_mr, result, monkeypatch):
+    """The ladder: memory runs out with large slabs, is halved until it fits, and says each step."""
+    from CycleINRLib.network import infer
+
+    real, refused = infer.corrections, []
+
+    def tight(network, source, rows, positions, **facts):
+        if rows.stop - rows.start > 12:
+            refused.append(rows.stop - rows.start)
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(network, source, rows, positions, **facts)
+
+    monkeypatch.setattr(infer, "corrections", tight)
+    tightened = cycleinr.upsample(small_mr, z_scale=4)
+    assert refused == [40, 20]
+    np.testing.assert_allclose(tightened.volume.values.astype(int), result.volume.values.astype(int), atol=1)
+    assert sum("Memory ran out" in warning for warning in tightened.report["warnings"]) == 2
+
+
+def test_no_memory_even_for_the_smallest_slab_says_how_much_is_needed(small_mr, monkeypatch):
+    monkeypatch.setattr(task, "available_memory_bytes", lambda: 1e5)
+    with pytest.raises(ResourceError, match="GB for the smallest slab"):
+        cycleinr.upsample(small_mr, z_scale=2)
+
+
+def test_without_torch_the_message_names_package_and_extra(small_mr, monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name == "torch" or name.startswith("torch."):
+            raise ImportError("No module named 'torch'", name="torch")
+        return real(name, *args, **kwargs)
+
+    import sys
+
+    for name in [n for n in sys.modules if n.startswith("CycleINRLib.network.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(MissingPackageError, match="torch"):
+        cycleinr.upsample(small_mr, z_scale=2)
+
+
+# --- report ---------------------------------------------------------------------------------------------------
+def test_the_report_has_every_promised_key_and_is_json(result):
+    promised = (
+        "version model input output z_scale profile texture consistency consistency_error device precision seconds "
+        "peak_memory_mb snli snli_detrended noise_ratio generated_gap noise_per_slice self_check warnings job"
+    ).split()
+    assert set(promised) <= set(result.report)
+    assert {"name", "file", "sha256", "trained_on"} <= set(result.report["model"])
+    assert json.loads(json.dumps(result.report, allow_nan=False)) == result.report
+
+
+def test_the_job_of_a_report_repeats_it(small_mr, result):
+    job = UpsampleJob.from_json(result.report["job"])
+    np.testing.assert_array_equal(cycleinr.upsample(small_mr, job).volume.values, result.volume.values)
+
+
+def test_self_check_compares_with_cubic_on_hidden_slices(thick_mr):
+    check = cycleinr.upsample(thick_mr, z_scale=2, self_check=True).report["self_check"]
+    assert 10 < check["psnr_db"] < 60 and 10 < check["psnr_cubic_db"] < 60
+
+
+def test_unknown_thickness_is_said(small_mr):
+    report = cycleinr.upsample(dataclasses.replace(small_mr, thickness_mm=None), z_scale=2).report
+    assert any("thickness is unknown" in warning for warning in report["warnings"])
+    assert report["input"]["thickness_mm"] == pytest.approx(small_mr.spacing_mm[0])
+
+
+def test_a_z_scale_beyond_training_is_said(small_mr):
+    report = cycleinr.upsample(small_mr, z_scale=9).report
+    assert any("outside what the model was trained for" in warning for warning in report["warnings"])
