@@ -207,6 +207,7 @@ def _preview_options(parser: Parser) -> None:
 def _train_options(parser: Parser) -> None:
     parser.add_argument("data", metavar="DATA_FOLDER", nargs="+", help="folders of thin-slice scans, see trainer.py")
     parser.add_argument("--output", metavar="FILE.safetensors", required=True)
+    parser.add_argument("--scans", metavar="FILE.json", help="use these scans alone, with these facts about them")
     parser.add_argument("--network", choices=["light", "base"], default="light", help="its size (%(default)s)")
     parser.add_argument("--steps", metavar="N", type=int, default=20000, help="length of the run (%(default)s)")
     parser.add_argument("--minutes", metavar="M", type=float, help="stop earlier; --resume goes on")

@@ -2,6 +2,7 @@
 
 A folder may hold `scans.json`, which says of each scan what a file does not: {"NAME.nrrd": {"modality": "CT",
 "license": "...", "source": "...", "held_out": true}}. Those that are held out are never trained on, only scored.
+With `--scans FILE` these facts come from FILE, and only the scans that it names are used.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def run_training(options: Namespace, talk: Talk) -> None:
     if state.exists() != options.resume:
         what = "A run of this name exists already" if state.exists() else "There is no run to resume"
         raise RequestError(what, str(state), "add --resume" if state.exists() else "leave out --resume")
-    files = list(find_scans([Path(folder) for folder in options.data]))
+    files = list(find_scans([Path(folder) for folder in options.data], options.scans))
     if not any(not facts["held_out"] for _, facts in files):
         raise RequestError("There is nothing to train on", ", ".join(options.data), "name a folder of thin-slice scans")
     scans = [(read_scan(path, facts["modality"]), facts) for path, facts in files]
@@ -100,27 +101,29 @@ def _card(name: str, config: Any, facts: list[dict], device: str) -> Any:
     )
 
 
-def find_scans(folders: list[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+def find_scans(folders: list[Path], listed: str | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Each scan with its facts: scan, modality, license, source, held_out; a DICOM folder inside is one scan."""
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise VolumeError("There is no such folder", ", ".join(missing), "name a folder of thin-slice scans")
+    for path in [Path(listed)] if listed else [folder / FACTS for folder in folders]:
+        names = {entry.name for folder in folders for entry in folder.iterdir()}
+        if unknown := sorted(set(_told(path, bool(listed))) - names):
+            raise RequestError("The facts name scans that are not there", ", ".join(unknown), f"correct {path}")
     for folder in folders:
-        if not folder.is_dir():
-            raise VolumeError("There is no such folder", str(folder), "name a folder of thin-slice scans")
-        told = _told(folder / FACTS)
-        known = {entry.name for entry in folder.iterdir()}
-        if unknown := sorted(set(told) - known):
-            raise RequestError(
-                "The facts name scans that are not there", ", ".join(unknown), f"correct {folder / FACTS}"
-            )
+        told = _told(Path(listed) if listed else folder / FACTS, bool(listed))
         for entry in sorted(folder.iterdir()):
-            if not entry.name.startswith(".") and (entry.is_dir() or entry.name.lower().endswith(ENDINGS)):
-                facts = told.get(entry.name, {})
+            if _may_be_scan(entry) and (not listed or entry.name in told):
+                facts = {"license": None, "source": None, "held_out": False, **told.get(entry.name, {})}
                 kind = facts.get("modality") or KINDS.get(entry.name[:2].lower())
-                rest = {name: facts.get(name) for name in ("license", "source")}
-                yield entry, {"scan": entry.name, "modality": kind, **rest, "held_out": bool(facts.get("held_out"))}
+                yield entry, {"scan": entry.name, **facts, "modality": kind}
 
 
-def _told(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
+def _may_be_scan(entry: Path) -> bool:
+    return not entry.name.startswith(".") and (entry.is_dir() or entry.name.lower().endswith(ENDINGS))
+
+
+def _told(path: Path, required: bool) -> dict[str, dict[str, Any]]:
+    if not required and not path.exists():
         return {}
     try:
         told = json.loads(path.read_text("utf-8"))

@@ -17,6 +17,7 @@ from CycleINRLib.modelcard import read_card  # noqa: E402
 from CycleINRLib.network import model  # noqa: E402
 from CycleINRLib.trainer import find_scans, read_scan  # noqa: E402
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = model.NetworkConfig(channels=8, blocks=1, codes=4, hidden=8, key=4)
 
 
@@ -50,6 +51,23 @@ def test_facts_about_a_scan_that_is_not_there_are_refused(data):
     (data / "mr_brain.nrrd").unlink()
     with pytest.raises(RequestError, match="mr_brain"):
         list(find_scans([data]))
+
+
+def test_a_list_of_scans_chooses_among_those_of_the_folder(data, tmp_path):
+    listed = tmp_path / "some.json"
+    listed.write_text(json.dumps({"head.nrrd": {"modality": "CT", "anatomy": "head"}}), "utf-8")
+    ((path, facts),) = find_scans([data], str(listed))
+    assert path.name == "head.nrrd" and facts["anatomy"] == "head" and facts["license"] is None
+    with pytest.raises(RequestError):
+        list(find_scans([data], str(tmp_path / "none.json")))
+
+
+def test_the_shipped_model_names_scans_that_may_be_used(shared_data):
+    """Training scans of the bundled model are there, and none is held out and trained on at once."""
+    found = dict(find_scans([shared_data / "train"], str(REPOSITORY / "Resources" / "Models" / "light_scans.json")))
+    trained = [facts for facts in found.values() if not facts["held_out"]]
+    assert len(trained) >= 10
+    assert all(facts["license"] and facts["source"] for facts in trained)
 
 
 def test_a_folder_that_is_not_there_and_facts_that_are_no_json_are_refused(data):
