@@ -122,29 +122,53 @@ class _Window:
 def encode_streamed(network: CycleINR, features: Tensor, condition: Tensor, tick: Callable[[], None]) -> Tensor:
     """`network.encode` of one volume, in place and a few slices at a time: [1, 5, N, H, W] -> [1, C, N, H/2, W/2]."""
     _, _, N, H, W = features.shape
-    size = (1, network.config.channels, N, H // 2, W // 2)
-    x = torch.empty(size, device=features.device, dtype=features.dtype, memory_format=torch.channels_last_3d)
+    channels = network.config.channels
+    x = torch.empty((N, H // 2, W // 2, channels), device=features.device, dtype=features.dtype)
     chunk = max(1, CHUNK_VOXELS // (H * W))
+    weight, bias = _flat(network.enter), network.enter.bias
     for a in range(0, N, chunk):
-        x[:, :, a : a + chunk] = network.enter(fold(features[:, :, a : a + chunk]))
+        folded = fold(features[:, :, a : a + chunk])[0].transpose(0, 1)
+        x[a : a + chunk] = F.conv2d(folded, weight, bias, padding=1).permute(0, 2, 3, 1)
     tick()
     for block in network.blocks:
         _add_in_place(block, x, condition, chunk)
         tick()
-    return x
+    return x.permute(3, 0, 1, 2)[None]
 
 
 def _add_in_place(block: Block, x: Tensor, condition: Tensor, chunk: int) -> None:
-    """x becomes block(x); slices ahead are read before they are overwritten."""
-    N = x.shape[2]
-    first = block.inner(x[:, :, :1], condition)
-    behind = torch.cat([torch.zeros_like(first), first], 2)  # inner values of slices a - 1 and a
+    """x [N, h, w, C] becomes block(x): inner(x) of a chunk is taken before its slices change.
+
+    The z-convolution is three matrix products that add into x, so no second copy of x is ever made.
+    """
+    N, h, w, C = x.shape
+    below, here, above = block.through.weight[..., 0, 0].permute(2, 1, 0).contiguous()  # [C in, C out] each
+    weight, bias = _flat(block.plane), block.plane.bias + block.condition(condition)[0]
+    rows = x.view(N, h * w, C)
+    behind: Tensor | None = None
     for a in range(0, N, chunk):
         b = min(a + chunk, N)
-        ahead = block.inner(x[:, :, a + 1 : b + 1], condition) if a + 1 < N else x[:, :, :0]
-        inner = torch.cat([behind, ahead] if b < N else [behind, ahead, torch.zeros_like(first)], 2)
-        x[:, :, a:b] += F.conv3d(inner, block.through.weight, block.through.bias)
-        behind = inner[:, :, -2:]
+        inner = F.relu_(F.conv2d(x[a:b].permute(0, 3, 1, 2), weight, bias, padding=1))
+        inner = inner.permute(0, 2, 3, 1).reshape(b - a, h * w, C)
+        _add_product(rows[a:b], inner, here)
+        _add_product(rows[a + 1 : b], inner[:-1], below)
+        if behind is not None:
+            _add_product(rows[a : a + 1], behind, below)
+        first = 1 if a == 0 else 0
+        _add_product(rows[a - 1 + first : b - 1], inner[first:], above)
+        behind = inner[-1:]
+    rows += block.through.bias
+
+
+def _add_product(rows: Tensor, inner: Tensor, weight: Tensor) -> None:
+    """rows [n, pixels, C] += inner [n, pixels, C] @ weight [C, C]."""
+    if len(rows):
+        rows.flatten(0, 1).addmm_(inner.flatten(0, 1), weight)
+
+
+def _flat(layer: torch.nn.Conv3d) -> Tensor:
+    """The weight of a 1 x 3 x 3 convolution as that of a convolution within slices."""
+    return layer.weight[:, :, 0].contiguous(memory_format=torch.channels_last)
 
 
 def bytes_per_row(network: CycleINR, slices: int, width: int, outputs: int, element: int) -> float:

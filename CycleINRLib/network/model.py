@@ -118,7 +118,10 @@ class LocalAttention(nn.Module):
         nn.init.zeros_(self.output.weight)
 
     def forward(self, blend: Tensor, below: Tensor, above: Tensor, t: Tensor) -> Tensor:
-        """Blend [P, D, H, W], keys and values of both slices [P, 2d, H + 2, W + 2], t [P] -> [P, hidden, H, W]."""
+        """Blend [P, D, H, W], keys and values of both slices [P, 2d, H + 2, W + 2], t [P] -> [P, d, H, W].
+
+        That is the sum of a_n v_n. The output layer is applied by the decoder, together with its own first layer.
+        """
         H, W = blend.shape[-2:]
         query = self.query(blend) / math.sqrt(self.key)
         prior = self.prior(t)  # [P, 18]
@@ -128,7 +131,7 @@ class LocalAttention(nn.Module):
         total = views[0][:, self.key :] * weights[:, :1]
         for n in range(1, len(views)):
             total = torch.addcmul(total, views[n][:, self.key :], weights[:, n : n + 1])
-        return self.output(total)
+        return total
 
     def prior(self, t: Tensor) -> Tensor:
         """[P] -> [P, 18]: the part of the logits that depends on the relative position alone."""
@@ -197,13 +200,21 @@ class CycleINR(nn.Module):
         The correction is in units of detail; `query` is `query_condition` of each place.
         """
         blend = torch.lerp(below, above, t[:, None, None, None])
-        hidden = self.first(blend)
+        P, _, H, W = blend.shape
+        scale1, shift1, scale2, shift2 = self.modulate(query)[:, :, None].chunk(4, 1)  # [P, hidden, 1] each
+        # scale and shift go into the weights of the place, so that pixels see matrix products alone
+        hidden = torch.baddbmm(*_modulated(self.first, scale1, shift1), blend.flatten(2))
         if self.attend is not None:
-            hidden = hidden + self.attend(blend, keys_below, keys_above, t)
-        scale1, shift1, scale2, shift2 = self.modulate(query)[:, :, None, None].chunk(4, 1)
-        hidden = F.relu(hidden * (1 + scale1) + shift1)
-        hidden = F.relu(self.second(hidden) * (1 + scale2) + shift2)
-        return self.last(hidden)[:, 0]
+            attended = self.attend(blend, keys_below, keys_above, t).flatten(2)
+            hidden = torch.baddbmm(hidden, self.attend.output.weight[:, :, 0, 0] * (1 + scale1), attended)
+        hidden = torch.baddbmm(*_modulated(self.second, scale2, shift2), F.relu(hidden))
+        last = self.last.weight[:, :, 0, 0].expand(P, -1, -1)
+        return torch.baddbmm(self.last.bias[:, None].expand(P, -1, -1), last, F.relu(hidden)).reshape(P, H, W)
+
+
+def _modulated(layer: nn.Conv2d, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Bias [P, hidden, 1] and weight [P, hidden, in] of (1 x 1 layer) * (1 + scale) + shift."""
+    return layer.bias[:, None] * (1 + scale) + shift, layer.weight[:, :, 0, 0] * (1 + scale)
 
 
 def fold(x: Tensor) -> Tensor:
