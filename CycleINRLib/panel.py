@@ -164,7 +164,9 @@ def duration(seconds: float) -> str:
 
 
 def size(mb: float) -> str:
-    """`640 MB`, `1.4 GB`."""
+    """`2.5 MB`, `640 MB`, `1.4 GB`."""
+    if mb < 10:
+        return f"{max(mb, 0.1):.1f} MB"
     return f"{mb:.0f} MB" if mb < 1000 else f"{mb / 1000:.1f} GB"
 
 

@@ -175,7 +175,7 @@ def test_texts_of_time_and_size_are_rounded_for_people():
         "about 90 min",
         "about 2.5 h",
     ]
-    assert [size(mb) for mb in (12.4, 999, 1400)] == ["12 MB", "999 MB", "1.4 GB"]
+    assert [size(mb) for mb in (0.01, 2.53, 12.4, 999, 1400)] == ["0.1 MB", "2.5 MB", "12 MB", "999 MB", "1.4 GB"]
     assert progress_text(Progress("fetch_model", 1, 2)) == "Fetch model: 1 of 2"
     assert progress_text(Progress("upsample", 2, 2, 0.0)) == "Upsampling: 2 of 2, finishing…"
 
