@@ -13,11 +13,12 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from ..errors import RequestError, ResourceError, VolumeError
+from ..errors import MissingPackageError, RequestError, ResourceError, VolumeError
 from ..imaging.geometry import AXES, Geometry
 from ..imaging.volume import Volume, choose_slice_axis, rescaled
 from .decode import decode
@@ -48,13 +49,12 @@ def read(path: str | os.PathLike, *, series: str | None = None, frame: int | Non
     VolumeError : missing, unreadable, truncated, or no scalar volume (design section 7)
     RequestError : `series` for a file that has none, `frame` beyond the last volume
     ResourceError : too little memory for the volume
+    MissingPackageError : DICOM without pydicom
     """
     path = Path(path)
     try:
         if path.is_dir() or is_dicom(path):
-            from .dicomread import read_dicom
-
-            return read_dicom(path, series=series, frame=frame)
+            return _dicomread(path).read_dicom(path, series=series, frame=frame)
         if series is not None:
             raise RequestError("Only DICOM holds series", f"--series {series} for {path.name}", "leave --series out")
         return _read_image(path, frame)
@@ -78,9 +78,19 @@ def list_series(path: str | os.PathLike) -> list[SeriesFacts]:
             return []
     except OSError as error:
         raise VolumeError("The path cannot be read", f"{path}, {error.strerror}", "check the path") from error
-    from .dicomread import find_series
+    return _dicomread(path).find_series(path)
 
-    return find_series(path)
+
+def _dicomread(path: Path) -> ModuleType:
+    """The DICOM reader; pydicom is paid for when it is used."""
+    try:
+        from . import dicomread
+    except ModuleNotFoundError as error:
+        if error.name != "pydicom":
+            raise
+        found = f"DICOM at {path}; NRRD, NIfTI and MHA are read without it"
+        raise MissingPackageError("The package pydicom is not installed", found, "pip install pydicom") from error
+    return dicomread
 
 
 # --- reading --------------------------------------------------------------------------------------------------

@@ -426,7 +426,7 @@ def _is_rotation(matrix: np.ndarray) -> bool:
 
 def _qform(facts: dict, spacing: np.ndarray) -> np.ndarray:
     """The matrix of a unit quaternion (a, b, c, d), qfac in pixdim[0]; nifti1.h, method 2."""
-    b, c, d = facts["quatern"]
+    b, c, d = np.array(facts["quatern"]) / max(1.0, np.linalg.norm(facts["quatern"]))  # a rounded half turn
     a = np.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
     rotation = np.array([
         [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from dicom_series import SHAPE, make_series, pixels_of, put
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
-from CycleINRLib.errors import RequestError, VolumeError
+from CycleINRLib.errors import MissingPackageError, RequestError, VolumeError
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.io.files import list_series, read
 
@@ -224,6 +225,16 @@ def test_a_missing_decoder_is_named_with_its_package(monkeypatch):
         read(DATA / "dicom_mr_jpegls")
 
 
+def test_without_pydicom_the_message_names_it_and_other_formats_are_read(monkeypatch):
+    for name in ("dicomread", "dicomheaders"):
+        monkeypatch.delitem(sys.modules, f"CycleINRLib.io.{name}", raising=False)
+        monkeypatch.delattr(f"CycleINRLib.io.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(MissingPackageError, match="pydicom.*NRRD, NIfTI and MHA.*pip install pydicom"):
+        read(DATA / "dicom_ct_tiny")
+    assert read(DATA / "mr_thin.nrrd").values.shape == (60, 64, 64)
+
+
 def test_files_without_a_preamble_are_read(tmp_path):
     folder = make_series(tmp_path / "a")
     for file in folder.iterdir():
@@ -325,8 +336,8 @@ def test_positions_rounded_to_a_tenth_of_a_millimeter_are_an_even_stack(tmp_path
     assert volume.spacing_mm[0] == pytest.approx(0.625, abs=0.01)
 
 
-@pytest.mark.parametrize("count", [4, 9, 24])
-@pytest.mark.parametrize("spacing", [0.3, 1.0, 8.0])
+@pytest.mark.parametrize("count", [4, 12])
+@pytest.mark.parametrize("spacing", [0.3, 8.0])
 def test_a_missing_slice_is_found_wherever_it_is(tmp_path, count, spacing):
     for lost in {1, count // 2, count - 2}:
         folder = make_series(tmp_path / str(lost), count, step=(0, 0, spacing))

@@ -55,7 +55,7 @@ def test_real_series_come_back_in_value_and_place(tmp_path, name):
     assert (back.thickness_mm, back.modality) == (volume.thickness_mm, volume.modality)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(geometries(), st.integers(0, 2))
 def test_voxels_come_back_to_their_own_place(tmp_path_factory, geometry, component):
     geometry = Geometry(tuple(min(n, 6) + 1 for n in geometry.shape), geometry.ijk_to_ras)

@@ -64,7 +64,7 @@ def test_voxels_come_back_to_their_own_place(tmp_path_factory, geometry, compone
         assert np.abs(back.values - in_place(back.geometry, component).values).max() < 1e-3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(geometries(), st.sampled_from(KINDS))
 def test_itk_sees_what_was_written_and_what_itk_writes_is_read(tmp_path_factory, geometry, kind):
     volume = random_volume(kind)
