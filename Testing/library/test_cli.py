@@ -298,7 +298,7 @@ def test_ctrl_c_ends_with_130_and_nothing_is_left(sign, thick_ct, tmp_path):
             break
     time.sleep(0.5)
     process.send_signal(sign)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert err.count("cycleinr: error: ") == 1 and "Traceback" not in err
     assert [entry.name for entry in tmp_path.iterdir()] == ["big.nrrd"]
@@ -310,7 +310,7 @@ def test_a_reader_that_goes_away_is_no_traceback(scan):
     os.close(reading)
     process = start("measure", scan, stdout=writing)
     os.close(writing)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert err == ""
     assert process.returncode == 141
 
