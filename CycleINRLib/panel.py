@@ -19,7 +19,7 @@ from .errors import Cancelled, CycleINRError
 from .events import Event, Progress, Warned
 
 APPLY, CANCEL = "Apply", "Cancel"
-STAGES = {"upsample": "Upsampling"}  # as events name them -> as people read them
+STAGES = {"upsample": "Upsampling", "measure": "Measuring the noise"}  # as events name them -> as people read them
 
 
 class State(Enum):

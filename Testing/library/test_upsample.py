@@ -17,7 +17,7 @@ from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
 from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
-from CycleINRLib.tasks import upsample as task  # noqa: E402
+from CycleINRLib.tasks import engine as task  # noqa: E402
 from CycleINRLib.tasks.aim import plan  # noqa: E402
 
 
@@ -202,9 +202,10 @@ def test_a_plane_outside_the_volume_is_refused(small_mr):
 def test_progress_runs_to_its_end(small_mr):
     events = []
     cycleinr.upsample(small_mr, z_scale=2, progress=events.append)
-    steps = [event for event in events if isinstance(event, Progress)]
-    assert steps[-1].done == steps[-1].of and steps[-1].remaining_s == 0
-    assert all(a.done <= b.done for a, b in zip(steps, steps[1:]))
+    for stage in ("upsample", "measure"):
+        steps = [event for event in events if isinstance(event, Progress) and event.stage == stage]
+        assert steps[-1].done == steps[-1].of and steps[-1].remaining_s == 0
+        assert all(a.done <= b.done for a, b in zip(steps, steps[1:]))
 
 
 def test_cancel_stops_within_one_slab(small_mr):
