@@ -35,7 +35,7 @@ class SampleConfig:
     ratio: tuple[float, float] = (0.0, 1.2)  # thickness / spacing
     skip_share: float = 0.3  # samples whose thickness is one thin slice
     full_share: float = 0.3  # samples whose thickness equals the spacing
-    smooth_share: float = 0.25  # samples whose truth overlaps: thin slices up to 2.5 times thicker than their spacing
+    smooth_share: float = 0.35  # samples whose truth was made smooth along z, half of them in-plane too
     in_plane_share: float = 0.4  # samples whose slice axis is an in-plane axis of the scan
     ct_share: float = 0.5
 
@@ -134,9 +134,9 @@ def _patch(scan: Scan, values: np.ndarray, mm, config: SampleConfig, rng: np.ran
     block = values[:, j : j + config.crop, i : i + config.crop]
     if np.mean(block[:: max(1, L // 16)] > scan.body_floor) < 0.25:
         return None
-    smooth = _overlap(L, float(rng.uniform(1.0, 2.5))) if rng.random() < config.smooth_share else None
+    smooth = _Smooth.drawn(rng) if rng.random() < config.smooth_share else None
     if smooth is not None:
-        block = np.tensordot(smooth, block.astype(np.float32), 1)
+        block = smooth.of(block)
     centers = first + z_scale * np.arange(config.slices)
     source = _thicken(block, centers, ratio * z_scale, profile)
     whole = _whole_scan(scan, values, smooth, first, z_scale, ratio, profile)
@@ -172,16 +172,57 @@ def _thicken(block: np.ndarray, centers: np.ndarray, thickness: float, profile: 
     return np.round(np.tensordot(weights[:, low:high], block[low:high].astype(np.float32), 1))
 
 
-def _overlap(count: int, thickness: float) -> np.ndarray:
-    """(count, count) Gaussian profile of thin slices that overlap, as many scanners reconstruct them."""
-    return profile_weights(np.arange(count), thickness, count, "gaussian").astype(np.float32)
+@dataclass(frozen=True)
+class _Smooth:
+    """A scan that was made smoother than its grid, as many are: slices that overlap, soft kernels, zero-filling.
+
+    `through` and `within` are strengths along z and in-plane: the full width of a Gaussian in samples, or the inverse
+    of the share of spatial frequencies that a zero-filled scan has kept; 0 leaves an axis alone.
+    """
+
+    zero_filled: bool
+    through: float
+    within: float
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> _Smooth:
+        zero_filled = bool(rng.random() < 0.5)
+        strongest = 2.2 if zero_filled else 2.5
+        through, within = (float(rng.uniform(1.1, strongest)) for _ in range(2))
+        return cls(zero_filled, through, within if rng.random() < 0.5 else 0.0)
+
+    def of(self, values: np.ndarray, columns_only: bool = False) -> np.ndarray:
+        """(L, J, I) values made smooth along z, and in-plane along columns or both axes."""
+        values = np.tensordot(self._weights(len(values), self.through), values.astype(np.float32), 1)
+        if self.within:
+            values = values @ self._weights(values.shape[2], self.within).T
+            if not columns_only:
+                values = self._weights(values.shape[1], self.within) @ values
+        return values
+
+    def _weights(self, count: int, strength: float) -> np.ndarray:
+        at = np.arange(count)
+        if not self.zero_filled:
+            return profile_weights(at, strength, count, "gaussian").astype(np.float32)
+        basis = np.cos(np.pi / count * (at[None] + 0.5) * at[:, None])  # cosine transform: no wrap-around at the ends
+        basis /= np.linalg.norm(basis, axis=1, keepdims=True)
+        kept = np.clip((1 / strength + 0.05 - at / count) / 0.1, 0, 1)  # a tenth of the band fades out
+        return ((basis.T * kept) @ basis).astype(np.float32)
 
 
-def _whole_scan(scan: Scan, values: np.ndarray, smooth, first: float, z_scale: float, ratio: float, profile: str):
+def _whole_scan(
+    scan: Scan,
+    values: np.ndarray,
+    smooth: _Smooth | None,
+    first: float,
+    z_scale: float,
+    ratio: float,
+    profile: str,
+) -> IntensityScale:
     """What IntensityScale finds in the whole thick scan, from some of its rows."""
     sparse = values[:, :: max(1, values.shape[1] // 16)]
     if smooth is not None:
-        sparse = np.tensordot(smooth, sparse.astype(np.float32), 1)
+        sparse = smooth.of(sparse, columns_only=True)
     centers = np.arange(first % z_scale, len(sparse) - 0.999, z_scale)
     return IntensityScale.of(_thicken(sparse, centers, ratio * z_scale, profile), scan.modality, scan.scale)
 

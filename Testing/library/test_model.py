@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,7 @@ from CycleINRLib.network.model import (  # noqa: E402
 
 SMALL = NetworkConfig(channels=16, blocks=3, codes=8, hidden=12, key=4)
 SCALE = IntensityScale(1.0, 0.3, 0.4, 0.1)
+SCAN: dict[str, Any] = {"ratio": 1.0, "gaussian": False, "anisotropy": 4.0}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def _corrections(network, source, rows, z_scale, columns=None):
     positions = np.arange(int((len(source) - 1) * z_scale + 1e-6) + 1) / z_scale
     width = source.shape[2] if columns is None else columns.stop - columns.start
     out = np.full((len(positions), rows.stop - rows.start, width), np.nan, np.float32)
-    facts = dict(scale=SCALE, z_scale=z_scale, ratio=1.0, gaussian=False, anisotropy=4.0)
+    facts = {"scale": SCALE, "z_scale": z_scale, **SCAN}
     for part, values in corrections(network, source, rows, positions, columns=columns, **facts):
         out[part] = values
     return out
@@ -149,7 +152,7 @@ def test_folding_pixels_is_undone_exactly():
 
 def test_ticks_are_counted_right(network, source):
     ticks = []
-    facts = dict(scale=SCALE, z_scale=2.0, ratio=1.0, gaussian=False, anisotropy=4.0)
+    facts = {"scale": SCALE, "z_scale": 2.0, **SCAN}
     list(corrections(network, source, slice(0, 10), np.arange(11) / 2, tick=lambda: ticks.append(1), **facts))
     assert len(ticks) == step_count(network, len(source))
 

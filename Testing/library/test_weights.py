@@ -37,7 +37,8 @@ def test_weights_and_card_come_back_bit_for_bit(saved):
 
 
 def test_the_card_is_read_without_torch(saved):
-    code = f"import sys; from CycleINRLib.modelcard import read_card; c = read_card({str(saved[2])!r}); assert 'torch' not in sys.modules; print(c.name)"
+    code = f"import sys; from CycleINRLib.modelcard import read_card; card = read_card({str(saved[2])!r})\n"
+    code += "assert 'torch' not in sys.modules; print(card.name)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "tiny"
 
