@@ -14,7 +14,7 @@ from .baselines import cubic_weights
 from .profile import profile_weights
 
 KEEP_RATIO = 0.5  # `auto` keeps acquired slices up to this thickness / spacing, projects above
-DAMPING = {"project": 0.2, "exact": 0.0}  # mu, in units of the mean diagonal of A A^T
+DAMPING = {"project": 0.02, "exact": 0.0}  # mu, in units of the mean diagonal of A A^T
 GATE = 0.125  # distance from an acquired slice, in source slices, from which the correction counts in full
 
 
