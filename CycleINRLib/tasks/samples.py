@@ -134,7 +134,7 @@ def _patch(scan: Scan, values: np.ndarray, mm, config: SampleConfig, rng: np.ran
     block = values[:, j : j + config.crop, i : i + config.crop]
     if np.mean(block[:: max(1, L // 16)] > scan.body_floor) < 0.25:
         return None
-    smooth = _Smooth.drawn(rng) if rng.random() < config.smooth_share else None
+    smooth = _Smooth.drawn(scan.modality, rng) if rng.random() < config.smooth_share else None
     if smooth is not None:
         block = smooth.of(block)
     centers = first + z_scale * np.arange(config.slices)
@@ -185,11 +185,13 @@ class _Smooth:
     within: float
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator) -> _Smooth:
-        zero_filled = bool(rng.random() < 0.5)
-        strongest = 2.2 if zero_filled else 2.5
-        through, within = (float(rng.uniform(1.1, strongest)) for _ in range(2))
-        return cls(zero_filled, through, within if rng.random() < 0.5 else 0.0)
+    def drawn(cls, modality: str, rng: np.random.Generator) -> _Smooth:
+        """CT overlaps and has soft kernels; MR is mostly zero-filled, often twofold and in all axes alike."""
+        if modality == "CT" or rng.random() < 0.3:
+            through, within = (float(rng.uniform(1.1, 2.5)) for _ in range(2))
+            return cls(False, through, within if rng.random() < 0.5 else 0.0)
+        through = 2.0 if rng.random() < 0.4 else float(rng.uniform(1.1, 2.2))
+        return cls(True, through, through if rng.random() < 0.7 else 0.0)
 
     def of(self, values: np.ndarray, columns_only: bool = False) -> np.ndarray:
         """(L, J, I) values made smooth along z, and in-plane along columns or both axes."""
