@@ -11,7 +11,7 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,16 +121,18 @@ def _volume_facts(volume: Volume, talk: Talk) -> dict[str, Any]:
 
 def _plan_facts(volume: Volume, talk: Talk) -> dict[str, Any]:
     """What upsample would do by default, or why it would refuse."""
+    from .tasks.engine import expected_seconds
     from .tasks.upsample import plan
 
     try:
         planned = plan(volume, UpsampleJob())
+        planned = replace(planned, seconds=expected_seconds(volume, planned))
     except CycleINRError as error:
         talk.say(f"upsample      would refuse: {error}")
         return {"refused": str(error), "code": error.code}
     names = ("z_scale", "profile", "thickness_mm", "consistency", "output_mb", "memory_mb", "seconds")
     facts = {name: getattr(planned, name) for name in names}
-    time = "time unknown" if planned.seconds is None else f"about {planned.seconds:.0f} s"
+    time = "time unknown without torch" if planned.seconds is None else f"about {planned.seconds:.0f} s"
     talk.say(f"upsample      {place_of(planned.target)}, z-scale {planned.z_scale:.4g}, {planned.consistency}")
     talk.say(f"              memory about {planned.memory_mb:.0f} MB, file up to {planned.output_mb:.0f} MB, {time}")
     for message in planned.warnings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from ..modelcard import ModelCard
 from .aim import WORKING_BYTES, Plan, available_memory_bytes
 
 CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
+CALIBRATION = (6, 128, 128)  # slices, rows and columns that `expected_seconds` computes
+BESIDES = 1.2  # base, consistency and measures beside the network
 RATIO_SEEN = 1.3  # thickness / spacing up to which the network was trained
 
 
@@ -113,6 +116,7 @@ class Engine:
                 if not _is_out_of_memory(error):
                     raise
                 slabs = slabs[:done] + self._retry(values.shape, slab.first, last, grid, error)
+                watch.of = watch.done + (len(slabs) - done) * self._ticks(len(values))
                 continue
             keep = slice(max(slab.first, first) - slab.first, None)
             at = slice(max(slab.first, first) - first, slab.last - first)
@@ -120,8 +124,17 @@ class Engine:
             if beside is not None:
                 beside[:, at] = extra[:, keep]
             done += 1
+        self._empty_outside(output, values, grid)
         query = None if beside is None else AcquiredQuery(self.stored(beside), wanted)
         return output, errors, query
+
+    def _empty_outside(self, output: np.ndarray, values: np.ndarray, grid: Grid) -> None:
+        """Slices of a reference that lie beyond the scan hold its lowest value: nothing is extrapolated."""
+        places = grid.positions[grid.crop]
+        outside = (places < -0.5 - 1e-6) | (places > grid.count - 0.5 + 1e-6)
+        if outside.any():
+            output[outside] = values.min()
+            self.warn(f"{outside.sum()} slices of the reference lie outside the scan: filled with its lowest value.")
 
     def _slab(self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, watch: Stopwatch, errors):
         """One slab, consistent with its acquired slices: (M, rows, columns) float32, and the slices `wanted` beside."""
@@ -277,6 +290,32 @@ class Engine:
             self.warnings.append(message)
             if self.progress is not None:
                 self.progress(Warned(message))
+
+
+def expected_seconds(volume: Volume, aim: Plan, job: UpsampleJob | None = None) -> float | None:
+    """Seconds that the plan will take on this machine, from a calibration of about a second; None without torch."""
+    try:
+        engine = Engine.of(volume, job or UpsampleJob(), aim, None, None)
+    except MissingPackageError:
+        return None
+    values = volume.slices_first(aim.axis).values
+    N, J, width = values.shape
+    block = np.asarray(values[: CALIBRATION[0], : CALIBRATION[1], : CALIBRATION[2]], np.float32)
+    grid = dataclasses.replace(aim.grid, count=len(block))
+    rows, columns = slice(0, block.shape[1]), slice(0, block.shape[2])
+
+    def seconds(places: np.ndarray) -> float:
+        start = time.perf_counter()
+        engine._corrections(block, rows, columns, places, grid, Stopwatch("calibrate", 1, None))
+        return time.perf_counter() - start
+
+    few, many = np.zeros(1), np.linspace(0, 1, 9)
+    seconds(few)
+    encode = seconds(few)
+    decode = max(0.0, seconds(many) - encode) / (len(many) - 1) / (block.shape[1] * block.shape[2])
+    read = sum(slab.read_last - slab.read_first for slab in engine._slabs(values.shape, 0, J, aim.grid))
+    total = encode / block.size * N * read * width + decode * len(aim.grid.positions) * J * width
+    return round(total * BESIDES, 1)
 
 
 class Remainder:

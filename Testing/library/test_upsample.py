@@ -84,6 +84,15 @@ def test_a_reference_that_runs_backwards_is_filled_backwards(small_mr, result):
     np.testing.assert_allclose(like.volume.values[::-1].astype(int), result.volume.values.astype(int), atol=1)
 
 
+def test_slices_of_a_reference_beyond_the_scan_are_empty_and_counted(small_mr):
+    place = small_mr.geometry.resliced(2)
+    first = tuple(place.kji_of(place.ras_of((-6, 0, 0))).round().astype(int))
+    like = cycleinr.upsample(small_mr, like=place.cropped(first, (12, *place.shape[1:])))
+    assert (like.volume.values[:5] == small_mr.values.min()).all()
+    assert like.volume.values[6:].std() > 10
+    assert any("5 slices of the reference lie outside" in warning for warning in like.report["warnings"])
+
+
 def test_a_tilted_reference_is_filled_by_resampling_and_says_so(small_mr):
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
@@ -262,6 +271,12 @@ def test_without_torch_the_message_names_package_and_extra(small_mr, monkeypatch
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(MissingPackageError, match="torch"):
         cycleinr.upsample(small_mr, z_scale=2)
+
+
+def test_the_expected_time_is_of_the_order_of_the_real_one(thick_mr):
+    aim = plan(thick_mr, UpsampleJob(z_scale=4))
+    expected = task.expected_seconds(thick_mr, aim)
+    assert expected is not None and 0 < expected < 60
 
 
 # --- report ---------------------------------------------------------------------------------------------------
