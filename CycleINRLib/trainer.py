@@ -69,7 +69,7 @@ def _train(options: Namespace, talk: Talk, scans: list[tuple[Any, dict]], output
     shown = [scan for scan, facts in scans if not facts["held_out"]]
     hidden = [scan for scan, facts in scans if facts["held_out"]]
     start = time.monotonic()
-    card = _card(output.stem, config, [facts for _, facts in scans if not facts["held_out"]], device)
+    card = _card(output.stem, config, shown, [facts for _, facts in scans if not facts["held_out"]], device)
 
     def save(network: Any, step: int) -> None:
         spent = {"steps_done": step, "seconds_of_last_run": round(time.monotonic() - start)}
@@ -88,14 +88,17 @@ def _train(options: Namespace, talk: Talk, scans: list[tuple[Any, dict]], output
     talk.finish({"model": str(output), "held_out_gain_db": gain}, (str(output), str(state)))
 
 
-def _card(name: str, config: Any, facts: list[dict], device: str) -> Any:
+def _card(name: str, config: Any, shown: list[Any], facts: list[dict], device: str) -> Any:
     from .modelcard import ModelCard
 
+    thin = [mm for scan in shown for mm in scan.spacing_mm]
+    finest, coarsest = config.samples.z_scale
     return ModelCard(
         name,
         config.network.to_dict(),
         description=f"Trained by cycleinr train {__version__} on {len(facts)} scans.",
-        z_scale_range=tuple(config.samples.z_scale),
+        z_scale_range=(finest, coarsest),
+        spacing_range_mm=(round(min(thin) * finest, 2), round(max(thin) * coarsest, 2)),
         trained_on=tuple({name: value for name, value in one.items() if name != "held_out"} for one in facts),
         training={"configuration": config.to_dict(), "device": device, "python": platform.python_version()},
     )

@@ -79,6 +79,7 @@ def save_model(network, card: ModelCard, path: str | Path) -> Path:
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     try:
         save_file(tensors, temporary, {"card": card.to_json(), "format": "pt"})
+        temporary.chmod(0o644)  # the library makes it readable by its owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
