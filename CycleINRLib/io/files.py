@@ -2,7 +2,8 @@
 
 Values and place are read and written here exactly, without ITK in between. Tried with SimpleITK 2.5.7 instead: it
 straightens or refuses a sheared NIfTI, fills truncated data with zeros, takes a flipped bit of a compressed MHA for
-voxels, allocates whatever a header claims, and says nothing when the disk is full. The tests hold every format against it.
+voxels, allocates whatever a header claims, and says nothing when the disk is full. The tests hold every format
+against it.
 """
 
 from __future__ import annotations
