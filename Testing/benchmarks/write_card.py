@@ -73,7 +73,7 @@ def summary(rows: list[dict]) -> str:
         "`--texture 0` the "
         "network is trained for least error: generated slices are smoother than acquired ones (generated gap "
         f"{mean(row['generated_gap'] for row in rows if row['generated_gap'] is not None):.2f} on average here), which "
-        "SNLI shows and natural texture will have to cure.",
+        "SNLI shows; curing it is the next step.",
     ]
     return "\n".join(lines)
 
