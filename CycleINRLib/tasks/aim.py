@@ -121,7 +121,8 @@ def _isotropic(volume: Volume, axis: str, warnings: list[str]) -> float:
     z_scale = isotropic_z_scale(volume.geometry, axis)
     spacing = " x ".join(f"{mm:.3g}" for mm in volume.spacing_mm[::-1])
     if z_scale <= ALREADY:
-        raise VolumeError("The volume is already isotropic", f"{spacing} mm", "ask for a z-scale such as --z-scale 2")
+        finer = "isotropic" if z_scale > 1 / ALREADY else "finer between slices than within them"
+        raise VolumeError(f"The volume is already {finer}", f"{spacing} mm", "ask for a z-scale such as --z-scale 2")
     coarsest = coarsest_axis(volume.geometry)
     spacing_of = dict(zip(("k", "j", "i"), volume.spacing_mm))
     if spacing_of[axis] < 0.99 * spacing_of[coarsest]:
