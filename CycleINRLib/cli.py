@@ -211,6 +211,7 @@ def _train_options(parser: Parser) -> None:
     parser.add_argument("--network", choices=["light", "base"], default="light", help="its size (%(default)s)")
     parser.add_argument("--steps", metavar="N", type=int, default=20000, help="length of the run (%(default)s)")
     parser.add_argument("--minutes", metavar="M", type=float, help="stop earlier; --resume goes on")
+    parser.add_argument("--start", metavar="MODEL", help="begin with the weights of a model: light, or a file")
     parser.add_argument("--resume", action="store_true", help="go on exactly where the last run into OUTPUT stopped")
     parser.add_argument("--batch", metavar="N", type=int, default=4, help="patches a step (%(default)s)")
     parser.add_argument("--rate", metavar="R", type=float, default=2e-3, help="peak learning rate (%(default)s)")

@@ -55,7 +55,7 @@ def run_training(options: Namespace, talk: Talk) -> None:
 def _train(options: Namespace, talk: Talk, scans: list[tuple[Any, dict]], output: Path, state: Path) -> None:
     from .network.device import choose_device
     from .network.model import CONFIGS
-    from .network.weights import save_model
+    from .network.weights import find_model, load_model, save_model
     from .tasks.train import TrainConfig, train, validate
 
     config = TrainConfig(
@@ -78,9 +78,10 @@ def _train(options: Namespace, talk: Talk, scans: list[tuple[Any, dict]], output
     talk.mention(
         f"training on {len(shown)} scans, {len(hidden)} held out, on {device}; log: {state.with_suffix('.csv')}"
     )
+    begin = None if options.start is None else load_model(find_model(options.start))[0]
     with _stop_after_saving() as stopped:
         options_of_run = {"minutes": options.minutes, "device": device, "progress": talk.hear, "cancelled": stopped}
-        network = train(shown, state, config, held_out=hidden, on_save=save, **options_of_run)
+        network = train(shown, state, config, start_from=begin, held_out=hidden, on_save=save, **options_of_run)
     gain = validate(network, hidden, config, device) if hidden else None
     talk.say(f"written       {output}")
     if gain is not None:

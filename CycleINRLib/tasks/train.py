@@ -85,6 +85,7 @@ def train(
     state_path: Path,
     config: TrainConfig,
     *,
+    start_from: CycleINR | None = None,
     held_out: Sequence[Scan] = (),
     minutes: float | None = None,
     device: str = "cpu",
@@ -94,19 +95,26 @@ def train(
 ) -> CycleINR:
     """Trains until `config.steps`, or for `minutes` of this call, and gives the averaged network.
 
+    A fresh run begins with the weights of `start_from` where it is given.
     `state_path` is read if it exists (resume) and replaced as a whole every `config.save_every` steps; beside it,
     `<name>.csv` gets one line per hundred steps. `on_save` receives the averaged network and the step.
 
     Raises
     ------
     RequestError : no scans
-    ModelError : the state belongs to another configuration
+    ModelError : the state, or `start_from`, belongs to another network
     Cancelled : `cancelled()` turned true; the state is saved
     """
     if not scans:
         raise RequestError("There is nothing to train on", "0 scans", "name a folder of thin-slice scans")
     torch.manual_seed(config.seed)
     network = CycleINR(config.network).to(device)
+    if start_from is not None:
+        if start_from.config != config.network:
+            raise ModelError(
+                "The weights to start from are of another network", f"{start_from.config}", "choose others"
+            )
+        network.load_state_dict(start_from.state_dict())
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=1e-4, betas=(0.9, 0.99))
     step = load_state(state_path, network, average, optimizer, config) if state_path.exists() else 0

@@ -114,6 +114,17 @@ def test_a_killed_run_goes_on_bit_for_bit(scans, tmp_path):
         assert torch.equal(a, b), name
 
 
+def test_a_run_begins_with_the_weights_that_it_is_given(scans, tmp_path):
+    first = train(scans, tmp_path / "first.state", dataclasses.replace(CONFIG, steps=6))
+    still = dataclasses.replace(CONFIG, steps=1, rate=0.0)
+    second = train(scans, tmp_path / "second.state", still, start_from=first)
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, msg=name)
+    wider = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, channels=32))
+    with pytest.raises(ModelError, match="another network"):
+        train(scans, tmp_path / "third.state", wider, start_from=first)
+
+
 def test_a_state_of_another_network_is_refused(scans, tmp_path):
     train(scans, tmp_path / "run.state", dataclasses.replace(CONFIG, steps=2))
     wider = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, channels=32))
