@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 CT_SCALE_HU = 1000.0
-CT_RANGE_HU = (-1000.0, 1000.0)  # where CT detail is measured, so that metal does not rule it
+CT_RANGE_HU = (-1000.0, 1000.0)  # where CT is measured, in detail and in PSNR, so that metal does not rule it
 MIN_DETAIL = 1e-4  # of the normalized range; a scan without any change along z
-BODY_CT_HU = -900.0
-BODY_MR = 0.05  # of the 99.9th percentile
+BODY_CT_HU = -900.0  # what is above is body
+BODY_MR = 0.05  # of the range
+MR_PERCENTILE = 99.9  # its value is the range of an MR scan
 ROWS = 32  # rows of each slice that are looked at
 
 
@@ -37,7 +38,7 @@ class IntensityScale:
             scale, sample = CT_SCALE_HU, np.clip(sample, *CT_RANGE_HU)
             body = sample > BODY_CT_HU
         else:
-            scale = scale or float(max(np.percentile(sample, 99.9), np.abs(sample).max() * 1e-3, 1e-6))
+            scale = scale or float(max(np.percentile(sample, MR_PERCENTILE), np.abs(sample).max() * 1e-3, 1e-6))
             body = sample > BODY_MR * scale
         bend, through = _roughness(sample, body)
         _, within = _roughness(np.moveaxis(sample, 2, 0), np.moveaxis(body, 2, 0))

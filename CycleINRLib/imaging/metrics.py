@@ -17,11 +17,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from .intensity import BODY_CT_HU, BODY_MR, CT_RANGE_HU, MR_PERCENTILE
+
 CT_BODY_HU = (-250.0, 300.0)  # soft tissue: where the noise is measured
-CT_RANGE_HU = (-1000.0, 1000.0)  # clipped to before PSNR and SSIM
-CT_AIR_HU = -900.0  # PSNR counts what is above
-MR_BODY = 0.05  # of the range, both for noise and PSNR
-MR_PERCENTILE = 99.9  # its value is the range of an MR scan
 
 FLAT_SIGMA = 2.0  # pixels of the Gaussian gradient that finds flat places
 RIM = 3  # pixels at the border of a slice that are not measured
@@ -62,7 +60,7 @@ class Flatness:
         """CT: -250 to 300 HU; MR: above 5 % of the 99.9th percentile of `source`."""
         if modality.upper() == "CT":
             return cls(*CT_BODY_HU)
-        return cls(MR_BODY * value_range(source, modality), np.inf)
+        return cls(BODY_MR * value_range(source, modality), np.inf)
 
     def mask(self, values: np.ndarray, gradient: np.ndarray) -> np.ndarray | None:
         """The flat mask of (J, I) values and their gradient magnitude, without the rim; None for too little body."""
@@ -352,7 +350,7 @@ def value_range(values: np.ndarray, modality: str) -> float:
 
 def body_mask(truth: np.ndarray, modality: str, peak: float) -> np.ndarray:
     """Where PSNR and SSIM count: CT above -900 HU, MR above 5 % of `peak`; shape of `truth`."""
-    return truth > (CT_AIR_HU if modality.upper() == "CT" else MR_BODY * peak)
+    return truth > (BODY_CT_HU if modality.upper() == "CT" else BODY_MR * peak)
 
 
 def psnr(

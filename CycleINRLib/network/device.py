@@ -123,6 +123,6 @@ def cast_network(network: CycleINR, device: str, dtype: torch.dtype) -> CycleINR
     return copy.eval().requires_grad_(False)
 
 
-def free_memory_bytes(device: str) -> float:
-    """Free memory of a CUDA device; infinity elsewhere (the CPU's budget is the promise on memory)."""
-    return float(torch.cuda.mem_get_info()[0]) if device == "cuda" else float("inf")
+def free_memory_bytes() -> float:
+    """Free memory of the CUDA device."""
+    return float(torch.cuda.mem_get_info()[0])

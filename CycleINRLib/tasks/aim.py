@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import RequestError, VolumeError
 from ..imaging.consistency import Grid, resolve_consistency
-from ..imaging.geometry import Geometry, coarsest_axis, isotropic_z_scale
+from ..imaging.geometry import AXES, Geometry, coarsest_axis, isotropic_z_scale
 from ..imaging.profile import SKIP_RATIO, resolve_profile
 from ..imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality
 from ..jobs import MAX_Z_SCALE, UpsampleJob
@@ -124,7 +124,7 @@ def _isotropic(volume: Volume, axis: str, warnings: list[str]) -> float:
         finer = "isotropic" if z_scale > 1 / ALREADY else "finer between slices than within them"
         raise VolumeError(f"The volume is already {finer}", f"{spacing} mm", "ask for a z-scale such as --z-scale 2")
     coarsest = coarsest_axis(volume.geometry)
-    spacing_of = dict(zip(("k", "j", "i"), volume.spacing_mm))
+    spacing_of = dict(zip(AXES, volume.spacing_mm))
     if spacing_of[axis] < 0.99 * spacing_of[coarsest]:
         found = f"{spacing} mm along i, j, k; slices along {axis}"
         raise VolumeError("The slice axis is not the coarsest one", found, "ask for a z-scale, or choose --axis")

@@ -14,7 +14,7 @@ from ..errors import Cancelled, MissingPackageError, RequestError, ResourceError
 from ..events import Listener, Stopwatch, Warned
 from ..imaging.baselines import base_weights
 from ..imaging.consistency import Grid, kept, projection
-from ..imaging.intensity import IntensityScale
+from ..imaging.intensity import CT_RANGE_HU, IntensityScale
 from ..imaging.metrics import AcquiredQuery, positions_to_query
 from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, rows_within, slab_for_rows
 from ..imaging.volume import Volume
@@ -223,9 +223,8 @@ class Engine:
         from ..network.infer import bytes_per_row
 
         per_row = bytes_per_row(self.network, shape[0], shape[2], len(grid.positions), DTYPES[self.precision].itemsize)
-        budget = min(WORKING_BYTES, 0.7 * available_memory_bytes(), 0.7 * free_memory_bytes(self.device))
-        if self.device == "cuda":
-            budget = 0.7 * free_memory_bytes("cuda")
+        on_cuda = self.device == "cuda"
+        budget = 0.7 * free_memory_bytes() if on_cuda else min(WORKING_BYTES, 0.7 * available_memory_bytes())
         needed = per_row * (MIN_ROWS + 2 * self.network.reach)
         if needed > max(budget, 0.9 * available_memory_bytes()):
             found = f"{needed / 1e9:.1f} GB for the smallest slab, {budget / 1e9:.1f} GB free"
@@ -335,7 +334,7 @@ class Remainder:
     def psnr(self, modality: str, scale: float) -> float | None:
         if not self.rms:
             return None
-        return 20 * np.log10((2000.0 if modality == "CT" else scale) / self.rms)
+        return 20 * np.log10((CT_RANGE_HU[1] - CT_RANGE_HU[0] if modality == "CT" else scale) / self.rms)
 
 
 def _along_z(grid: Grid, update: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Training the network: one loop that can be followed with a finger (floor 3).
 
-Runs with torch and numpy alone, on CPU or CUDA, in the foreground or behind; a killed run resumes where it stood
-and sees the same data, because the batch of a step is a function of the seed and the step.
+Runs with torch, numpy and safetensors alone, on CPU or CUDA, in the foreground or behind; a killed run resumes where
+it stood and sees the same data, because the batch of a step is a function of the seed and the step.
 
 Design: plain AdamW, warm-up and cosine, gradient clipping, an exponential moving average of the weights (EMA) that
 is what gets saved as the model. The run's state is a safetensors file too, never a pickle.
