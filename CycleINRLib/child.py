@@ -29,9 +29,11 @@ def run_folder(folder: str | os.PathLike[str], emit: Callable[[Event], None]) ->
     """
     place = Path(folder)
     facts = read_job(_text(place / "job.json"))
-    tasks = {"upsample": _upsample, "measure": _measure}
+    tasks = {"upsample": _upsample, "measure": _measure, "preview": _preview, "speed": _speed}
+    if facts["task"] == "check":  # needs no volume
+        return _check(place, emit)
     if facts["task"] not in tasks:
-        raise RequestError("The task is unknown", repr(facts["task"]), f"choose one of {', '.join(tasks)}")
+        raise RequestError("The task is unknown", repr(facts["task"]), f"choose one of {', '.join([*tasks, 'check'])}")
     stop = StopSign(place)
     volume = _read_volume(place, facts.get("volume"))
     stop.check()
@@ -86,6 +88,54 @@ def _measure(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, em
     stop.check()
     _save_json(place / "result.json", {"report": report, "volume": volume_facts(volume)})
     return report, (str(place / "result.json"),)
+
+
+def _preview(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, emit: Callable[[Event], None]):
+    """Single planes of the result: "planes" {name: place in mm across it, None: the middle} -> one array each."""
+    from .events import Stopwatch
+    from .tasks.upsample import preview
+
+    job, planes = UpsampleJob.from_json(facts.get("job") or {}), facts.get("planes") or {}
+    watch = Stopwatch("preview", len(planes), emit)
+    made, written = {}, []
+    try:
+        for name, at_mm in planes.items():
+            stop.check()
+            plane = preview(volume, name, at_mm, **_asked(job))
+            written.append(place / f"{name}.npy")
+            _save_array(written[-1], plane.values)
+            made[name] = volume_facts(plane)
+            watch.step()
+        report = {"task": "preview", "planes": list(made), "job": job.to_json()}
+        _save_json(place / "result.json", {"report": report, "volumes": made})
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return report, tuple(str(path) for path in (*written, place / "result.json"))
+
+
+def _asked(job: UpsampleJob) -> dict[str, Any]:
+    """The fields of a job that say how to compute, without paths and what belongs to a whole volume."""
+    whole = ("task", "input", "output", "report", "picture", "self_check", "dicom", "overwrite")
+    return {name: value for name, value in job.to_json().items() if name not in whole}
+
+
+def _speed(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, emit: Callable[[Event], None]):
+    from .tasks.speed import measured_speed
+
+    report = measured_speed(volume, UpsampleJob.from_json(facts.get("job") or {})).to_json()
+    _save_json(place / "result.json", {"report": report})
+    return report, (str(place / "result.json"),)
+
+
+def _check(place: Path, emit: Callable[[Event], None]) -> None:
+    """What this Python offers the network (`environment.examine`) as the report."""
+    from .environment import examine
+
+    report = examine()
+    _save_json(place / "result.json", {"report": report})
+    emit(Finished(report, (str(place / "result.json"),)))
 
 
 def volume_facts(volume: Any) -> dict[str, Any]:

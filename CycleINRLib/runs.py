@@ -35,7 +35,7 @@ class Run:
     Parameters
     ----------
     job : "task" and what it asks for, as `UpsampleJob.to_json` writes it
-    volume : the source; its values are copied into the hand-over folder before this returns
+    volume : the source; its values are copied into the hand-over folder before this returns; None for task "check"
     finish : called once with (folder, facts of result.json) on the thread that asks for the result
     home : where the hand-over folder is made; None: the system's temporary folder
     on_close : called with the run when its folder is removed
@@ -49,7 +49,7 @@ class Run:
     def __init__(
         self,
         job: dict[str, Any],
-        volume: Volume,
+        volume: Volume | None,
         finish: Callable[[Path, dict[str, Any]], Any],
         home: str | Path | None = None,
         on_close: Callable[[Run], None] | None = None,
@@ -142,8 +142,17 @@ class Run:
 
 def result_volume(folder: Path, facts: dict[str, Any]) -> Volume:
     """The Volume that the child wrote: output.npy at the place that result.json tells."""
-    values = np.load(folder / "output.npy", allow_pickle=False)
-    place, optional = facts["volume"], ("modality", "unit", "thickness_mm", "slice_axis")
+    return _read_volume(folder / "output.npy", facts["volume"])
+
+
+def result_planes(folder: Path, facts: dict[str, Any]) -> dict[str, Volume]:
+    """The planes of a preview, by name, each a Volume one row thick."""
+    return {name: _read_volume(folder / f"{name}.npy", place) for name, place in facts["volumes"].items()}
+
+
+def _read_volume(path: Path, place: dict[str, Any]) -> Volume:
+    values = np.load(path, allow_pickle=False)
+    optional = ("modality", "unit", "thickness_mm", "slice_axis")
     return Volume(
         values,
         Geometry(values.shape, place["ijk_to_ras"]),
@@ -153,13 +162,15 @@ def result_volume(folder: Path, facts: dict[str, Any]) -> Volume:
     )
 
 
-def _hand_over(job: dict[str, Any], volume: Volume, home: str | Path | None) -> Path:
-    """A fresh folder with job.json and input.npy; nothing stays where that fails."""
+def _hand_over(job: dict[str, Any], volume: Volume | None, home: str | Path | None) -> Path:
+    """A fresh folder with job.json and, for a volume, input.npy; nothing stays where that fails."""
     folder: Path | None = None
     try:
         folder = Path(tempfile.mkdtemp(prefix="CycleINR-", dir=home))
-        np.save(folder / "input.npy", volume.values, allow_pickle=False)
-        facts = {"task": job["task"], "job": job, "volume": volume_facts(volume)}
+        facts: dict[str, Any] = {"task": job["task"], "job": job}
+        if volume is not None:
+            np.save(folder / "input.npy", volume.values, allow_pickle=False)
+            facts["volume"] = volume_facts(volume)
         (folder / "job.json").write_text(json.dumps(facts), encoding="utf-8")
         return folder
     except BaseException as error:

@@ -12,7 +12,7 @@ import pytest
 
 LIBRARY = Path(__file__).resolve().parents[2] / "CycleINRLib"
 FLOOR_0 = {"errors", "events", "jobs", "modelcard", "launcher"}
-FLOOR_1 = {"panel"}
+FLOOR_1 = {"panel", "readout"}
 FLOOR_OF_FOLDER = {"imaging": 1, "io": 2, "network": 2, "tasks": 3}
 LANGUAGES = {"SimpleITK": "ITK", "pydicom": "DICOM", "slicer": "MRML", "vtk": "MRML", "vtkmodules": "MRML"}
 HEAVY = {"torch", "scipy", "SimpleITK", "pydicom", "vtk", "slicer", "matplotlib"}
@@ -23,6 +23,7 @@ MAY_IMPORT = {  # other people's packages, floor by floor
     "network": {"numpy", "torch", "safetensors"},
     3: {"numpy", "scipy", "torch", "safetensors"},
     4: {"numpy", "matplotlib", "torch"},
+    "dependencies": {"slicer", "PyTorchUtils"},  # the one file that brings packages into Slicer
 }
 FILES = sorted(LIBRARY.rglob("*.py"))
 
