@@ -49,7 +49,7 @@ class UpsampleJob:
     thickness_mm: float | None = None  # overrides the source's slice thickness
     profile: str = "auto"
     consistency: str = "auto"
-    texture: float = 0.0  # 0 least error; other values need a model trained for them
+    texture: float | None = None  # 0 least error, 1 natural noise; None: the model's default
     device: str = "auto"
     precision: str = "auto"
     report: str | None = None
@@ -72,7 +72,7 @@ class UpsampleJob:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < 1000):
                 raise RequestError(f"{name} must be a length in mm above 0", repr(value), "give a number such as 1.0")
-        if not (_is_number(self.texture) and 0 <= self.texture <= 1):
+        if self.texture is not None and not (_is_number(self.texture) and 0 <= self.texture <= 1):
             raise RequestError("texture must lie between 0 and 1", repr(self.texture), "give 0 for least error")
         if self.frame is not None and (not isinstance(self.frame, int) or self.frame < 0):
             raise RequestError("frame must be a whole number from 0", repr(self.frame), "count volumes from 0")

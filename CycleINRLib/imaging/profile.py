@@ -20,7 +20,8 @@ def profile_weights(centers: np.ndarray, thickness: float, count: int, profile: 
     centers : (N,) slice centers, in fine slices; the fine grid is 0 .. count - 1
     thickness : full width at half maximum, in fine slices
     count : number of fine slices
-    profile : "box" (by overlap with the fine cells), "gaussian" (sampled), or "skip" (one fine slice wide)
+    profile : "box" (by overlap with the fine cells), "gaussian" (sampled), "trapezoid" (by overlap; its top is half and
+        its foot one and a half times the thickness), or "skip" (one fine slice wide)
 
     Returns
     -------
@@ -30,11 +31,23 @@ def profile_weights(centers: np.ndarray, thickness: float, count: int, profile: 
     center = np.asarray(centers, float)[:, None]
     if profile == "gaussian" and thickness > 0:
         weights = np.exp(-0.5 * ((at - center) / max(thickness / FWHM_PER_SIGMA, MIN_SIGMA)) ** 2)
+    elif profile == "trapezoid" and thickness > 1:
+        edges = np.append(at[0] - 0.5, at[0, -1] + 0.5)[None] - center
+        weights = np.diff(_trapezoid_integral(edges / thickness), axis=1)
     else:
         half = max(thickness if profile == "box" else 0.0, 1.0) / 2
         overlap = np.minimum(at + 0.5, center + half) - np.maximum(at - 0.5, center - half)
         weights = np.clip(overlap, 0, None)
     return weights / weights.sum(1, keepdims=True)
+
+
+def _trapezoid_integral(x: np.ndarray) -> np.ndarray:
+    """Integral up to x of the trapezoid of full width 1 at half maximum: ramps of width 1/2 around -1/2 and 1/2."""
+    ramp = np.clip(0.75 - np.abs(x), 0, 0.5)  # from the foot at 3/4 to the top at 1/4
+    tail = ramp**2  # area of the foot beyond |x|, on the ramp
+    inner = np.clip(0.25 - np.abs(x), 0, None)
+    area = np.where(np.abs(x) >= 0.25, tail, 0.25 + inner)
+    return np.where(x < 0, area, 1 - area)
 
 
 def resolve_profile(profile: str, modality: str, ratio: float) -> str:

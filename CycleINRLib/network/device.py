@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import ResourceError
-from .model import CycleINR, encoder_condition, query_condition, source_features
+from .model import Conditions, CycleINR, source_features
 
 CLOSE_ENOUGH = 0.03  # relative RMS between reduced and full precision that the self-test accepts
 FASTER = 1.2  # reduced precision must be at least this much faster
@@ -91,8 +91,9 @@ def _trial(network: CycleINR, device: str, dtype: torch.dtype):
     values = torch.sin(j / 3 + k) * torch.cos(i / 5 - k) * 0.3 + 0.05 * torch.sin(17 * j * i + k)
     model = cast_network(network, device, dtype)
     features = source_features(values[None].to(device), 0.1).to(dtype)
-    condition = torch.tensor([encoder_condition(1.0, False, 4.0, 0.3, 0.0)], device=device, dtype=dtype)
-    query = torch.tensor([query_condition(0.5, 4.0, 1.0, False, 0.3, 0.0)], device=device, dtype=dtype)
+    told = Conditions(ratio=1.0, gaussian=0.0, anisotropy=4.0, through=0.3, within=0.0)
+    condition = torch.tensor([told.of_scan()], device=device, dtype=dtype)
+    query = torch.tensor([told.of_place(0.5, 4.0)], device=device, dtype=dtype)
     t = torch.tensor([0.5], device=device, dtype=dtype)
 
     def run() -> torch.Tensor:

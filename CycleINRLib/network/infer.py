@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..imaging.intensity import IntensityScale
-from .model import FEATURES, Block, CycleINR, encoder_condition, fold, query_condition, source_features
+from .model import FEATURES, Block, Conditions, CycleINR, fold, source_features
 
 CHUNK_VOXELS = 200_000  # of the in-plane grid that one call of a convolution sees: about what a cache holds
 DECODE_VOXELS = 150_000
@@ -28,11 +27,9 @@ def corrections(
     positions: np.ndarray,
     *,
     columns: slice | None = None,
-    scale: IntensityScale,
+    detail: float,
     z_scale: float,
-    ratio: float,
-    gaussian: bool,
-    anisotropy: float,
+    conditions: Conditions,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The correction at each output place, for some rows of a block.
@@ -43,8 +40,8 @@ def corrections(
     source : (N, R, I) float32, normalized intensities of the rows with their halo
     rows, columns : which of the R rows and I columns are wanted; None: all columns
     positions : (M,) sorted places along z in source slices, within [0, N - 1]
-    scale : of the whole scan
-    z_scale, ratio, gaussian, anisotropy : see `query_condition`, `encoder_condition`
+    detail : of the whole scan (IntensityScale), the unit of the network's output
+    z_scale, conditions : what the network is told
     tick : called after every piece of work; may raise to stop
 
     Yields
@@ -56,9 +53,8 @@ def corrections(
     N, R, width = source.shape
     values = torch.from_numpy(np.ascontiguousarray(source)).to(device)
     values = F.pad(values[None], (0, width % 2, 0, R % 2), mode="replicate")
-    features = source_features(values, scale.detail).to(dtype)
-    seen = (scale.through, scale.within)
-    condition = torch.tensor([encoder_condition(ratio, gaussian, anisotropy, *seen)], device=device, dtype=dtype)
+    features = source_features(values, detail).to(dtype)
+    condition = torch.tensor([conditions.of_scan()], device=device, dtype=dtype)
     encoded = encode_streamed(network, features, condition, tick)
 
     down = _Window.of(rows, features.shape[3])
@@ -87,7 +83,7 @@ def corrections(
             ts = np.clip(positions[part] - k, 0, 1)
             P = len(ts)
             t = torch.tensor(ts, device=device, dtype=dtype)
-            query = [query_condition(float(t_), z_scale, ratio, gaussian, *seen) for t_ in ts]
+            query = [conditions.of_place(float(t_), z_scale) for t_ in ts]
             out = network.decode(
                 below.expand(P, -1, -1, -1),
                 above.expand(P, -1, -1, -1),
@@ -96,7 +92,7 @@ def corrections(
                 t,
                 torch.tensor(query, device=device, dtype=dtype),
             )
-            yield part, (out[:, down.inner, across.inner].float() * scale.detail).cpu().numpy()
+            yield part, (out[:, down.inner, across.inner].float() * detail).cpu().numpy()
         tick()
 
 

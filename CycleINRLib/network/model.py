@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 FEATURES = 5
 FEATURE_REACH = 3  # rows on each side that `source_features` looks at
-CONDITIONS = 5  # of the encoder, see `encoder_condition`
-QUERY_CONDITIONS = 7  # of the decoder, see `query_condition`
+CONDITIONS = 6  # of the encoder, see `Conditions.of_scan`
+QUERY_CONDITIONS = 8  # of the decoder, see `Conditions.of_place`
 NEIGHBORS = [(dz, dy, dx) for dz in (0, 1) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
@@ -45,7 +45,38 @@ class NetworkConfig:
         return asdict(self)
 
 
-CONFIGS = {"light": NetworkConfig(), "base": NetworkConfig(channels=128, blocks=16, codes=48, hidden=96, key=16)}
+CONFIGS = {"light": NetworkConfig(), "base": NetworkConfig(channels=96, blocks=16)}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the network is told beside the images: how the scan was sampled, and how much texture is asked for.
+
+    ratio : slice thickness / spacing
+    gaussian : form of the slice profile, 0 box (or skip), 1 Gaussian; trapezoids lie between
+    anisotropy : slice spacing / in-plane spacing
+    through, within : roughness along z and in-plane (IntensityScale)
+    texture : 0 least error, 1 natural noise
+    """
+
+    ratio: float
+    gaussian: float
+    anisotropy: float
+    through: float
+    within: float
+    texture: float = 0.0
+
+    def of_scan(self) -> list[float]:
+        """For the encoder, `CONDITIONS` numbers."""
+        return [self.ratio, self.ratio * self.gaussian, math.log(max(self.anisotropy, 0.25)), *self._seen()]
+
+    def of_place(self, t: float, z_scale: float) -> list[float]:
+        """For the decoder, `QUERY_CONDITIONS` numbers: of one output slice at z = i + t."""
+        return [t, 1 - t, 1 / z_scale, self.ratio, self.ratio * self.gaussian, *self._seen()]
+
+    def _seen(self) -> tuple[float, float, float]:
+        """Brought to about [-1, 1]: along z, scans differ little from 0.45."""
+        return 4 * (self.through - 0.45), self.within, self.texture
 
 
 def source_features(values: Tensor, detail: float | Tensor) -> Tensor:
@@ -177,7 +208,7 @@ class CycleINR(nn.Module):
 
     # --- encoder: once a source slice -------------------------------------------------------------------------
     def encode(self, features: Tensor, condition: Tensor) -> Tensor:
-        """Features [B, 5, N, H, W] (H, W even), condition [B, 5] -> [B, C, N, H/2, W/2]."""
+        """Features [B, 5, N, H, W] (H, W even), condition [B, 6] -> [B, C, N, H/2, W/2]."""
         x = self.enter(fold(features))
         for block in self.blocks:
             x = block(x, condition)
@@ -195,9 +226,9 @@ class CycleINR(nn.Module):
 
     # --- decoder: once an output slice ------------------------------------------------------------------------
     def decode(self, below: Tensor, above: Tensor, keys_below, keys_above, t: Tensor, query: Tensor) -> Tensor:
-        """Codes of both bracketing slices [P, D, H, W], their keys, t [P], query [P, 7] -> correction [P, H, W].
+        """Codes of both bracketing slices [P, D, H, W], their keys, t [P], query [P, 8] -> correction [P, H, W].
 
-        The correction is in units of detail; `query` is `query_condition` of each place.
+        The correction is in units of detail; `query` is `Conditions.of_place` of each place.
         """
         blend = torch.lerp(below, above, t[:, None, None, None])
         P, _, H, W = blend.shape
@@ -229,24 +260,3 @@ def unfold(x: Tensor) -> Tensor:
     B, C, N, h, w = x.shape
     x = x.reshape(B, C // 4, 2, 2, N, h, w).permute(0, 1, 4, 5, 2, 6, 3)
     return x.reshape(B, C // 4, N, 2 * h, 2 * w)
-
-
-def encoder_condition(ratio: float, gaussian: bool, anisotropy: float, through: float, within: float) -> list[float]:
-    """What the encoder is told of the scan.
-
-    thickness / spacing, the same where the profile is Gaussian, log(slice spacing / in-plane spacing), and the
-    roughness along z and in-plane (IntensityScale).
-    """
-    return [ratio, ratio if gaussian else 0.0, math.log(max(anisotropy, 0.25)), *_roughness(through, within)]
-
-
-def query_condition(
-    t: float, z_scale: float, ratio: float, gaussian: bool, through: float, within: float
-) -> list[float]:
-    """What the decoder is told of one output slice at z = i + t: t, 1 - t, 1 / z-scale, and the scan as above."""
-    return [t, 1 - t, 1 / z_scale, ratio, ratio if gaussian else 0.0, *_roughness(through, within)]
-
-
-def _roughness(through: float, within: float) -> tuple[float, float]:
-    """Brought to about [-1, 1]: along z, scans differ little from 0.45."""
-    return 4 * (through - 0.45), within

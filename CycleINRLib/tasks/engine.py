@@ -50,6 +50,7 @@ class Engine:
         self.cancelled: Callable[[], bool] | None = None
         self.warnings: list[str] = []
         self.rows_limit: int | None = None
+        self.texture = 0.0
 
     @classmethod
     def of(
@@ -74,14 +75,15 @@ class Engine:
         device = choose_device(job.device)
         path = find_model(job.model, device)
         network, card = load_model(path)
-        if job.texture and not card.texture:
-            raise RequestError("This model knows no texture", f"--texture {job.texture:g}", "use --texture 0")
+        texture = card.texture_default if job.texture is None else float(job.texture)
+        if texture and not card.texture:
+            raise RequestError("This model knows no texture", f"--texture {texture:g}", "use --texture 0")
         precision = choose_precision(job.precision, network, device)
         source = volume.slices_first(aim.axis)
         scale = IntensityScale.of(source.values, aim.modality)
         network = cast_network(network, device, DTYPES[precision])
         engine = cls(network, card, path, device, precision, scale, aim, source.spacing_mm, volume.values.dtype)
-        engine.progress, engine.cancelled = progress, cancelled
+        engine.progress, engine.cancelled, engine.texture = progress, cancelled, texture
         for message in (*aim.warnings, *_doubts(card, aim, volume)):
             engine.warn(message)
         return engine
@@ -169,6 +171,7 @@ class Engine:
     ) -> np.ndarray:
         """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32."""
         from ..network.infer import corrections
+        from ..network.model import Conditions
 
         def tick() -> None:
             watch.step()
@@ -177,18 +180,17 @@ class Engine:
 
         aim, scale = self.aim, self.scale
         out = np.empty((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
-        spacing = self.spacing_mm
+        anisotropy = self.spacing_mm[0] / min(self.spacing_mm[1:])
+        ratio, seen = min(aim.ratio, RATIO_SEEN), (scale.through, scale.within)
         parts = corrections(
             self.network,
             read / np.float32(scale.scale),
             rows,
             places,
             columns=columns,
-            scale=scale,
+            detail=scale.detail,
             z_scale=1 / grid.step,
-            ratio=min(aim.ratio, RATIO_SEEN),
-            gaussian=aim.gaussian,
-            anisotropy=spacing[0] / min(spacing[1:]),
+            conditions=Conditions(ratio, float(aim.gaussian), anisotropy, *seen, self.texture),
             tick=tick,
         )
         for part, found in parts:
@@ -299,8 +301,19 @@ def expected_seconds(volume: Volume, aim: Plan, job: UpsampleJob | None = None) 
         return None
     values = volume.slices_first(aim.axis).values
     N, J, width = values.shape
+    encode, decode = calibrated(engine, values)
+    read = sum(slab.read_last - slab.read_first for slab in engine._slabs(values.shape, 0, J, aim.grid))
+    total = encode * N * read * width + decode * len(aim.grid.positions) * J * width
+    return round(total * BESIDES, 1)
+
+
+def calibrated(engine: Engine, values: np.ndarray) -> tuple[float, float]:
+    """Seconds for each voxel of the scan to encode, and for each voxel of the result to decode; takes about a second.
+
+    values : (N, J, I) of the scan; a block of them is computed
+    """
     block = np.asarray(values[: CALIBRATION[0], : CALIBRATION[1], : CALIBRATION[2]], np.float32)
-    grid = dataclasses.replace(aim.grid, count=len(block))
+    grid = dataclasses.replace(engine.aim.grid, count=len(block))
     rows, columns = slice(0, block.shape[1]), slice(0, block.shape[2])
 
     def seconds(places: np.ndarray) -> float:
@@ -312,9 +325,7 @@ def expected_seconds(volume: Volume, aim: Plan, job: UpsampleJob | None = None) 
     seconds(few)
     encode = seconds(few)
     decode = max(0.0, seconds(many) - encode) / (len(many) - 1) / (block.shape[1] * block.shape[2])
-    read = sum(slab.read_last - slab.read_first for slab in engine._slabs(values.shape, 0, J, aim.grid))
-    total = encode / block.size * N * read * width + decode * len(aim.grid.positions) * J * width
-    return round(total * BESIDES, 1)
+    return encode / block.size, decode
 
 
 class Remainder:

@@ -1,7 +1,7 @@
 """Training samples: thick slices made from thin ones as a scanner would have measured them (floor 3).
 
 A sample is a function of scans, config, seed, step and place in the batch: a resumed run sees the same data.
-Only numpy and torch.
+Only numpy and torch. How thick slices come about stands in `degradation`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ..errors import VolumeError
-from ..imaging.baselines import base_weights
+from ..imaging.baselines import base_weights, cubic_weights
+from ..imaging.consistency import KEEP_RATIO, gate
 from ..imaging.intensity import BODY_CT_HU, BODY_MR, IntensityScale
-from ..imaging.profile import SKIP_RATIO, profile_weights
 from ..imaging.volume import Volume, guess_modality
-from ..network.model import encoder_condition, query_condition
+from ..network.model import Conditions
+from .degradation import Contrast, Noise, Protocol, Smooth
 
-WHOLE_Z_SCALES = (2.0, 3.0, 4.0, 5.0, 6.0, 2.5, 3.5)
+ANISOTROPIC = 1.5  # an axis whose spacing is this many times the finest is no truth along itself
 
 
 @dataclass(frozen=True)
@@ -32,34 +33,79 @@ class SampleConfig:
     margin: int = 4  # rim of the patch that is encoded but not scored
     places: int = 8  # output places scored in a patch
     z_scale: tuple[float, float] = (1.5, 6.0)
-    ratio: tuple[float, float] = (0.0, 1.2)  # thickness / spacing
+    ratio: tuple[float, float] = (0.0, 1.3)  # thickness / spacing
     skip_share: float = 0.3  # samples whose thickness is one thin slice
     full_share: float = 0.3  # samples whose thickness equals the spacing
     smooth_share: float = 0.35  # samples whose truth was made smooth along z, half of them in-plane too
+    contrast_share: float = 0.3  # samples of another calibration (CT) or contrast and field (MR)
+    noise_share: float = 0.15  # samples with noise added to the thin slices
     in_plane_share: float = 0.4  # samples whose slice axis is an in-plane axis of the scan
     ct_share: float = 0.5
+    texture_share: float = 0.5  # samples that ask for texture: half of them for all of it
+    texture: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A thin-slice scan ready for drawing: values (K, J, I), spacing (k, j, i) in mm, intensity scale."""
+    """A scan ready for drawing: values (K, J, I), spacing (k, j, i) in mm, intensity scale.
+
+    An anisotropic scan is filled along its coarse axis and offers pairs along its in-plane axes only: there its
+    pixels are the truth.
+    """
 
     name: str
     values: np.ndarray
     spacing_mm: tuple[float, float, float]
     modality: str
     scale: float
+    axes: tuple[int, ...] = (0, 1, 2)  # along which it is a truth
 
     @classmethod
     def of(cls, volume: Volume) -> Scan:
         modality = guess_modality(volume)
         values = np.ascontiguousarray(volume.values)
         scale = IntensityScale.of(values, modality).scale
-        return cls(volume.name, values, volume.spacing_mm, modality, scale)
+        finest = min(volume.spacing_mm)
+        axes = tuple(axis for axis in range(3) if volume.spacing_mm[axis] <= ANISOTROPIC * finest)
+        spacing = list(volume.spacing_mm)
+        for axis in {0, 1, 2} - set(axes):
+            values, spacing[axis] = _filled(values, axis, spacing[axis] / finest), finest
+        return cls(volume.name, values, (spacing[0], spacing[1], spacing[2]), modality, scale, axes)
 
     @property
     def body_floor(self) -> float:
         return BODY_CT_HU if self.modality == "CT" else BODY_MR * self.scale
+
+
+def _filled(values: np.ndarray, axis: int, z_scale: float) -> np.ndarray:
+    """Cubic interpolation along one axis to `z_scale` times as many slices, in the type of the values."""
+    count = values.shape[axis]
+    weights = cubic_weights(np.arange(int((count - 1) * z_scale) + 1) / z_scale, count).astype(np.float32)
+    made = np.moveaxis(np.tensordot(weights, np.moveaxis(values, axis, 0).astype(np.float32), 1), 0, axis)
+    if values.dtype.kind in "iu":
+        limits = np.iinfo(values.dtype)
+        made = np.clip(np.rint(made), limits.min, limits.max)
+    return np.ascontiguousarray(made.astype(values.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """P output places among N source slices, each between the slices `below` and `below` + 1."""
+
+    below: Tensor  # (B, P) int64
+    t: Tensor  # (B, P) in [0, 1]
+    query: Tensor  # (B, P, 8), Conditions.of_place
+    weights: Tensor  # (B, P, N): the closed-form base as weights of the source slices
+
+    def to(self, device: str) -> Places:
+        return Places(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def __getitem__(self, rows: Tensor) -> Places:
+        return Places(**{name: value[rows] for name, value in vars(self).items()})
+
+    def every(self, step: int) -> Places:
+        """Every `step`-th place."""
+        return Places(**{name: value[:, ::step] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,30 +114,52 @@ class Batch:
 
     source: Tensor  # (B, N, H, W)
     detail: Tensor  # (B,)
-    encoder_condition: Tensor  # (B, 5)
-    below: Tensor  # (B, P) int64, the source slice below each place
-    t: Tensor  # (B, P)
-    query: Tensor  # (B, P, 7)
-    base: Tensor  # (B, P, h, w), h = H - 2 margin
-    truth: Tensor  # (B, P, h, w)
+    condition: Tensor  # (B, 6), Conditions.of_scan
+    texture: Tensor  # (B,)
+    places: Places
+    gate: Tensor  # (B, P): share of the correction that consistency lets pass
+    truth: Tensor  # (B, P, h, w), h = H - 2 margin
     weight: Tensor  # (B, P, h, w), 1 in the body
+    nodes: Tensor  # (B, 3): weights that average three places over the slice profile; (1, 0, 0) for thin slices
+    first: Places  # cycle: the places around k + d, three for each k = 0 .. N - 2
+    second: Places  # cycle: the places around the inner acquired slices k + 1, among the N - 1 slices made first
+    margin: int
 
     def to(self, device: str) -> Batch:
-        return Batch(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+        moved = {name: value.to(device) for name, value in vars(self).items() if name != "margin"}
+        return Batch(**moved, margin=self.margin)
+
+    @property
+    def base(self) -> Tensor:
+        """(B, P, h, w): the closed-form interpolation that the network corrects."""
+        return base_of(self.source, self.places, self.margin)
+
+
+def base_of(source: Tensor, places: Places, margin: int) -> Tensor:
+    """Source (B, N, H, W) -> the base at each place without the rim, (B, P, H - 2 margin, W - 2 margin)."""
+    rim = slice(margin, source.shape[-1] - margin)
+    return torch.einsum("bpn,bnhw->bphw", places.weights, source[..., slice(margin, source.shape[-2] - margin), rim])
 
 
 def draw_batch(scans: Sequence[Scan], config: SampleConfig, size: int, seed: int, step: int) -> Batch:
     """The batch of `step`: the same for the same arguments."""
     rng = np.random.default_rng([seed, step])
     rows = [_draw(scans, config, rng) for _ in range(size)]
-    stacked = [torch.from_numpy(np.stack(column)) for column in zip(*rows)]
-    return Batch(*stacked)
+    return Batch(**{name: _stacked([row[name] for row in rows]) for name in rows[0]}, margin=config.margin)
 
 
-def _draw(scans: Sequence[Scan], config: SampleConfig, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _stacked(column: list):
+    if isinstance(column[0], dict):
+        return Places(**{name: _stacked([part[name] for part in column]) for name in column[0]})
+    return torch.from_numpy(np.stack(column))
+
+
+def _draw(scans: Sequence[Scan], config: SampleConfig, rng: np.random.Generator) -> dict:
     for _ in range(200):
         scan = _choose_scan(scans, config, rng)
-        axis = int(rng.integers(1, 3)) if rng.random() < config.in_plane_share else 0
+        in_plane = [axis for axis in scan.axes if axis > 0]
+        go_in_plane = in_plane and (0 not in scan.axes or rng.random() < config.in_plane_share)
+        axis = in_plane[int(rng.integers(len(in_plane)))] if go_in_plane else scan.axes[0]
         values = np.moveaxis(scan.values, axis, 0)
         mm = [scan.spacing_mm[axis], *(s for n, s in enumerate(scan.spacing_mm) if n != axis)]
         sample = _patch(scan, values, mm, config, rng)
@@ -106,127 +174,120 @@ def _choose_scan(scans: Sequence[Scan], config: SampleConfig, rng: np.random.Gen
     return choice[int(rng.integers(len(choice)))]
 
 
-def _draw_physics(config: SampleConfig, rng: np.random.Generator) -> tuple[float, float, str]:
-    """z-scale, thickness / spacing and profile of one sample."""
-    whole = [z for z in WHOLE_Z_SCALES if config.z_scale[0] <= z <= config.z_scale[1]]
-    z_scale = float(rng.choice(whole)) if whole and rng.random() < 0.6 else float(rng.uniform(*config.z_scale))
-    kind = rng.random()
-    if kind < config.skip_share:
-        return z_scale, 0.0, "skip"
-    ratio = 1.0 if kind < config.skip_share + config.full_share else float(rng.uniform(*config.ratio))
-    if ratio < SKIP_RATIO:
-        return z_scale, 0.0, "skip"
-    return z_scale, ratio, "gaussian" if rng.random() < 0.5 else "box"
+@dataclass(frozen=True)
+class _Changes:
+    """What is done to a scan before it is degraded; each part may be missing."""
+
+    contrast: Contrast | None
+    smooth: Smooth | None
+    noise: Noise | None
+
+    @classmethod
+    def drawn(cls, scan: Scan, config: SampleConfig, rng: np.random.Generator) -> _Changes:
+        contrast = Contrast.drawn(scan.modality, rng) if rng.random() < config.contrast_share else None
+        smooth = Smooth.drawn(scan.modality, rng) if rng.random() < config.smooth_share else None
+        noise = Noise.drawn(scan.modality, scan.scale, rng) if rng.random() < config.noise_share else None
+        return cls(contrast, smooth, noise)
+
+    def of(self, block: np.ndarray, scale: float, places, columns_only: bool = False) -> np.ndarray:
+        if self.contrast is not None:
+            block = self.contrast.of(block, scale, places)
+        if self.smooth is not None:
+            block = self.smooth.of(block, columns_only)
+        return block if self.noise is None else self.noise.of(block)
 
 
-def _patch(scan: Scan, values: np.ndarray, mm, config: SampleConfig, rng: np.random.Generator):
+def _patch(scan: Scan, values: np.ndarray, mm, config: SampleConfig, rng: np.random.Generator) -> dict | None:
     """One patch of `values` (slices first), or None where it does not fit or holds too little body."""
-    z_scale, ratio, profile = _draw_physics(config, rng)
-    L, J, width = values.shape
-    tail = max(1.0, ratio * z_scale)
+    protocol = Protocol.drawn(config.z_scale, config.ratio, config.skip_share, config.full_share, rng)
+    z_scale = protocol.z_scale
+    shape = L, J, width = values.shape
+    tail = max(1.0, 1.5 * protocol.thickness if protocol.profile == "trapezoid" else protocol.thickness)
     room = L - 1 - (config.slices - 1) * z_scale - 2 * tail
     if room < 0 or min(J, width) < config.crop:
         return None
     first = tail + rng.random() * room
-    if rng.random() < 0.6 or profile == "skip":  # acquired slices at thin slices, as in a scan that skips
+    if rng.random() < 0.6 or protocol.profile == "skip":  # acquired slices at thin slices, as in a scan that skips
         first = float(np.floor(first))
     j, i = (int(rng.integers(n - config.crop + 1)) for n in (J, width))
     block = values[:, j : j + config.crop, i : i + config.crop]
     if np.mean(block[:: max(1, L // 16)] > scan.body_floor) < 0.25:
         return None
-    smooth = _Smooth.drawn(scan.modality, rng) if rng.random() < config.smooth_share else None
-    if smooth is not None:
-        block = smooth.of(block)
+    changes = _Changes.drawn(scan, config, rng)
+    along = [np.arange(a, b) / n for a, b, n in zip((0, j, i), (L, j + config.crop, i + config.crop), shape)]
+    block = changes.of(block, scan.scale, along)
     centers = first + z_scale * np.arange(config.slices)
-    source = _thicken(block, centers, ratio * z_scale, profile)
-    whole = _whole_scan(scan, values, smooth, first, z_scale, ratio, profile)
+    source = protocol.thicken(block, centers)
+    whole = _whole_scan(scan, values, changes, first, protocol)
 
     inside = np.arange(int(np.ceil(centers[0])), int(np.floor(centers[-1])) + 1)
     at = np.sort(rng.choice(inside, config.places, replace=len(inside) < config.places))
-    z = (at - first) / z_scale
-    weights = base_weights(z, config.slices, ratio, 1 / z_scale).astype(np.float32)
     rim = slice(config.margin, config.crop - config.margin)
-    base = np.tensordot(weights, source[:, rim, rim], 1)
-    truth = block[at][:, rim, rim].astype(np.float32)
+    truth = np.asarray(block[at][:, rim, rim], np.float32)
     weight = np.where(truth > scan.body_floor, 1.0, 0.15).astype(np.float32)
-
-    below = np.clip(np.floor(z).astype(np.int64), 0, config.slices - 2)
-    gaussian, seen = profile == "gaussian", (whole.through, whole.within)
-    condition = np.array(encoder_condition(ratio, gaussian, z_scale * mm[0] / min(mm[1:]), *seen), np.float32)
-    query = np.array([query_condition(p - b, z_scale, ratio, gaussian, *seen) for p, b in zip(z, below)], np.float32)
-    images = _turn([source / scan.scale, base / scan.scale, truth / scan.scale, weight], rng)
-    t = (z - below).astype(np.float32)
-    if rng.random() < 0.5:  # the mirror image along z: slice order and t reversed
-        images[0] = images[0][::-1]
-        below, t = config.slices - 2 - below, 1 - t
-        query[:, :2] = query[:, 1::-1]
-    source, base, truth, weight = (np.ascontiguousarray(image, np.float32) for image in images)
-    return source, np.float32(whole.detail), condition, below, t, query, base, truth, weight
-
-
-def _thicken(block: np.ndarray, centers: np.ndarray, thickness: float, profile: str) -> np.ndarray:
-    """Thick slices (N, H, W) of a thin block (L, H, W), rounded as stored."""
-    weights = profile_weights(centers, thickness, len(block), profile).astype(np.float32)
-    used = np.flatnonzero(weights.max(0) > 1e-7)
-    low, high = used[0], used[-1] + 1
-    return np.round(np.tensordot(weights[:, low:high], block[low:high].astype(np.float32), 1))
-
-
-@dataclass(frozen=True)
-class _Smooth:
-    """A scan that was made smoother than its grid, as many are: slices that overlap, soft kernels, zero-filling.
-
-    `through` and `within` are strengths along z and in-plane: the full width of a Gaussian in samples, or the inverse
-    of the share of spatial frequencies that a zero-filled scan has kept; 0 leaves an axis alone.
-    """
-
-    zero_filled: bool
-    through: float
-    within: float
-
-    @classmethod
-    def drawn(cls, modality: str, rng: np.random.Generator) -> _Smooth:
-        """CT overlaps and has soft kernels; MR is mostly zero-filled, often twofold and in all axes alike."""
-        if modality == "CT" or rng.random() < 0.3:
-            through, within = (float(rng.uniform(1.1, 2.5)) for _ in range(2))
-            return cls(False, through, within if rng.random() < 0.5 else 0.0)
-        through = 2.0 if rng.random() < 0.4 else float(rng.uniform(1.1, 2.2))
-        return cls(True, through, through if rng.random() < 0.7 else 0.0)
-
-    def of(self, values: np.ndarray, columns_only: bool = False) -> np.ndarray:
-        """(L, J, I) values made smooth along z, and in-plane along columns or both axes."""
-        values = np.tensordot(self._weights(len(values), self.through), values.astype(np.float32), 1)
-        if self.within:
-            values = values @ self._weights(values.shape[2], self.within).T
-            if not columns_only:
-                values = self._weights(values.shape[1], self.within) @ values
-        return values
-
-    def _weights(self, count: int, strength: float) -> np.ndarray:
-        at = np.arange(count)
-        if not self.zero_filled:
-            return profile_weights(at, strength, count, "gaussian").astype(np.float32)
-        basis = np.cos(np.pi / count * (at[None] + 0.5) * at[:, None])  # cosine transform: no wrap-around at the ends
-        basis /= np.linalg.norm(basis, axis=1, keepdims=True)
-        kept = np.clip((1 / strength + 0.05 - at / count) / 0.1, 0, 1)  # a tenth of the band fades out
-        return ((basis.T * kept) @ basis).astype(np.float32)
+    source, truth, weight = _turn([source / scan.scale, truth / scan.scale, weight], rng)
+    z = (at - first) / z_scale
+    if rng.random() < 0.5:  # the mirror image along z: the order of slices is reversed
+        source, truth, weight, z = source[::-1], truth[::-1], weight[::-1], config.slices - 1 - z[::-1]
+    delay, texture = float(rng.uniform(0.15, 0.85)), _draw_texture(config, rng)
+    told = Conditions(
+        protocol.ratio, protocol.form, z_scale * mm[0] / min(mm[1:]), whole.through, whole.within, texture
+    )
+    passes = protocol.ratio <= KEEP_RATIO
+    return {
+        "source": np.ascontiguousarray(source, np.float32),
+        "detail": np.float32(whole.detail),
+        "condition": np.array(told.of_scan(), np.float32),
+        "texture": np.float32(texture),
+        "places": _places(z, config.slices, told, z_scale),
+        "gate": (gate(z) if passes else np.ones(len(z))).astype(np.float32),
+        "truth": np.ascontiguousarray(truth, np.float32),
+        "weight": np.ascontiguousarray(weight, np.float32),
+        **_cycle(config.slices, delay, protocol, told),
+    }
 
 
-def _whole_scan(
-    scan: Scan,
-    values: np.ndarray,
-    smooth: _Smooth | None,
-    first: float,
-    z_scale: float,
-    ratio: float,
-    profile: str,
-) -> IntensityScale:
+def _draw_texture(config: SampleConfig, rng: np.random.Generator) -> float:
+    kind, between = rng.random(2)
+    if kind >= config.texture_share:
+        return 0.0
+    low, high = config.texture
+    return high if kind < 0.5 * config.texture_share else low + between * (high - low)
+
+
+def _places(z: np.ndarray, count: int, told: Conditions, z_scale: float) -> dict:
+    """What `Places` holds, for the positions `z` in slices of a source of `count` slices."""
+    z = np.clip(z, 0, count - 1)
+    below = np.clip(np.floor(z).astype(np.int64), 0, count - 2)
+    return {
+        "below": below,
+        "t": (z - below).astype(np.float32),
+        "query": np.array([told.of_place(p - b, z_scale) for p, b in zip(z, below)], np.float32),
+        "weights": base_weights(z, count, told.ratio, 1 / z_scale).astype(np.float32),
+    }
+
+
+def _cycle(count: int, delay: float, protocol: Protocol, told: Conditions) -> dict:
+    """There and back: slices made at k + delay, thick again, and from these the inner acquired slices k + 1."""
+    offsets, nodes = protocol.nodes()
+    there = (np.arange(count - 1)[:, None] + delay + offsets).ravel()
+    back = (np.arange(1, count - 3)[:, None] + 1 - delay + offsets).ravel()
+    return {
+        "nodes": nodes.astype(np.float32),
+        "first": _places(there, count, told, protocol.z_scale),
+        "second": _places(back, count - 1, told, protocol.z_scale),
+    }
+
+
+def _whole_scan(scan: Scan, values: np.ndarray, changes: _Changes, first: float, protocol: Protocol) -> IntensityScale:
     """What IntensityScale finds in the whole thick scan, from some of its rows."""
-    sparse = values[:, :: max(1, values.shape[1] // 16)]
-    if smooth is not None:
-        sparse = smooth.of(sparse, columns_only=True)
-    centers = np.arange(first % z_scale, len(sparse) - 0.999, z_scale)
-    return IntensityScale.of(_thicken(sparse, centers, ratio * z_scale, profile), scan.modality, scan.scale)
+    step = max(1, values.shape[1] // 16)
+    sparse = values[:, ::step]
+    L, J, width = values.shape
+    along = [np.arange(L) / L, np.arange(0, J, step) / J, np.arange(width) / width]
+    sparse = changes.of(sparse, scan.scale, along, columns_only=True)
+    centers = np.arange(first % protocol.z_scale, len(sparse) - 0.999, protocol.z_scale)
+    return IntensityScale.of(protocol.thicken(sparse, centers), scan.modality, scan.scale)
 
 
 def _turn(images: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:

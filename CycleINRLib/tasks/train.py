@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import Cancelled, ModelError, RequestError
 from ..events import Listener, Progress
-from ..network.model import CONFIGS, CycleINR, NetworkConfig, source_features
-from .losses import charbonnier, gain_db
-from .samples import Batch, SampleConfig, Scan, draw_batch
+from ..network.model import CONFIGS, CycleINR, NetworkConfig
+from .losses import gain_db
+from .objective import Objective, predict, wanted
+from .samples import SampleConfig, Scan, draw_batch
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TrainConfig:
     warmup: int = 200  # steps
     ema: float = 0.999
     clip: float = 1.0  # norm of the gradient
-    epsilon: float = 0.3  # of Charbonnier, in units of detail
+    objective: Objective = field(default_factory=Objective)
     seed: int = 0
     save_every: int = 250  # steps between states on disk
     validate_every: int = 1000
@@ -54,30 +55,12 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, facts: dict) -> TrainConfig:
         samples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["samples"].items()}
-        parts = {"network": NetworkConfig(**facts["network"]), "samples": SampleConfig(**samples)}
+        parts = {
+            "network": NetworkConfig(**facts["network"]),
+            "samples": SampleConfig(**samples),
+            "objective": Objective(**facts["objective"]),
+        }
         return cls(**{**facts, **parts})
-
-
-def predict(network: CycleINR, batch: Batch, margin: int) -> torch.Tensor:
-    """The network's correction at every place of the batch: (B, P, h, w), in units of detail."""
-    features = source_features(batch.source, batch.detail)
-    encoded = network.encode(features, batch.encoder_condition)
-    codes = network.codes_of(encoded, features)
-    B, P = batch.t.shape
-    rows = torch.arange(B, device=codes.device).repeat_interleave(P)
-    H, W = codes.shape[-2:]
-    outer = slice(margin - 1, H - margin + 1)  # LAM looks one pixel around
-    codes = codes[..., outer, outer].transpose(1, 2)  # (B, N, D, h + 2, w + 2)
-    B, N, D, h, w = codes.shape
-    inner = (..., slice(1, -1), slice(1, -1))
-    slices = (rows, batch.below.flatten())
-    keys = keys_below = keys_above = None
-    if network.attend is not None:
-        keys = network.attend.key_value(codes.reshape(B * N, D, h, w)).reshape(B, N, -1, h, w)
-        keys_below, keys_above = keys[slices], keys[slices[0], slices[1] + 1]
-    below, above = codes[inner][slices], codes[inner][slices[0], slices[1] + 1]
-    out = network.decode(below, above, keys_below, keys_above, batch.t.flatten(), batch.query.flatten(0, 1))
-    return out.reshape(B, P, *out.shape[-2:])
 
 
 def train(
@@ -127,8 +110,7 @@ def train(
             coming = ahead.submit(draw_batch, scans, config.samples, config.batch, config.seed, step + 1)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config)
-            correction = predict(network, batch, config.samples.margin)
-            loss = charbonnier(correction - _wanted(batch), batch.weight, config.epsilon)
+            loss = config.objective.loss(network, batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
@@ -144,7 +126,9 @@ def train(
                     pace = (time.monotonic() - start) / (step - first)
                     progress(Progress("train", step, config.steps, round(pace * (config.steps - step), 1)))
             if held_out and step % config.validate_every == 0:
-                _log(state_path, step, validate(average, held_out, config, device), kind="held_out_gain_db")
+                for texture in (0.0, 1.0) if config.samples.texture_share else (0.0,):
+                    gain = validate(average, held_out, config, device, texture=texture)
+                    _log(state_path, step, gain, kind=f"held_out_gain_db_texture_{texture:g}")
             if step % config.save_every == 0 or stopped:
                 save_state(state_path, network, average, optimizer, config, step)
                 if on_save is not None:
@@ -167,21 +151,23 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 @torch.no_grad()
 def validate(
-    network: CycleINR, scans: Sequence[Scan], config: TrainConfig, device: str = "cpu", batches: int = 12
+    network: CycleINR,
+    scans: Sequence[Scan],
+    config: TrainConfig,
+    device: str = "cpu",
+    batches: int = 12,
+    texture: float = 0.0,
 ) -> float:
     """Mean gain in dB over the closed-form base on fixed patches of scans that training never sees."""
+    samples = replace(config.samples, texture_share=1.0, texture=(texture, texture))
     gains = []
     for n in range(batches):
-        batch = draw_batch(scans, config.samples, config.batch, 1_000_003, n).to(device)
-        wanted = _wanted(batch)
-        error = predict(network, batch, config.samples.margin) - wanted
-        gains += [float(gain_db(e, w, m)) for e, w, m in zip(error, wanted, batch.weight)]
+        batch = draw_batch(scans, samples, config.batch, 1_000_003, n).to(device)
+        base_error = wanted(batch)
+        places = (batch.source, batch.detail, batch.condition, batch.places, batch.margin)
+        error = predict(network, *places) - base_error
+        gains += [float(gain_db(e, w, m)) for e, w, m in zip(error, base_error, batch.weight)]
     return sum(gains) / len(gains)
-
-
-def _wanted(batch: Batch) -> torch.Tensor:
-    """The correction that would make the base the truth, in units of detail."""
-    return (batch.truth - batch.base) / batch.detail[:, None, None, None]
 
 
 @torch.no_grad()

@@ -218,7 +218,7 @@ def _report(
         "output": _facts(result, aim.axis, result.thickness_mm, aim.modality),
         "z_scale": aim.z_scale,
         "profile": aim.profile,
-        "texture": float(job.texture),
+        "texture": engine.texture,
         "consistency": aim.consistency,
         "consistency_error": error,
         "device": engine.device,

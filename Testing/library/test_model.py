@@ -9,23 +9,22 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
-from CycleINRLib.imaging.intensity import IntensityScale  # noqa: E402
 from CycleINRLib.imaging.slabs import plan_slabs  # noqa: E402
 from CycleINRLib.network.infer import corrections, encode_streamed, step_count  # noqa: E402
 from CycleINRLib.network.model import (  # noqa: E402
     CONFIGS,
+    Conditions,
     CycleINR,
     NetworkConfig,
-    encoder_condition,
     fold,
-    query_condition,
     source_features,
     unfold,
 )
 
 SMALL = NetworkConfig(channels=16, blocks=3, codes=8, hidden=12, key=4)
-SCALE = IntensityScale(1.0, 0.3, 0.4, 0.1)
-SCAN: dict[str, Any] = {"ratio": 1.0, "gaussian": False, "anisotropy": 4.0}
+DETAIL = 0.3
+TOLD = Conditions(1.0, 0.0, 4.0, 0.4, 0.1, 0.5)
+SCAN: dict[str, Any] = {"detail": DETAIL, "conditions": TOLD}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def _corrections(network, source, rows, z_scale, columns=None):
     positions = np.arange(int((len(source) - 1) * z_scale + 1e-6) + 1) / z_scale
     width = source.shape[2] if columns is None else columns.stop - columns.start
     out = np.full((len(positions), rows.stop - rows.start, width), np.nan, np.float32)
-    facts = {"scale": SCALE, "z_scale": z_scale, **SCAN}
+    facts = {"z_scale": z_scale, **SCAN}
     for part, values in corrections(network, source, rows, positions, columns=columns, **facts):
         out[part] = values
     return out
@@ -84,7 +83,7 @@ def test_single_columns_are_the_columns_of_the_whole(network, source):
 
 def test_streamed_encoding_is_the_encoding(network, source):
     features = source_features(torch.from_numpy(source[None, :, :60, :44].copy()), 0.3)
-    condition = torch.tensor([encoder_condition(1.0, True, 3.0, 0.4, 0.1)])
+    condition = torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1, 0.7).of_scan()])
     ticks = []
     with torch.no_grad():
         whole = network.encode(features, condition)
@@ -95,16 +94,13 @@ def test_streamed_encoding_is_the_encoding(network, source):
 
 def test_inference_computes_what_training_computes(network, source):
     z = 2 + 0.25
-    features = source_features(torch.from_numpy(source[None, :, :60, :44].copy()), SCALE.detail)
-    seen = (SCALE.through, SCALE.within)
+    features = source_features(torch.from_numpy(source[None, :, :60, :44].copy()), DETAIL)
     with torch.no_grad():
-        codes = network.codes_of(
-            network.encode(features, torch.tensor([encoder_condition(1.0, False, 4.0, *seen)])), features
-        )
+        codes = network.codes_of(network.encode(features, torch.tensor([TOLD.of_scan()])), features)
         below, above = codes[:, :, 2], codes[:, :, 3]
-        query = torch.tensor([query_condition(0.25, 4.0, 1.0, False, *seen)])
+        query = torch.tensor([TOLD.of_place(0.25, 4.0)])
         keys = network.keys_of(below), network.keys_of(above)
-        plain = network.decode(below, above, *keys, torch.tensor([0.25]), query)[0] * SCALE.detail
+        plain = network.decode(below, above, *keys, torch.tensor([0.25]), query)[0] * DETAIL
     found = _corrections(network, source[:, :60, :44], slice(0, 60), 4.0)[int(z * 4)]
     np.testing.assert_allclose(found, plain.numpy(), atol=1e-5)
 
@@ -135,10 +131,10 @@ def test_gradients_reach_each_parameter(source):
         parameter.data += 0.05 * torch.randn_like(parameter)
     features = source_features(torch.from_numpy(source[None, :, :20, :20].copy()), 0.3)
     codes = network.codes_of(
-        network.encode(features, torch.tensor([encoder_condition(1.0, True, 3.0, 0.4, 0.1)])), features
+        network.encode(features, torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1, 0.7).of_scan()])), features
     )
     below, above = codes[:, :, 2], codes[:, :, 3]
-    query = torch.tensor([query_condition(0.3, 4.0, 1.0, True, 0.4, 0.1)])
+    query = torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1, 0.7).of_place(0.3, 4.0)])
     out = network.decode(below, above, network.keys_of(below), network.keys_of(above), torch.tensor([0.3]), query)
     out.square().sum().backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -152,7 +148,7 @@ def test_folding_pixels_is_undone_exactly():
 
 def test_ticks_are_counted_right(network, source):
     ticks = []
-    facts = {"scale": SCALE, "z_scale": 2.0, **SCAN}
+    facts = {"z_scale": 2.0, **SCAN}
     list(corrections(network, source, slice(0, 10), np.arange(11) / 2, tick=lambda: ticks.append(1), **facts))
     assert len(ticks) == step_count(network, len(source))
 

@@ -1,0 +1,105 @@
+"""What a step minimizes: each term is zero where it should be, and lower where it should be."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from CycleINRLib.network.model import CycleINR, NetworkConfig  # noqa: E402
+from CycleINRLib.tasks.losses import charbonnier, gain_db, gradient_difference, noise_difference  # noqa: E402
+from CycleINRLib.tasks.objective import Objective, predict  # noqa: E402
+from CycleINRLib.tasks.samples import SampleConfig, Scan, draw_batch  # noqa: E402
+
+SAMPLES = SampleConfig(slices=6, crop=32, margin=4, places=4, z_scale=(1.5, 3.5))
+NETWORK = NetworkConfig(channels=16, blocks=2, codes=8, hidden=16, key=4)
+
+
+@pytest.fixture(scope="module")
+def scans(ct_thin, mr_thin) -> list[Scan]:
+    return [Scan.of(ct_thin), Scan.of(mr_thin)]
+
+
+@pytest.fixture
+def network() -> CycleINR:
+    torch.manual_seed(0)
+    return CycleINR(NETWORK)
+
+
+def test_the_error_is_zero_for_the_truth_and_absolute_for_large_errors():
+    weight = torch.ones(4)
+    assert float(charbonnier(torch.zeros(4), weight, 0.3)) == 0
+    assert float(charbonnier(torch.full((4,), 100.0), weight, 0.3)) == pytest.approx(99.7, rel=1e-3)
+
+
+def test_gain_counts_in_decibel():
+    error, weight = torch.full((2, 3, 3), 0.5), torch.ones(2, 3, 3)
+    assert float(gain_db(error, 2 * error, weight)) == pytest.approx(6.02, abs=0.01)
+
+
+def test_a_constant_error_has_no_gradient_difference_and_a_ramp_has_its_slope():
+    weight = torch.ones(1, 1, 5, 6)
+    assert float(gradient_difference(torch.full((1, 1, 5, 6), 3.0), weight)) == 0
+    ramp = 2.0 * torch.arange(6.0).expand(1, 1, 5, 6)
+    assert float(gradient_difference(ramp, weight)) == pytest.approx(2 * 25 / (24 + 25), rel=1e-5)
+
+
+def test_noise_difference_is_the_log_of_the_noise_ratio():
+    torch.manual_seed(0)
+    below, above = torch.randn(2, 1, 3, 64, 64)
+    t, weight, floor = torch.tensor([[0.3, 0.5, 0.7]]), torch.ones(1, 3, 64, 64), torch.zeros(1)
+    for ratio in (1.0, 0.5, 2.0):
+        output = ratio * torch.randn(1, 3, 64, 64)
+        found = noise_difference(output, torch.stack([below, above]), t, weight, floor)
+        assert found.shape == (1, 3)
+        torch.testing.assert_close(
+            found, torch.full((1, 3), abs(float(torch.log(torch.tensor(ratio))))), atol=0.12, rtol=0
+        )
+
+
+def test_places_without_body_tell_nothing_of_their_noise():
+    image = torch.randn(1, 2, 16, 16)
+    outside = torch.full((1, 2, 16, 16), 0.15)
+    assert not noise_difference(image, torch.stack([image, image]), torch.zeros(1, 2), outside, torch.zeros(1)).any()
+
+
+def test_without_texture_only_the_error_counts(scans, network):
+    plain, asked = (draw_batch(scans, dataclasses.replace(SAMPLES, texture_share=s), 3, 0, 0) for s in (0.0, 1.0))
+    error_alone = Objective(cycle=0, noise=0)
+    assert torch.equal(Objective().loss(network, plain), error_alone.loss(network, plain))
+    assert (Objective().loss(network, asked) > error_alone.loss(network, asked)).item()
+
+
+@pytest.mark.parametrize("skip_share", [1.0, 0.0])
+@pytest.mark.parametrize("terms", [{"noise": 0.0}, {"cycle": 0.0}])
+def test_both_terms_reach_the_encoder_and_the_decoder(scans, network, skip_share, terms):
+    """Of thin and of thick slices: with the error left out, the gradient is that of the term alone."""
+    samples = dataclasses.replace(SAMPLES, texture_share=1.0, texture=(1.0, 1.0), skip_share=skip_share)
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    batch = draw_batch(scans, samples, 2, 0, 1)
+    with_term, without = (Objective(**terms), Objective(cycle=0, noise=0))
+    (with_term.loss(network, batch) - without.loss(network, batch)).backward()
+    for part in (network.enter.weight, network.blocks[0].through.weight, network.last.weight):
+        assert float(part.grad.abs().sum()) > 0
+
+
+def test_one_patch_stands_for_all_that_ask_for_texture(scans, network):
+    """The estimate of the cycle term of two equal patches is that of each alone."""
+    samples = dataclasses.replace(SAMPLES, texture_share=1.0, texture=(1.0, 1.0))
+    one = draw_batch(scans, samples, 1, 0, 4)
+    both = torch.tensor([0, 0])
+    twice = dataclasses.replace(
+        one,
+        **{name: value[both] for name, value in vars(one).items() if name != "margin"},
+    )
+    objective = Objective(noise=0)
+    torch.testing.assert_close(objective.loss(network, one), objective.loss(network, twice))
+
+
+def test_prediction_has_the_shape_of_the_truth(scans, network):
+    batch = draw_batch(scans, SAMPLES, 2, 0, 0)
+    places = (batch.source, batch.detail, batch.condition, batch.places, batch.margin)
+    assert predict(network, *places).shape == batch.truth.shape
