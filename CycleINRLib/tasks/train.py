@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import Cancelled, ModelError, RequestError
 from ..events import Listener, Progress
+from ..network.grow import grown
 from ..network.model import CONFIGS, CycleINR, NetworkConfig
 from .losses import gain_db
 from .objective import Objective, predict, wanted
@@ -78,14 +79,14 @@ def train(
 ) -> CycleINR:
     """Trains until `config.steps`, or for `minutes` of this call, and gives the averaged network.
 
-    A fresh run begins with the weights of `start_from` where it is given.
+    A fresh run begins with the weights of `start_from` where it is given, which may be of a smaller network.
     `state_path` is read if it exists (resume) and replaced as a whole every `config.save_every` steps; beside it,
     `<name>.csv` gets one line per hundred steps. `on_save` receives the averaged network and the step.
 
     Raises
     ------
     RequestError : no scans
-    ModelError : the state, or `start_from`, belongs to another network
+    ModelError : the state belongs to another network, or `start_from` cannot grow into this one
     Cancelled : `cancelled()` turned true; the state is saved
     """
     if not scans:
@@ -93,11 +94,7 @@ def train(
     torch.manual_seed(config.seed)
     network = CycleINR(config.network).to(device)
     if start_from is not None:
-        if start_from.config != config.network:
-            raise ModelError(
-                "The weights to start from are of another network", f"{start_from.config}", "choose others"
-            )
-        network.load_state_dict(start_from.state_dict())
+        network.load_state_dict(grown(start_from, config.network).state_dict())
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=1e-4, betas=(0.9, 0.99))
     step = load_state(state_path, network, average, optimizer, config) if state_path.exists() else 0

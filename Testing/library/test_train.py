@@ -61,9 +61,9 @@ def test_a_run_begins_with_the_weights_that_it_is_given(scans, tmp_path):
     second = train(scans, tmp_path / "second.state", still, start_from=first)
     for name, value in first.state_dict().items():
         torch.testing.assert_close(second.state_dict()[name], value, msg=name)
-    wider = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, channels=32))
-    with pytest.raises(ModelError, match="another network"):
-        train(scans, tmp_path / "third.state", wider, start_from=first)
+    narrower = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, channels=8))
+    with pytest.raises(ModelError, match="cannot grow"):
+        train(scans, tmp_path / "third.state", narrower, start_from=first)
 
 
 def test_a_state_of_another_network_is_refused(scans, tmp_path):
