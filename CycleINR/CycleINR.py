@@ -32,13 +32,12 @@ except ModuleNotFoundError:
     sys.path.append(str(Path(__file__).resolve().parent.parent))
     import CycleINRLib
 
-from CycleINRLib.errors import Cancelled, CycleINRError, MissingPackageError
+from CycleINRLib import dependencies
+from CycleINRLib.errors import Cancelled, CycleINRError
 from CycleINRLib.io.mrml import check_output_node, node_from_result, volume_from_node
 from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE, UpsampleJob
 from CycleINRLib.panel import Panel, outlook
 from CycleINRLib.runs import Run, result_volume
-
-TORCH = "torch>=2.4"  # the first that works with the NumPy of Slicer
 
 
 #
@@ -63,8 +62,8 @@ class CycleINR(ScriptedLoadableModule):
             '<a href="https://github.com/CycleINR/SlicerCycleINR">More information</a>.'
         )
         self.parent.acknowledgementText = _(
-            "This module builds on CycleINR (Wei et al., 2025, arXiv:2504.04937) and on ArSSR, the arbitrary-scale "
-            "super-resolution of MR by implicit neural representation (Wu et al., IEEE JBHI 2023)."
+            "The method is that of CycleINR (Fang et al., CVPR 2024, arXiv:2404.04878); this is an independent "
+            "implementation. Learning from thin-slice scans follows Xuan et al. (2020, arXiv:2003.12627)."
         )
         slicer.app.connect("startupCompleted()", registerSampleData)
 
@@ -293,7 +292,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._panel.cancel()
         else:
             try:
-                if not ensureTorch(self.resourcePath("requirements.txt")):
+                if not dependencies.ensure(self.resourcePath("requirements.txt")):
                     return
                 self._run = self.logic.upsample(**self._request(), wait=False)
                 self._panel.start()
@@ -329,35 +328,6 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._show()
         if not isinstance(error, Cancelled) and not slicer.app.testingEnabled():
             slicer.util.errorDisplay(str(error), detailedText=log or None)
-
-
-def ensureTorch(requirements: str) -> bool:
-    """Whether the child will find its packages; what is missing is installed after the user agreed.
-
-    Torch comes through the PyTorch extension alone, which knows which build fits the graphics card.
-
-    :param requirements: path of the list of the other packages
-    :raises MissingPackageError: the PyTorch extension is not installed
-    """
-    from slicer.packaging import load_requirements, pip_check, pip_ensure
-
-    if not pip_check(TORCH):
-        try:
-            import PyTorchUtils
-        except ModuleNotFoundError as error:
-            found, todo = "the PyTorch extension is missing", "install it by the Extensions Manager and restart Slicer"
-            raise MissingPackageError("CycleINR needs PyTorch", found, todo) from error
-        question = _("CycleINR needs PyTorch (about 1 to 3 GB). Install it now? It may take several minutes.")
-        if not slicer.util.confirmOkCancelDisplay(question, windowTitle="CycleINR"):
-            return False
-        installer = PyTorchUtils.PyTorchUtilsLogic()
-        if installer.installTorch(askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch")) is None:
-            return False
-    try:
-        pip_ensure(load_requirements(requirements), requester="CycleINR")
-    except RuntimeError:  # declined
-        return False
-    return True
 
 
 #

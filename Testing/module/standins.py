@@ -308,6 +308,16 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         pass
 
 
+# --- slicer.packaging ---------------------------------------------------------------------------------------------
+def load_requirements(path) -> list[str]:
+    lines = (line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "-"))]
+
+
+def pip_ensure(requirements, *, prompt_install=True, prompt_restart=True, requester=None, show_progress=True) -> None:
+    """Installs nothing."""
+
+
 # --- all of it ----------------------------------------------------------------------------------------------------
 class Application:
     """slicer.app, and a note of what the user was told."""
@@ -361,8 +371,8 @@ def install(temporaryPath: str, patch: pytest.MonkeyPatch) -> Application:
         },
         "packaging": {
             "pip_check": lambda requirement: True,
-            "load_requirements": lambda path: Path(path).read_text(encoding="utf-8").splitlines(),
-            "pip_ensure": lambda requirements, requester=None: None,
+            "load_requirements": load_requirements,
+            "pip_ensure": pip_ensure,
         },
     }
     for name, contents in parts.items():

@@ -266,15 +266,15 @@ def test_another_module_may_be_opened_while_the_job_runs(a_panel):
 # --- PyTorch ----------------------------------------------------------------------------------------------------
 @pytest.fixture
 def without_torch(an_app, monkeypatch):
-    """pip_check says no; `PyTorchUtils` notes what is installed."""
-    installed = []
+    """pip_check says no until `PyTorchUtils` was asked, which notes how."""
+    installed: list = []
 
     def install_torch(**options):
         installed.append(options)
         return object()
 
     logic = types.SimpleNamespace(installTorch=install_torch)
-    monkeypatch.setattr(slicer.packaging, "pip_check", lambda requirement: False)
+    monkeypatch.setattr(slicer.packaging, "pip_check", lambda requirement: bool(installed))
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.SimpleNamespace(PyTorchUtilsLogic=lambda: logic))
     return installed
 
