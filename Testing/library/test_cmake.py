@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,30 +14,64 @@ import pytest
 
 REPOSITORY = cmake_lists.REPOSITORY
 TOP = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
-SLICER_STUB = """
-# What the extension uses of Slicer's build system, as far as files and folders go.
-set(Slicer_USE_FILE "${CMAKE_CURRENT_LIST_DIR}/empty.cmake")
-set(Slicer_EXTENSION_GENERATE_CONFIG "${CMAKE_CURRENT_LIST_DIR}/empty.cmake")
-set(Slicer_EXTENSION_CPACK "${CMAKE_CURRENT_LIST_DIR}/empty.cmake")
+PLACES = """
+# Where things are in a Slicer, and what the extension's CMake uses of it.
+foreach(file Slicer_USE_FILE Slicer_EXTENSION_GENERATE_CONFIG Slicer_EXTENSION_CPACK)
+  set(${file} "${CMAKE_CURRENT_LIST_DIR}/empty.cmake")
+endforeach()
 set(Slicer_QTSCRIPTEDMODULES_LIB_DIR lib/Slicer-5.12/qt-scripted-modules)
 set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR ./${Slicer_QTSCRIPTEDMODULES_LIB_DIR})
+"""
+STAND_IN = """
+# What Slicer's macro does with the files that it is given: refuse, copy, byte-compile, install the folder.
 function(slicerMacroBuildScriptedModule)
   cmake_parse_arguments(MY "WITH_GENERIC_TESTS;WITH_SUBDIR" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
-  set(folder ${Slicer_QTSCRIPTEDMODULES_LIB_DIR})
+  if(MY_UNPARSED_ARGUMENTS OR NOT MY_NAME)
+    message(FATAL_ERROR "unknown keywords or no name: ${MY_UNPARSED_ARGUMENTS}")
+  endif()
+  set(folder ${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR})
+  set(installed ${folder}/)
   if(MY_WITH_SUBDIR)
     get_filename_component(name ${CMAKE_CURRENT_SOURCE_DIR} NAME)
     set(folder ${folder}/${name})
+    set(installed ${folder})
   endif()
   foreach(file IN LISTS MY_SCRIPTS MY_RESOURCES)
-    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file} OR IS_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/${file})
       message(FATAL_ERROR "nonexistent file ${file}")
     endif()
     get_filename_component(inner ${file} DIRECTORY)
-    file(COPY ${file} DESTINATION ${CMAKE_BINARY_DIR}/${folder}/${inner})
-    install(FILES ${file} DESTINATION ./${folder}/${inner})
+    file(COPY ${file} DESTINATION ${folder}/${inner})
   endforeach()
+  list(TRANSFORM MY_SCRIPTS PREPEND ${folder}/)
+  add_custom_target(Compile${MY_NAME} ALL COMMAND "@PYTHON@" -m py_compile ${MY_SCRIPTS})
+  install(DIRECTORY ${installed} DESTINATION ${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR} COMPONENT RuntimeLibraries)
 endfunction()
 """
+REAL = """
+# Slicer's and CTK's own macros, from checkouts of their sources.
+list(APPEND CMAKE_MODULE_PATH "@SLICER@/CMake" "@CTK@/CMake")
+set(CTK_CMAKE_DIR "@CTK@/CMake")
+set(Slicer_USE_PYTHONQT ON)
+set(PYTHONINTERP_FOUND ON)
+set(PYTHONLIBS_FOUND ON)
+set(PYTHON_EXECUTABLE "@PYTHON@")
+set(PYTHON_LIBRARIES "@PYTHON@")
+include(CMakeParseArguments)
+include(ctkMacroParseArguments)
+include(ctkFunctionExtractOptimizedLibrary)
+include(ctkMacroCompilePythonScript)
+include(SlicerMacroBuildScriptedModule)
+set(BUILD_TESTING ON)
+enable_testing()
+include(ExternalData)
+set(Slicer_ExternalData_DATA_MANAGEMENT_TARGET ExtensionData)
+set(Slicer_LAUNCHER_EXECUTABLE Slicer)
+set(Slicer_PYTHON_MODULE_TEST_TEMPLATES_DIR "@SLICER@/Base/QTCore/Testing/Python")
+include(SlicerMacroConfigureGenericPythonModuleTests)
+include(SlicerMacroPythonTesting)
+"""
+SOURCES = {"SLICER": "SLICER_SOURCE_DIR", "CTK": "CTK_SOURCE_DIR"}  # environment variables that name the checkouts
 
 
 @pytest.mark.parametrize("key", cmake_lists.LISTS, ids=lambda key: key[1])
@@ -83,32 +118,48 @@ def test_the_extension_states_what_the_index_asks():
         assert (REPOSITORY / Path(stated[name]).name).is_file()
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    """The extension configured, built and installed against a stub of Slicer; holds `build` and `package`."""
+def slicer_config(kind: str) -> str:
+    """SlicerConfig.cmake with a stand-in for Slicer's macros, or with the macros themselves."""
+    text = PLACES + (STAND_IN if kind == "stand-in" else REAL)
+    if kind == "real":
+        for word, variable in SOURCES.items():
+            if not os.environ.get(variable):
+                pytest.skip(f"needs checkouts of Slicer and CTK, named by {' and '.join(SOURCES.values())}")
+            text = text.replace(f"@{word}@", os.environ[variable])
+    return text.replace("@PYTHON@", sys.executable)
+
+
+@pytest.fixture(scope="module", params=["stand-in", "real"])
+def built(request, tmp_path_factory) -> Path:
+    """The extension configured, built and installed; holds `build` and `package`."""
     cmake = shutil.which("cmake")
     if cmake is None or (shutil.which("ninja") is None and shutil.which("make") is None):
         pytest.skip("needs cmake and ninja or make")
     folder = tmp_path_factory.mktemp("extension")
     (folder / "slicer").mkdir()
-    (folder / "slicer" / "SlicerConfig.cmake").write_text(SLICER_STUB)
+    (folder / "slicer" / "SlicerConfig.cmake").write_text(slicer_config(request.param))
     (folder / "slicer" / "empty.cmake").write_text("")
     no_compiler = ["-DCMAKE_C_COMPILER=/bin/true", "-DCMAKE_C_COMPILER_WORKS=1", "-DCMAKE_CXX_COMPILER=/bin/true"]
     no_compiler += ["-DCMAKE_CXX_COMPILER_WORKS=1", "-DCMAKE_C_COMPILER_FORCED=1", "-DCMAKE_CXX_COMPILER_FORCED=1"]
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     build = folder / "build"
     for command in (
-        [cmake, "-S", REPOSITORY, "-B", build, f"-DSlicer_DIR={folder / 'slicer'}", *no_compiler],
+        [cmake, "-S", REPOSITORY, "-B", build, f"-DSlicer_DIR={folder / 'slicer'}", *generator, *no_compiler],
         [cmake, "--build", build],
         [cmake, "--install", build, "--prefix", folder / "package"],
     ):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
+def scripted_modules(tree: Path) -> Path:
+    return tree / "lib" / "Slicer-5.12" / "qt-scripted-modules"
+
+
 @pytest.mark.parametrize("tree", ["build", "package"])
 def test_build_tree_and_package_hold_a_whole_library(built, tree):
-    modules = built / tree / "lib" / "Slicer-5.12" / "qt-scripted-modules"
+    modules = scripted_modules(built / tree)
     assert (modules / "CycleINR.py").is_file()
     assert (modules / "Resources" / "UI" / "CycleINR.ui").is_file()
     code = (
@@ -116,7 +167,7 @@ def test_build_tree_and_package_hold_a_whole_library(built, tree):
         "import CycleINRLib, CycleINRLib.demo, CycleINRLib.network.weights as weights, CycleINRLib.runs\n"
         "print(CycleINRLib.__file__, weights.find_model('light'), CycleINRLib.demo.find_sample('CT'), sep='\\n')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=built, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=built, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     library = modules / "CycleINRLib"
     places = [Path(line) for line in done.stdout.splitlines()]
@@ -124,8 +175,38 @@ def test_build_tree_and_package_hold_a_whole_library(built, tree):
     assert [place.parent for place in places[1:]] == [library / "models", library / "samples"]
 
 
+def test_the_package_holds_every_file_as_it_is_in_the_source(built):
+    """Byte for byte: each listed file, at the place that design and lists give it, and no other beside byte-code."""
+    modules = scripted_modules(built / "package")
+    homes = {"LIBRARY_MODELS": "CycleINRLib/models", "LIBRARY_SAMPLES": "CycleINRLib/samples"}
+    expected = {}
+    for key, (folder, _) in cmake_lists.LISTS.items():
+        home = homes.get(key[1], "" if folder == "CycleINR" else folder)
+        for name in cmake_lists.listed(*key):
+            expected[(Path(home) / name).as_posix()] = REPOSITORY / folder / name
+    held = {path.relative_to(modules).as_posix() for path in modules.rglob("*") if path.is_file()}
+    assert {name for name in held if "__pycache__" not in name and not name.endswith(".pyc")} == set(expected)
+    for name, source in expected.items():
+        assert (modules / name).read_bytes() == source.read_bytes(), name
+    others = [path for path in (built / "package").rglob("*") if path.is_file() and modules not in path.parents]
+    assert others == []
+
+
+def test_slicer_will_find_one_module_and_no_other(built):
+    """The scanner takes every .py file directly in that folder for a module."""
+    assert [path.name for path in scripted_modules(built / "package").glob("*.py")] == ["CycleINR.py"]
+
+
+def test_slicer_s_own_macros_register_the_module_s_test_and_the_generic_one(built):
+    if not (built / "build" / "CTestTestfile.cmake").is_file():
+        pytest.skip("the stand-in registers no tests")
+    told = subprocess.run(["ctest", "-N", "-V"], cwd=built / "build", capture_output=True, text=True, check=True).stdout
+    assert "py_CycleINR" in told and "py_nomainwindow_qSlicerCycleINRModuleGenericTest" in told
+    assert "runUnitTest" in told and "Total Tests: 2" in told
+
+
 def test_an_installed_library_answers_as_a_shell(built):
-    main = built / "package" / "lib" / "Slicer-5.12" / "qt-scripted-modules" / "CycleINRLib" / "__main__.py"
-    done = subprocess.run([sys.executable, main, "models"], cwd=built, capture_output=True, text=True, timeout=120)
+    main = scripted_modules(built / "package") / "CycleINRLib" / "__main__.py"
+    done = subprocess.run([sys.executable, main, "models"], cwd=built, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "light" in done.stdout
