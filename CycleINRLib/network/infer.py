@@ -30,6 +30,7 @@ def corrections(
     detail: float,
     z_scale: float,
     conditions: Conditions,
+    texture: float = 0.0,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The correction at each output place, for some rows of a block.
@@ -42,6 +43,7 @@ def corrections(
     positions : (M,) sorted places along z in source slices, within [0, N - 1]
     detail : of the whole scan (IntensityScale), the unit of the network's output
     z_scale, conditions : what the network is told
+    texture : 0 least error, 1 natural noise
     tick : called after every piece of work; may raise to stop
 
     Yields
@@ -91,6 +93,7 @@ def corrections(
                 None if keys_above is None else keys_above.expand(P, -1, -1, -1),
                 t,
                 torch.tensor(query, device=device, dtype=dtype),
+                torch.full_like(t, texture) if texture else None,
             )
             yield part, (out[:, down.inner, across.inner].float() * detail).cpu().numpy()
         tick()

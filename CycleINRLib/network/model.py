@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 FEATURES = 5
 FEATURE_REACH = 3  # rows on each side that `source_features` looks at
-CONDITIONS = 6  # of the encoder, see `Conditions.of_scan`
-QUERY_CONDITIONS = 8  # of the decoder, see `Conditions.of_place`
+CONDITIONS = 5  # of the encoder, see `Conditions.of_scan`
+QUERY_CONDITIONS = 7  # of the decoder, see `Conditions.of_place`
 NEIGHBORS = [(dz, dy, dx) for dz in (0, 1) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
@@ -50,13 +50,12 @@ CONFIGS = {"light": NetworkConfig(), "base": NetworkConfig(channels=96, blocks=1
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the network is told beside the images: how the scan was sampled, and how much texture is asked for.
+    """What the network is told beside the images: how the scan was sampled.
 
     ratio : slice thickness / spacing
     gaussian : form of the slice profile, 0 box (or skip), 1 Gaussian; trapezoids lie between
     anisotropy : slice spacing / in-plane spacing
     through, within : roughness along z and in-plane (IntensityScale)
-    texture : 0 least error, 1 natural noise
     """
 
     ratio: float
@@ -64,7 +63,6 @@ class Conditions:
     anisotropy: float
     through: float
     within: float
-    texture: float = 0.0
 
     def of_scan(self) -> list[float]:
         """For the encoder, `CONDITIONS` numbers."""
@@ -74,9 +72,9 @@ class Conditions:
         """For the decoder, `QUERY_CONDITIONS` numbers: of one output slice at z = i + t."""
         return [t, 1 - t, 1 / z_scale, self.ratio, self.ratio * self.gaussian, *self._seen()]
 
-    def _seen(self) -> tuple[float, float, float]:
+    def _seen(self) -> tuple[float, float]:
         """Brought to about [-1, 1]: along z, scans differ little from 0.45."""
-        return 4 * (self.through - 0.45), self.within, self.texture
+        return 4 * (self.through - 0.45), self.within
 
 
 def source_features(values: Tensor, detail: float | Tensor) -> Tensor:
@@ -174,6 +172,34 @@ class LocalAttention(nn.Module):
         return self.position(offset)[..., 0] + self.gain * torch.log(plain + 1e-2)
 
 
+class Texture(nn.Module):
+    """What an expectation leaves out: the noise of the scan, made from the codes of both bracketing slices.
+
+    Added to the correction as often as texture is asked for, so that texture 0 is the network of least error exactly,
+    and the dial between is linear. The output layer starts at zero.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2 * config.codes, config.hidden, 1)
+        self.second = nn.Conv2d(config.hidden, config.hidden, 1)
+        self.last = nn.Conv2d(config.hidden, 1, 1, bias=False)
+        self.modulate = nn.Sequential(nn.Linear(QUERY_CONDITIONS, 32), nn.ReLU(), nn.Linear(32, 4 * config.hidden))
+        for layer in (self.first, self.second):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        for layer in (self.last.weight, self.modulate[-1].weight, self.modulate[-1].bias):
+            nn.init.zeros_(layer)
+
+    def forward(self, below: Tensor, above: Tensor, query: Tensor) -> Tensor:
+        """Codes of both bracketing slices [P, D, H, W], query [P, 7] -> [P, H, W] in units of detail."""
+        P, _, H, W = below.shape
+        scale1, shift1, scale2, shift2 = self.modulate(query)[:, :, None].chunk(4, 1)
+        codes = torch.cat([below, above], 1).flatten(2)
+        hidden = F.relu(torch.baddbmm(*_modulated(self.first, scale1, shift1), codes))
+        hidden = F.relu(torch.baddbmm(*_modulated(self.second, scale2, shift2), hidden))
+        return torch.matmul(self.last.weight[:, :, 0, 0], hidden).reshape(P, H, W)
+
+
 class CycleINR(nn.Module):
     """Correction to a closed-form base at any z, from one set of weights for every z-scale."""
 
@@ -189,6 +215,7 @@ class CycleINR(nn.Module):
         self.second = nn.Conv2d(config.hidden, config.hidden, 1)
         self.last = nn.Conv2d(config.hidden, 1, 1)  # signed, in units of detail: no closing activation
         self.modulate = nn.Sequential(nn.Linear(QUERY_CONDITIONS, 32), nn.ReLU(), nn.Linear(32, 4 * config.hidden))
+        self.texture = Texture(config)
         nn.init.kaiming_normal_(self.enter.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(self.second.weight, nonlinearity="relu")
@@ -208,7 +235,7 @@ class CycleINR(nn.Module):
 
     # --- encoder: once a source slice -------------------------------------------------------------------------
     def encode(self, features: Tensor, condition: Tensor) -> Tensor:
-        """Features [B, 5, N, H, W] (H, W even), condition [B, 6] -> [B, C, N, H/2, W/2]."""
+        """Features [B, 5, N, H, W] (H, W even), condition [B, 5] -> [B, C, N, H/2, W/2]."""
         x = self.enter(fold(features))
         for block in self.blocks:
             x = block(x, condition)
@@ -225,10 +252,20 @@ class CycleINR(nn.Module):
         return F.pad(self.attend.key_value(codes), (1, 1, 1, 1), mode="replicate")
 
     # --- decoder: once an output slice ------------------------------------------------------------------------
-    def decode(self, below: Tensor, above: Tensor, keys_below, keys_above, t: Tensor, query: Tensor) -> Tensor:
-        """Codes of both bracketing slices [P, D, H, W], their keys, t [P], query [P, 8] -> correction [P, H, W].
+    def decode(
+        self,
+        below: Tensor,
+        above: Tensor,
+        keys_below: Tensor | None,
+        keys_above: Tensor | None,
+        t: Tensor,
+        query: Tensor,
+        texture: Tensor | None = None,
+    ) -> Tensor:
+        """Codes of both bracketing slices [P, D, H, W], their keys, t [P], query [P, 7] -> correction [P, H, W].
 
-        The correction is in units of detail; `query` is `Conditions.of_place` of each place.
+        The correction is in units of detail; `query` is `Conditions.of_place` of each place; `texture` [P] in [0, 1] is
+        0 for least error and 1 for natural noise, None is 0 everywhere.
         """
         blend = torch.lerp(below, above, t[:, None, None, None])
         P, _, H, W = blend.shape
@@ -240,7 +277,8 @@ class CycleINR(nn.Module):
             hidden = torch.baddbmm(hidden, self.attend.output.weight[:, :, 0, 0] * (1 + scale1), attended)
         hidden = torch.baddbmm(*_modulated(self.second, scale2, shift2), F.relu(hidden))
         last = self.last.weight[:, :, 0, 0].expand(P, -1, -1)
-        return torch.baddbmm(self.last.bias[:, None].expand(P, -1, -1), last, F.relu(hidden)).reshape(P, H, W)
+        out = torch.baddbmm(self.last.bias[:, None].expand(P, -1, -1), last, F.relu(hidden)).reshape(P, H, W)
+        return out if texture is None else out + texture[:, None, None] * self.texture(below, above, query)
 
 
 def _modulated(layer: nn.Conv2d, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from ..errors import Cancelled, MissingPackageError, RequestError, ResourceError
 from ..events import Listener, Stopwatch, Warned
 from ..imaging.baselines import base_weights
 from ..imaging.consistency import Grid, kept, projection
-from ..imaging.intensity import CT_RANGE_HU, IntensityScale
+from ..imaging.intensity import IntensityScale
 from ..imaging.metrics import AcquiredQuery, positions_to_query
 from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, rows_within, slab_for_rows
 from ..imaging.volume import Volume
@@ -25,6 +25,7 @@ from .aim import WORKING_BYTES, Plan, available_memory_bytes
 CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
 CALIBRATION = (6, 128, 128)  # slices, rows and columns that `expected_seconds` computes
 BESIDES = 1.2  # base, consistency and measures beside the network
+LEAST_GAIN = 1e-3  # below it the network's correction is nothing
 RATIO_SEEN = 1.3  # thickness / spacing up to which the network was trained
 
 
@@ -51,6 +52,7 @@ class Engine:
         self.warnings: list[str] = []
         self.rows_limit: int | None = None
         self.texture = 0.0
+        self.gain = 1.0  # on the correction of least error, in [0, 1], see `selfcheck`; texture is added in full
 
     @classmethod
     def of(
@@ -166,6 +168,14 @@ class Engine:
     def _base(self, places: np.ndarray, grid: Grid) -> np.ndarray:
         return base_weights(places, grid.count, self.aim.ratio, grid.step).astype(np.float32)
 
+    def parts(self, values: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        """Base and correction of a small block (N, J, I) at the places of `grid`: (M, J, I) float32 each."""
+        block = np.asarray(values, np.float32)
+        rows, columns = (slice(0, count) for count in block.shape[1:])
+        watch = Stopwatch("self_check", 1, None)
+        found = self._corrections(block, rows, columns, grid.positions, grid, watch)
+        return np.tensordot(self._base(grid.positions, grid), block, 1), found
+
     def _corrections(
         self, read: np.ndarray, rows: slice, columns: slice, places: np.ndarray, grid: Grid, watch: Stopwatch
     ) -> np.ndarray:
@@ -179,6 +189,7 @@ class Engine:
                 raise Cancelled()
 
         aim, scale = self.aim, self.scale
+        gain = max(self.gain, LEAST_GAIN)  # gain * (correction + texture / gain * noise): texture stays what it is
         out = np.empty((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
         anisotropy = self.spacing_mm[0] / min(self.spacing_mm[1:])
         ratio, seen = min(aim.ratio, RATIO_SEEN), (scale.through, scale.within)
@@ -190,20 +201,29 @@ class Engine:
             columns=columns,
             detail=scale.detail,
             z_scale=1 / grid.step,
-            conditions=Conditions(ratio, float(aim.gaussian), anisotropy, *seen, self.texture),
+            conditions=Conditions(ratio, float(aim.gaussian), anisotropy, *seen),
+            texture=self.texture / gain,
             tick=tick,
         )
         for part, found in parts:
-            np.multiply(found, np.float32(scale.scale), out=out[part])
+            np.multiply(found, np.float32(gain * scale.scale), out=out[part])
         return out
 
     def of_every_second(self, known: np.ndarray) -> Engine:
-        """The same network for every second slice of the scan, `known` (N, J, I), as floats and without consistency."""
+        """The same network for every second slice of the scan, `known` (N, J, I): texture 0, gain 1, no consistency."""
         aim = dataclasses.replace(self.aim, ratio=self.aim.ratio / 2, consistency="none", reversed=False)
-        scale = IntensityScale.of(known, aim.modality, self.scale.scale)
-        spacing = (2 * self.spacing_mm[0], *self.spacing_mm[1:])
+        return self._sibling(known, aim, (2 * self.spacing_mm[0], *self.spacing_mm[1:]))
+
+    def of_block(self, values: np.ndarray) -> Engine:
+        """The same network, texture and gain for slices (N, J, I) like those of the scan; says nothing."""
+        other = self._sibling(values, self.aim, self.spacing_mm)
+        other.texture, other.gain = self.texture, self.gain
+        return other
+
+    def _sibling(self, values: np.ndarray, aim: Plan, spacing_mm: tuple[float, ...]) -> Engine:
+        scale = IntensityScale.of(values, aim.modality, self.scale.scale)
         network = (self.network, self.card, self.path, self.device, self.precision)
-        other = Engine(*network, scale, aim, spacing, np.dtype(np.float32))
+        other = Engine(*network, scale, aim, spacing_mm, np.dtype(np.float32))
         other.cancelled = self.cancelled
         return other
 
@@ -341,11 +361,6 @@ class Remainder:
     @property
     def rms(self) -> float | None:
         return float(np.sqrt(self.squares / self.count)) if self.count else None
-
-    def psnr(self, modality: str, scale: float) -> float | None:
-        if not self.rms:
-            return None
-        return 20 * np.log10((CT_RANGE_HU[1] - CT_RANGE_HU[0] if modality == "CT" else scale) / self.rms)
 
 
 def _along_z(grid: Grid, update: np.ndarray, wanted: np.ndarray) -> np.ndarray:

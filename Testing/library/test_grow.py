@@ -14,7 +14,7 @@ from CycleINRLib.network.model import Conditions, CycleINR, NetworkConfig, sourc
 
 SMALL = NetworkConfig(channels=16, blocks=2, codes=8, hidden=12, key=4)
 LARGE = dataclasses.replace(SMALL, channels=24, blocks=4)
-TOLD = Conditions(1.0, 1.0, 3.0, 0.4, 0.1, 0.7)
+TOLD = Conditions(1.0, 1.0, 3.0, 0.4, 0.1)
 
 
 def _output(network: CycleINR) -> torch.Tensor:
@@ -23,7 +23,9 @@ def _output(network: CycleINR) -> torch.Tensor:
     codes = network.codes_of(network.encode(features, torch.tensor([TOLD.of_scan()])), features)
     below, above = codes[:, :, 2], codes[:, :, 3]
     keys = network.keys_of(below), network.keys_of(above)
-    return network.decode(below, above, *keys, torch.tensor([0.3]), torch.tensor([TOLD.of_place(0.3, 4.0)]))
+    return network.decode(
+        below, above, *keys, torch.tensor([0.3]), torch.tensor([TOLD.of_place(0.3, 4.0)]), torch.ones(1)
+    )
 
 
 @pytest.fixture

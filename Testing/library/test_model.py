@@ -23,8 +23,8 @@ from CycleINRLib.network.model import (  # noqa: E402
 
 SMALL = NetworkConfig(channels=16, blocks=3, codes=8, hidden=12, key=4)
 DETAIL = 0.3
-TOLD = Conditions(1.0, 0.0, 4.0, 0.4, 0.1, 0.5)
-SCAN: dict[str, Any] = {"detail": DETAIL, "conditions": TOLD}
+TOLD = Conditions(1.0, 0.0, 4.0, 0.4, 0.1)
+SCAN: dict[str, Any] = {"detail": DETAIL, "conditions": TOLD, "texture": 0.6}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_single_columns_are_the_columns_of_the_whole(network, source):
 
 def test_streamed_encoding_is_the_encoding(network, source):
     features = source_features(torch.from_numpy(source[None, :, :60, :44].copy()), 0.3)
-    condition = torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1, 0.7).of_scan()])
+    condition = torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1).of_scan()])
     ticks = []
     with torch.no_grad():
         whole = network.encode(features, condition)
@@ -100,7 +100,7 @@ def test_inference_computes_what_training_computes(network, source):
         below, above = codes[:, :, 2], codes[:, :, 3]
         query = torch.tensor([TOLD.of_place(0.25, 4.0)])
         keys = network.keys_of(below), network.keys_of(above)
-        plain = network.decode(below, above, *keys, torch.tensor([0.25]), query)[0] * DETAIL
+        plain = network.decode(below, above, *keys, torch.tensor([0.25]), query, torch.tensor([0.6]))[0] * DETAIL
     found = _corrections(network, source[:, :60, :44], slice(0, 60), 4.0)[int(z * 4)]
     np.testing.assert_allclose(found, plain.numpy(), atol=1e-5)
 
@@ -131,11 +131,13 @@ def test_gradients_reach_each_parameter(source):
         parameter.data += 0.05 * torch.randn_like(parameter)
     features = source_features(torch.from_numpy(source[None, :, :20, :20].copy()), 0.3)
     codes = network.codes_of(
-        network.encode(features, torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1, 0.7).of_scan()])), features
+        network.encode(features, torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1).of_scan()])), features
     )
     below, above = codes[:, :, 2], codes[:, :, 3]
-    query = torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1, 0.7).of_place(0.3, 4.0)])
-    out = network.decode(below, above, network.keys_of(below), network.keys_of(above), torch.tensor([0.3]), query)
+    query = torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1).of_place(0.3, 4.0)])
+    out = network.decode(
+        below, above, network.keys_of(below), network.keys_of(above), torch.tensor([0.3]), query, torch.ones(1)
+    )
     out.square().sum().backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []
