@@ -134,6 +134,7 @@ def build_parser() -> Parser:
     _preview_options(add("preview", commands.preview, "compute one coronal or sagittal plane alone"))
     _train_options(add("train", commands.train, "train the network on folders of scans"))
     _add_json(add("models", commands.models, "list the models at hand"))
+    _add_json(add("check", commands.check, "try packages, devices and models, and say what works"))
     run = add("run", commands.run, "repeat a job file, or do the job of a folder that holds job.json")
     run.add_argument("path", metavar="PATH")
     return parser

@@ -15,7 +15,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import CycleINRError, RequestError
+from .errors import CycleINRError, MissingPackageError, RequestError
 from .jobs import UpsampleJob, check_z_scale, read_job
 from .outputs import Outputs, check_picture, write_whole
 from .talk import Talk
@@ -185,6 +185,19 @@ def train(options: Namespace, talk: Talk) -> None:
     from .trainer import run_training
 
     run_training(options, talk)
+
+
+def check(options: Namespace, talk: Talk) -> None:
+    """Packages, devices and models, each tried; an error where the network cannot run."""
+    from .environment import examine, lines_of
+
+    facts = examine()
+    for label, text in lines_of(facts):
+        talk.say(f"{label:<14}{text}")
+    talk.finish(facts)
+    if facts["problems"]:
+        found = "; ".join(facts["problems"])
+        raise MissingPackageError("The network cannot run here", found, "see docs/install.md; without it: measure")
 
 
 def models(options: Namespace, talk: Talk) -> None:

@@ -9,6 +9,7 @@ import types
 import pytest
 
 from CycleINRLib import environment
+from CycleINRLib.cli import main
 from CycleINRLib.runs import Run
 
 
@@ -100,3 +101,14 @@ def test_the_memory_of_a_graphics_card_is_told(monkeypatch):
     )
     facts = {**environment.examine(), "devices": [environment._device("cuda")]}
     assert label_of(facts, "Device cuda") == "works (cuda (Card), 8.0 GB)"
+
+
+def test_the_shell_tells_what_works_and_fails_where_the_network_cannot_run(monkeypatch, capsys):
+    pytest.importorskip("torch")
+    assert main(["check"]) == 0
+    assert "everything that the network needs is there" in capsys.readouterr().out
+    monkeypatch.setattr(environment, "_version", lambda name: None if name == "safetensors" else "1.0")
+    assert main(["check", "--json"]) == 6
+    said = capsys.readouterr()
+    assert json.loads(said.out)["problems"] == ["safetensors is not installed"]
+    assert said.err.startswith("cycleinr: error: The network cannot run here. Found: safetensors is not installed.")
