@@ -1,0 +1,106 @@
+"""What a training run leaves behind: its state, to go on from exactly, and its log (floor 3).
+
+The state is a safetensors file, never a pickle; the log is a CSV file with the columns step, kind, value, seconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from ..errors import ModelError
+
+COLUMNS = ("step", "kind", "value", "seconds")
+
+
+@dataclass
+class RunState:
+    """Everything that the next step depends on."""
+
+    network: torch.nn.Module
+    average: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0  # spent so far, all calls together
+    losses: list[float] = field(default_factory=list)  # since the last line of the log
+
+    def save(self, path: Path, config: dict[str, Any]) -> None:
+        """Written beside `path` and renamed."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        told = {"step": self.step, "seconds": self.seconds, "losses": self.losses, "config": config}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            save_file(
+                {name: value.cpu().contiguous().clone() for name, value in tensors.items()},
+                temporary,
+                {name: json.dumps(value) for name, value in told.items()},
+            )
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load(self, path: Path, config: dict[str, Any]) -> None:
+        """Back from `save`.
+
+        Raises
+        ------
+        ModelError : no state, or that of another network
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                told = {name: json.loads(text) for name, text in file.metadata().items()}
+            tensors = load_file(path)
+            other = told["config"]["network"]
+        except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
+            raise ModelError("The state cannot be read", f"{path}: {error}", "start the run again") from error
+        if other != config["network"]:
+            raise ModelError("The state is of another network", str(path), "name another state file or the same sizes")
+        self.network.load_state_dict(_part(tensors, "network."))
+        self.average.load_state_dict(_part(tensors, "average."))
+        moments: dict[int, dict] = {}
+        for name, value in _part(tensors, "optimizer.").items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step = int(told["step"])
+        self.seconds, self.losses = float(told.get("seconds", 0.0)), list(told.get("losses", []))
+
+
+def _part(tensors: dict, prefix: str) -> dict:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def log(path: Path, step: int, kind: str, value: float, seconds: float) -> None:
+    """One more line; the value in as many digits as tell it from any other."""
+    new = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(COLUMNS)
+        writer.writerow([step, kind, repr(float(value)), f"{seconds:.1f}"])
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drops the lines after `step`: a killed run has logged steps that its state does not know."""
+    if not path.exists():
+        return
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    kept = rows[:1] + [row for row in rows[1:] if len(row) == len(COLUMNS) and int(row[0]) <= step]
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(kept)
+    os.replace(temporary, path)
