@@ -34,7 +34,7 @@ def text_of(name: str) -> str:
 
 def readme_block(language: str) -> str:
     """README's block of that language which is marked as tested."""
-    pattern = rf"<!-- tested: .*? -->\n```{language}\n(.*?)```"
+    pattern = rf"<!-- tested: [^>]* -->\n```{language}\n(.*?)```"
     (block,) = re.findall(pattern, text_of("README.md"), re.DOTALL)
     return block
 
@@ -137,9 +137,22 @@ def test_the_checkout_stays_small():
 
 
 def test_the_links_of_the_documents_lead_somewhere():
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text_of(name)):
-            assert (REPOSITORY / target).exists(), f"{name}: {target}"
+    documents = [path for path in tracked_files() if path.suffix == ".md"]
+    assert len(documents) > 8
+    for document in documents:
+        text = document.read_text("utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            place, _, part = target.partition("#")
+            found = document.parent / place if place else document
+            assert found.exists(), f"{document.relative_to(REPOSITORY)}: {target}"
+            if part:
+                assert part in headings_of(found), f"{document.relative_to(REPOSITORY)}: {target}"
+
+
+def headings_of(document: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them of its headings."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_every_python_package_is_listed_for_the_wheel():
