@@ -23,6 +23,7 @@ from .jobs import CHOICES
 from .talk import Talk
 
 ISSUES = "https://github.com/CycleINR/SlicerCycleINR/issues"
+PROFILES = ("skip", "box", "gaussian")
 BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for any program whose reader went away
 EXTRA_OF = {"torch": "torch", "safetensors": "torch", "matplotlib": "pictures"}
 WORKS_WITHOUT = {"torch": "info, measure and models", "pictures": "everything but the picture"}
@@ -133,6 +134,7 @@ def build_parser() -> Parser:
     _measure_options(add("measure", commands.measure, "measure the noise slice by slice, and SNLI"))
     _preview_options(add("preview", commands.preview, "compute one coronal or sagittal plane alone"))
     _train_options(add("train", commands.train, "train the network on folders of scans"))
+    _evaluate_options(add("evaluate", commands.evaluate, "score models and interpolators on scans of known truth"))
     _add_json(add("models", commands.models, "list the models at hand"))
     _add_json(add("check", commands.check, "try packages, devices and models, and say what works"))
     run = add("run", commands.run, "repeat a job file, or do the job of a folder that holds job.json")
@@ -218,6 +220,39 @@ def _train_options(parser: Parser) -> None:
     parser.add_argument("--rate", metavar="R", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0)
     parser.add_argument("--device", choices=CHOICES["device"], default="auto")
+
+
+def _evaluate_options(parser: Parser) -> None:
+    parser.add_argument("truth", metavar="TRUTH", nargs="+", help="thin-slice scans, or folders of them")
+    cases = parser.add_argument_group("cases: each scan with every")
+    cases.add_argument("--z-scales", metavar="X", nargs="+", type=float, default=[2, 2.5, 3, 4, 5, 6])
+    cases.add_argument("--profiles", nargs="+", choices=PROFILES, default=list(PROFILES))
+    cases.add_argument("--ratios", metavar="R", nargs="+", type=float, default=[1.0], help="slice thickness / spacing")
+    cases.add_argument(
+        "--phases",
+        metavar="P",
+        nargs="+",
+        type=float,
+        default=[0.0],
+        help="offset of the first thick slice, in thin ones",
+    )
+    cases.add_argument("--block", metavar="PIXELS", type=int, default=0, help="central rows and columns alone")
+    cases.add_argument("--axis", choices=CHOICES["axis"], default="k", help="of the thin slices (%(default)s)")
+    cases.add_argument("--modality", choices=CHOICES["modality"], default="auto")
+    methods = parser.add_argument_group("methods")
+    methods.add_argument(
+        "--methods", metavar="NAME", nargs="+",
+        help="linear, cubic, sinc, histospline, cubic+projection, models or their files (all, and the bundled models)",
+    )  # fmt: skip
+    methods.add_argument("--consistency", metavar="C", nargs="+", default=["auto"], help="each for every model")
+    methods.add_argument("--texture", metavar="T", nargs="+", default=["default"], help="0 to 1 or default, likewise")
+    methods.add_argument("--add", metavar="NAME=FOLDER", action="append", default=[], help="results of another program")
+    methods.add_argument("--device", choices=CHOICES["device"], default="cpu", help="for the models (%(default)s)")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="cases at a time (%(default)s)")
+    parser.add_argument("--output", metavar="FOLDER", help="evaluation.json and .md, pictures, and a file a case")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder --output")
+    parser.add_argument("--write-sources", metavar="FOLDER", help="write the thick scans for another program, and stop")
+    _add_json(parser)
 
 
 def number(text: str) -> Any:

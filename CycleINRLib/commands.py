@@ -200,6 +200,13 @@ def check(options: Namespace, talk: Talk) -> None:
         raise MissingPackageError("The network cannot run here", found, "see docs/install.md; without it: measure")
 
 
+def evaluate(options: Namespace, talk: Talk) -> None:
+    """The table of every method on scans whose truth is known."""
+    from .evaluator import run_evaluation
+
+    run_evaluation(options, talk)
+
+
 def models(options: Namespace, talk: Talk) -> None:
     """The models at hand, from their headers; no torch is needed."""
     from .modelcard import read_card, read_header

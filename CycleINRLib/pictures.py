@@ -148,13 +148,16 @@ def common_extent(planes: Sequence[Plane]) -> tuple[float, float, float, float]:
 
 
 def detailed_part(
-    plane: Plane, extent_mm: tuple[float, float, float, float], window: tuple[float, float]
+    plane: Plane,
+    extent_mm: tuple[float, float, float, float],
+    window: tuple[float, float],
+    zoom: float = ZOOM,
 ) -> tuple[float, float, float, float]:
-    """The part of `extent_mm`, 1 / ZOOM^2 of its area, where gray changes most from pixel to pixel, air left out."""
+    """The part of `extent_mm`, 1 / zoom^2 of its area, where gray changes most from pixel to pixel, air left out."""
     values = np.clip((plane.cut(extent_mm).astype(float) - window[0]) / (window[1] - window[0]), 0, 1)
     left, right, bottom, top = extent_mm
     mm_per_column, mm_per_row = (right - left) / values.shape[1], (top - bottom) / values.shape[0]
-    width, height = _part_size(right - left, top - bottom)
+    width, height = _part_size(right - left, top - bottom, zoom)
     rows, columns = max(1, int(height / mm_per_row)), max(1, int(width / mm_per_column))
     change = np.abs(np.diff(values, axis=0, append=values[-1:])) + np.abs(
         np.diff(values, axis=1, append=values[:, -1:])
@@ -165,10 +168,10 @@ def detailed_part(
     return x, x + width, y - height, y
 
 
-def _part_size(width: float, height: float) -> tuple[float, float]:
+def _part_size(width: float, height: float, zoom: float) -> tuple[float, float]:
     """Width and height of the zoomed part, inside the whole."""
     shape = min(max(width / height, ZOOM_SHAPES[0]), ZOOM_SHAPES[1])
-    area = width * height / ZOOM**2
+    area = width * height / zoom**2
     part = min(width, np.sqrt(area * shape), height * shape)
     return float(part), float(part / shape)
 
@@ -268,7 +271,7 @@ def comparison(
     def draw(figure: Any) -> None:
         _draw_panels(figure, layout, planes, titles, window, (whole, part))
 
-    return _save(path, layout.figure(len(planes)), draw)
+    return save_picture(path, layout.figure(len(planes)), draw)
 
 
 def _title(name: str, volume: Volume, snli: float | None) -> str:
@@ -348,7 +351,7 @@ def plane_picture(path: str | Path, plane: Volume, modality: str | None = None) 
         axes.set_axis_off()
         axes.imshow(picture.values, cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect="auto")
 
-    return _save(path, ((right - left) * scale, (top - bottom) * scale), draw)
+    return save_picture(path, ((right - left) * scale, (top - bottom) * scale), draw)
 
 
 # --- noise ----------------------------------------------------------------------------------------------------
@@ -370,11 +373,11 @@ def noise_curve(path: str | Path, report: dict[str, Any]) -> Path:
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, loc="lower right")
 
-    return _save(path, (7.0, 3.2), draw)
+    return save_picture(path, (7.0, 3.2), draw)
 
 
 # --- files ----------------------------------------------------------------------------------------------------
-def _save(path: str | Path, inches: tuple[float, float], draw: Callable[[Any], None]) -> Path:
+def save_picture(path: str | Path, inches: tuple[float, float], draw: Callable[[Any], None]) -> Path:
     """Draws on a figure of its own (no global backend) and moves the finished PNG to `path`."""
     path = Path(path)
     if path.suffix.lower() != ".png":

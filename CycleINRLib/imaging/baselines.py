@@ -77,3 +77,20 @@ def base_weights(positions: np.ndarray, count: int, ratio: float, cell: float) -
     if ratio > HISTOSPLINE_RATIO:
         return histospline_weights(positions, count, cell)
     return cubic_weights(positions, count)
+
+
+def sinc_weights(positions: np.ndarray, count: int, lobes: int = 3) -> np.ndarray:
+    """(M, count) weights of the Lanczos-windowed sinc of `lobes` lobes; the end slices are repeated beyond both ends.
+
+    It takes slices for samples: where they average over their thickness, what the average lost is not brought back.
+    Weights are normalized to sum to one, without which a constant would ripple.
+
+    Source: Duchon, J. Appl. Meteor. 18 (1979)
+    """
+    at = np.clip(np.asarray(positions, float), 0, count - 1)
+    taps = np.floor(at).astype(int)[:, None] + np.arange(1 - lobes, lobes + 1)
+    distance = at[:, None] - taps
+    kernel = np.where(np.abs(distance) < lobes, np.sinc(distance) * np.sinc(distance / lobes), 0.0)
+    weights = np.zeros((len(at), count))
+    np.add.at(weights, (np.arange(len(at))[:, None], np.clip(taps, 0, count - 1)), kernel)
+    return weights / weights.sum(1, keepdims=True)

@@ -257,27 +257,67 @@ def noise_readout(
     noise_per_slice {the same, lists with None for slices left out}, slices_measured. None where not measurable, never
     NaN. snli_detrended of the input is None: it has no slices between.
     """
-    if positions is None:
-        positions = target_positions(len(output), z_scale)
-    linear = _Linear(source, 2 * threads + 2)
-    flatness = Flatness.of(source, modality)
-    rounded = np.rint if (is_whole(source) if whole_values is None else whole_values) else np.asarray
+    positions = target_positions(len(output), z_scale) if positions is None else positions
+    gauge = NoiseGauge(source, z_scale, modality, whole_values=whole_values, threads=threads)
+    return gauge.readout(output, positions, acquired)
 
-    def one(t: float, values: np.ndarray) -> tuple[float, float]:
-        seen, gradient = linear.at(t)
-        mask = flatness.mask(seen, gradient)
-        if mask is None:
-            return float("nan"), float("nan")
-        return sigma(rounded(np.asarray(values, np.float32)), mask), sigma(rounded(seen), mask)
 
-    of_target = np.array(_each(lambda n: one(float(positions[n]), output[n]), len(output), threads)).reshape(-1, 2)
-    of_source = slice_noise(source, modality, threads)
-    beside = np.zeros((0, 2))
-    if acquired is not None:
-        at = np.asarray(acquired.at, int)
-        of_query = _each(lambda n: one(float(at[n]), acquired.values[n]), len(at), threads)
-        beside = np.array(of_query).reshape(-1, 2)
-    return _figures(of_source, of_target, beside, _at_acquired(positions), z_scale)
+class NoiseGauge:
+    """`noise_readout` of several results of one source; with `remember`, masks and the noise of source and linear
+    interpolation are found once and kept (a bool for each output voxel)."""
+
+    def __init__(
+        self,
+        source: np.ndarray,
+        z_scale: float,
+        modality: str,
+        *,
+        whole_values: bool | None = None,
+        threads: int = 2,
+        remember: bool = False,
+    ) -> None:
+        self.source, self.z_scale, self.modality, self.threads = source, z_scale, modality, threads
+        self.linear = _Linear(source, 2 * threads + 2)
+        self.flatness = Flatness.of(source, modality)
+        self.rounded = np.rint if (is_whole(source) if whole_values is None else whole_values) else np.asarray
+        self.known: dict[float, tuple[np.ndarray | None, float]] | None = {} if remember else None
+        self.source_sigmas: np.ndarray | None = None
+
+    def readout(
+        self, output: np.ndarray, positions: np.ndarray, acquired: AcquiredQuery | None = None
+    ) -> dict[str, Any]:
+        """The figures of `noise_readout` for output slices (M, J, I) at `positions` (M,) in source slices."""
+        of_target = self._pairs(output, positions)
+        beside = np.zeros((0, 2)) if acquired is None else self._pairs(acquired.values, np.asarray(acquired.at))
+        if self.source_sigmas is None:
+            self.source_sigmas = slice_noise(self.source, self.modality, self.threads)
+        return _figures(self.source_sigmas, of_target, beside, _at_acquired(positions), self.z_scale)
+
+    def mask(self, t: float) -> np.ndarray | None:
+        """The (J, I) pixels that are measured at `t` in source slices; None for too little body."""
+        return self._at(t)[0]
+
+    def _pairs(self, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """(M, 2) sigma_k of the slices and of the linear interpolation at the same places."""
+
+        def one(n: int) -> tuple[float, float]:
+            mask, of_linear = self._at(float(positions[n]))
+            if mask is None:
+                return float("nan"), float("nan")
+            return sigma(self.rounded(np.asarray(values[n], np.float32)), mask), of_linear
+
+        return np.array(_each(one, len(positions), self.threads)).reshape(-1, 2)
+
+    def _at(self, t: float) -> tuple[np.ndarray | None, float]:
+        """Mask, and sigma of the linear interpolation there."""
+        if self.known is not None and t in self.known:
+            return self.known[t]
+        seen, gradient = self.linear.at(t)
+        mask = self.flatness.mask(seen, gradient)
+        found = mask, float("nan") if mask is None else sigma(self.rounded(seen), mask)
+        if self.known is not None:
+            self.known[t] = found
+        return found
 
 
 def _figures(

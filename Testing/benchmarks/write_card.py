@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Puts the figures of `evaluate_table.py --json` into a model's card, and the summary into README.md.
+"""Puts the figures of `cycleinr evaluate --output FOLDER` into a model's card, and the summary into README.md.
 
-    python Testing/benchmarks/write_card.py Resources/Models/light.safetensors table.json
+    python Testing/benchmarks/write_card.py Resources/Models/light.safetensors FOLDER/evaluation.json
 
 The weights stay bit for bit the same. README.md gets, between its accuracy marks, the gain of each scan and profile.
+An evaluation of other weights than those in the file is refused.
 """
 
 from __future__ import annotations
@@ -18,89 +19,102 @@ from statistics import mean
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
+from CycleINRLib.contenders import weights_sha256  # noqa: E402
 from CycleINRLib.network.weights import load_model, save_model  # noqa: E402
-from CycleINRLib.tasks.evaluate import PRODUCT  # noqa: E402
+from CycleINRLib.tasks.tables import behind, figure_of, lead, profile_of  # noqa: E402
 
-RIVALS = ("linear", "cubic", "cubic + projection")
+RIVALS = ("cubic", "cubic + projection")
 BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
-PROTOCOL = (
-    "Thick slices made of thin ones (tasks/evaluate.py); PSNR in dB inside the body, CT over 2000 HU, MR over the "
-    "99.9th percentile; cubic + projection at the best of 12 back-projection steps, picked by the truth"
-)
+FIGURES = (
+    "psnr_generated", "psnr_all", "ssim", "gradient_error", "snli", "snli_detrended", "generated_gap", "noise_ratio",
+    "seconds",
+)  # fmt: skip
 
 
-def cases(scores: list[dict]) -> list[dict]:
-    """One row for each scan, z-scale and profile, with the PSNR of every method."""
-    rows: dict[tuple, dict] = {}
-    for score in scores:
-        key = (score["scan"], score["z_scale"], score["profile"])
-        row = rows.setdefault(key, dict(zip(("scan", "z_scale", "profile"), key)))
-        row.setdefault("generated", {})[score["method"]] = score["psnr_generated"]
-        row.setdefault("all", {})[score["method"]] = score["psnr_all"]
-        if score["method"] == PRODUCT:
-            row |= {name: score[name] for name in ("snli_detrended", "generated_gap", "noise_ratio", "seconds")}
-    return list(rows.values())
+def columns_of(record: dict, digest: str) -> list[str]:
+    """The columns that these weights made: the default texture first."""
+    ours = {name: facts for name, facts in record["methods"].items() if facts.get("weights_sha256") == digest}
+    if not ours:
+        sys.exit("write_card: the evaluation is of other weights than those in the file; run cycleinr evaluate again")
+    return sorted(ours, key=lambda name: not ours[name]["texture_is_default"])
 
 
-def gain(row: dict, rival: str, slices: str = "generated") -> float:
-    return row[slices][PRODUCT] - row[slices][rival]
+def card_figures(record: dict, ours: list[str]) -> dict:
+    """Every case with the figures of the rivals and of ours, for the card."""
+    shown = [name for name in record["methods"] if name in (*ours, "linear", *RIVALS)]
+    facts = ("scan", "modality", "z_scale", "profile", "ratio", "phase", "noise_ceiling")
+    cases = [
+        {name: case[name] for name in facts}
+        | {"results": {name: {figure: figure_of(case, name, figure) for figure in FIGURES} for name in shown}}
+        for case in record["cases"]
+    ]
+    return {"protocol": record["protocol"], "setting": record["setting"], "cases": cases}
 
 
-def summary(rows: list[dict]) -> str:
-    """The README's table: mean gain over z-scales, for each scan and profile."""
+def limits_of(record: dict, name: str) -> tuple[str, ...]:
+    """Cases in which the column is behind cubic."""
+    return tuple(
+        f"{case['scan']} x{case['z_scale']:g} {profile_of(case)}: {lead(case, name, ['cubic']):+.2f} dB against cubic"
+        for case in behind(record, name)
+    )
+
+
+def summary(record: dict, name: str) -> str:
+    """The README's table of one column: mean gain over z-scales, for each scan and profile."""
+    cases = record["cases"]
+    z_scales = ", ".join(f"{z:g}" for z in sorted({case["z_scale"] for case in cases}))
+    facts = record["methods"][name]
     lines = [
-        "Gain in PSNR (dB) on generated slices inside the body over cubic B-spline / over cubic + projection, mean of "
-        f"z-scales {', '.join(f'{z:g}' for z in sorted({row['z_scale'] for row in rows}))}, on scans that training "
-        "never saw; in brackets the least gain over both. Cubic + projection is generous: the truth "
-        "picks its best step.",
+        f"Gain of `{facts['model']}` at texture {facts['texture']:g} in PSNR (dB) on generated slices inside the body "
+        f"over cubic B-spline / over cubic + projection, mean of z-scales {z_scales}, on scans that training never "
+        "saw; in brackets the least gain over both. Cubic + projection is generous: the truth picks its best step.",
         "",
     ]
-    profiles = list(dict.fromkeys(row["profile"] for row in rows))
+    profiles = list(dict.fromkeys(map(profile_of, cases)))
     lines += ["| scan | " + " | ".join(profiles) + " |", "| --- |" + " --- |" * len(profiles)]
-    for scan in dict.fromkeys(row["scan"] for row in rows):
-        cells = []
-        for profile in profiles:
-            chosen = [row for row in rows if (row["scan"], row["profile"]) == (scan, profile)]
-            over = [mean(gain(row, rival) for row in chosen) for rival in RIVALS[1:]]
-            least = min(gain(row, rival) for row in chosen for rival in RIVALS[1:])
-            cells.append(f"{over[0]:+.2f} / {over[1]:+.2f} ({least:+.2f})")
-        lines.append(f"| `{scan}` | " + " | ".join(cells) + " |")
-    ahead = sum(all(gain(row, rival) > 0 for rival in RIVALS[1:]) for row in rows)
-    lines += [
-        "",
-        f"Ahead of both in {ahead} of {len(rows)} cases. The model card (`cycleinr models --json`) has each case, on "
-        "generated and on all slices; `Testing/benchmarks/evaluate_table.py` makes the table again. At "
-        "`--texture 0` the "
-        "network is trained for least error: generated slices are smoother than acquired ones (generated gap "
-        f"{mean(row['generated_gap'] for row in rows if row['generated_gap'] is not None):.2f} on average here), which "
-        "SNLI shows; curing it is the next step.",
-    ]
-    return "\n".join(lines)
+    for scan in dict.fromkeys(case["scan"] for case in cases):
+        chosen = [[case for case in cases if (case["scan"], profile_of(case)) == (scan, one)] for one in profiles]
+        lines.append(f"| `{scan}` | " + " | ".join(_gains(group, name) for group in chosen) + " |")
+    return "\n".join([*lines, "", _end(record, name)])
 
 
-def main() -> None:
+def _gains(cases: list[dict], name: str) -> str:
+    gains = [[lead(case, name, [rival]) for rival in RIVALS] for case in cases]
+    known = [pair for pair in gains if None not in pair]
+    if not known:
+        return "-"
+    over_cubic, over_projection = (mean(values) for values in zip(*known))
+    return f"{over_cubic:+.2f} / {over_projection:+.2f} ({min(map(min, known)):+.2f})"
+
+
+def _end(record: dict, name: str) -> str:
+    cases = record["cases"]
+    leads = [lead(case, name, RIVALS) for case in cases]
+    ahead = sum(value is not None and value > 0 for value in leads)
+    gaps = [gap for case in cases if (gap := figure_of(case, name, "generated_gap")) is not None]
+    gap = f"Its generated gap is {mean(gaps):+.2f} on average. " if gaps else ""
+    return (
+        f"Ahead of both in {ahead} of {len(cases)} cases. {gap}The model card (`cycleinr models --json`) has each "
+        "case; `cycleinr evaluate FOLDER_OF_THIN_SCANS --output FOLDER` makes such a table of any scans."
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("table", type=Path)
-    asked = parser.parse_args()
-    rows = cases(json.loads(asked.table.read_text("utf-8")))
+    parser.add_argument("evaluation", type=Path)
+    parser.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
+    asked = parser.parse_args(argv)
+    record = json.loads(asked.evaluation.read_text("utf-8"))
+    ours = columns_of(record, weights_sha256(asked.model))
     network, card = load_model(asked.model)
-    behind = [row for row in rows if min(gain(row, rival) for rival in RIVALS[1:]) <= 0]
-    limits = [
-        f"{row['scan']} x{row['z_scale']:g} {row['profile']}: {min(gain(row, r) for r in RIVALS[1:]):+.2f} dB against "
-        "the better of cubic and cubic + projection"
-        for row in behind
-    ]
-    save_model(
-        network,
-        dataclasses.replace(card, figures={"protocol": PROTOCOL, "cases": rows}, limits=tuple(limits)),
-        asked.model,
-    )
-    readme = REPOSITORY / "README.md"
-    before, _, rest = readme.read_text("utf-8").partition(BEGIN)
+    figures, limits = card_figures(record, ours), limits_of(record, ours[0])
+    save_model(network, dataclasses.replace(card, figures=figures, limits=limits), asked.model)
+    before, _, rest = asked.readme.read_text("utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{summary(rows)}\n{END}{after}", "utf-8")
-    print(summary(rows))
+    text = summary(record, ours[0])
+    asked.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""SSIM in space and in planes, and the gradient error, against second opinions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from CycleINRLib.imaging import likeness, metrics
+from CycleINRLib.imaging.likeness import Likeness
+from CycleINRLib.imaging.volume import Volume
+
+
+@pytest.fixture
+def noisy(ct_thin: Volume) -> np.ndarray:
+    return ct_thin.values + np.random.default_rng(0).normal(0, 60, ct_thin.values.shape)
+
+
+def test_ssim_in_space_is_that_of_the_measures(ct_thin: Volume, noisy: np.ndarray):
+    seen = Likeness(ct_thin.values, "CT", ct_thin.spacing_mm).figures(noisy)["ssim"]
+    assert seen == pytest.approx(metrics.ssim(noisy, ct_thin.values, "CT"), abs=2e-5)
+
+
+@pytest.mark.parametrize("plane, axis", [("ji", 0), ("ki", 1), ("kj", 2)])
+def test_ssim_of_a_plane_looks_at_that_plane_alone(mr_thin: Volume, plane: str, axis: int):
+    noisy = mr_thin.values + np.random.default_rng(1).normal(0, 8, mr_thin.values.shape)
+    seen = Likeness(mr_thin.values, "MR", mr_thin.spacing_mm).figures(noisy)["ssim_planes"][plane]
+    peak = metrics.value_range(mr_thin.values, "MR")
+    body = metrics.body_mask(mr_thin.values, "MR", peak)
+    total = 0.0
+    for n in range(mr_thin.values.shape[axis]):
+        part, true, mask = (np.take(values, [n], axis) for values in (noisy, mr_thin.values, body))
+        if mask.any():  # one slice: a window in space sees this plane alone
+            total += metrics.ssim(part, true, "MR", peak=peak, mask=mask) * mask.sum()
+    assert seen == pytest.approx(total / body.sum(), abs=2e-5)
+
+
+def test_long_axes_are_filtered_to_the_same_figures(ct_thin: Volume, noisy: np.ndarray, monkeypatch):
+    dense = Likeness(ct_thin.values, "CT", ct_thin.spacing_mm).figures(noisy)
+    monkeypatch.setattr(likeness, "DENSE", 0)
+    filtered = Likeness(ct_thin.values, "CT", ct_thin.spacing_mm).figures(noisy)
+    assert filtered["ssim"] == pytest.approx(dense["ssim"], abs=2e-5)
+    assert filtered["ssim_planes"] == pytest.approx(dense["ssim_planes"], abs=2e-5)
+
+
+def test_the_gradient_error_of_ramps_is_the_difference_of_their_slopes():
+    k, j, i = np.meshgrid(*(np.arange(12.0),) * 3, indexing="ij")
+    spacing_mm = (2.0, 0.5, 1.0)
+    truth = 100 + 3 * 2.0 * k + 4 * 0.5 * j  # 5 HU/mm
+    flatter = 100 + 3 * 2.0 * k
+    figures = Likeness(truth, "CT", spacing_mm).figures(flatter)
+    assert figures["gradient_error"] == pytest.approx(100 * (5 - 3) / 2000, rel=1e-3)
+
+
+def test_nothing_is_told_where_there_is_no_body():
+    air = np.full((4, 8, 8), -1000, np.int16)
+    figures = Likeness(air, "CT", (1.0, 1.0, 1.0)).figures(air)
+    assert figures == {"ssim": None, "ssim_planes": {"ji": None, "ki": None, "kj": None}, "gradient_error": None}
