@@ -50,6 +50,7 @@ class UpsampleJob:
     profile: str = "auto"
     consistency: str = "auto"
     texture: float | None = None  # 0 least error, 1 natural noise; None: the model's default
+    gain: float | None = None  # on the network's correction, 0 to 1; None: fitted on dropped slices of the scan
     device: str = "auto"
     precision: str = "auto"
     report: str | None = None
@@ -74,6 +75,8 @@ class UpsampleJob:
                 raise RequestError(f"{name} must be a length in mm above 0", repr(value), "give a number such as 1.0")
         if self.texture is not None and not (_is_number(self.texture) and 0 <= self.texture <= 1):
             raise RequestError("texture must lie between 0 and 1", repr(self.texture), "give 0 for least error")
+        if self.gain is not None and not (_is_number(self.gain) and 0 <= self.gain <= 1):
+            raise RequestError("gain must lie between 0 and 1", repr(self.gain), "give 1 for the network as it is")
         if self.frame is not None and (not isinstance(self.frame, int) or self.frame < 0):
             raise RequestError("frame must be a whole number from 0", repr(self.frame), "count volumes from 0")
 

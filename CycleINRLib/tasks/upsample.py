@@ -18,19 +18,16 @@ import numpy as np
 
 from ..errors import RequestError
 from ..events import Listener, Stopwatch
-from ..imaging.baselines import cubic_weights
-from ..imaging.consistency import Grid
 from ..imaging.geometry import AXES, Geometry
-from ..imaging.metrics import noise_readout, psnr
+from ..imaging.metrics import noise_readout
 from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from .aim import Plan, plan
 from .engine import Engine, Remainder
+from .selfcheck import Fit, self_check, settle_gain
 
 __all__ = ["Plan", "Result", "plan", "preview", "upsample"]
-
-SELF_CHECK_PIXELS = 160  # side of the central block that the self-check computes
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +72,16 @@ def upsample(
     aim = plan(volume, job, like)
     engine = Engine.of(volume, job, aim, progress, cancelled)
     source = volume.slices_first(aim.axis)
+    fit = settle_gain(engine, source.values, job)
     values, errors, queried = engine.run(source.values, aim.grid)
     watch = Stopwatch("measure", 1, progress)
     places = aim.grid.positions[aim.grid.crop]
     readout = noise_readout(source.values, values, aim.z_scale, aim.modality, acquired=queried, positions=places)
     watch.step()
-    check = _self_check(engine, source.values, errors) if job.self_check else None
+    check = self_check(engine, source.values, fit) if job.self_check else None
     result = _placed(volume, values, aim)
-    return Result(result, _report(volume, result, job, aim, engine, readout, errors, check, time.monotonic() - start))
+    seconds = time.monotonic() - start
+    return Result(result, _report(volume, result, job, aim, engine, readout, errors, fit, check, seconds))
 
 
 def preview(
@@ -105,6 +104,7 @@ def preview(
     name, row = _row_of(volume.geometry, aim.axis, plane, at_mm)
     source = volume.slices_first(aim.axis).values
     engine = Engine.of(volume, job, aim, None, None)
+    settle_gain(engine, source, job)
     if name == _in_plane(aim.axis)[0]:
         wide, _, _ = engine.run(source, aim.grid, rows=(row, row + 1))
     else:
@@ -169,31 +169,8 @@ def _placed(volume: Volume, output: np.ndarray, aim: Plan) -> Volume:
     return resampled(result, aim.resample_to)
 
 
-def _self_check(engine: Engine, values: np.ndarray, errors: Remainder) -> dict[str, float | None]:
-    """Every second acquired slice predicted from the others, on a central block (no ground truth needed)."""
-    j, i = (slice(max(0, (n - SELF_CHECK_PIXELS) // 2), (n + SELF_CHECK_PIXELS) // 2) for n in values.shape[1:])
-    block = np.asarray(values[:, j, i], np.float32)
-    known, hidden = block[::2], block[1::2]
-    if len(known) < 3:
-        return {"psnr_db": None, "psnr_cubic_db": None, "cycle_psnr_db": None}
-    hidden = hidden[: len(known) - 1]
-    places = np.arange(len(hidden)) + 0.5
-    guess, _, _ = engine.of_every_second(known).run(known, Grid(places, slice(0, len(places)), len(known), 0.5))
-    cubic = np.tensordot(cubic_weights(places, len(known)).astype(np.float32), known, 1)
-    modality = engine.aim.modality
-    return {
-        "psnr_db": _finite(psnr(guess, hidden, modality)),
-        "psnr_cubic_db": _finite(psnr(cubic, hidden, modality)),
-        "cycle_psnr_db": _finite(errors.psnr(modality, engine.scale.scale)),
-    }
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else round(float(value), 3)
-
-
 def _report(
-    volume, result, job, aim: Plan, engine: Engine, readout, errors: Remainder, check, seconds: float
+    volume, result, job, aim: Plan, engine: Engine, readout, errors: Remainder, fit: Fit, check, seconds: float
 ) -> dict[str, Any]:
     """Design section 4.5, ready for JSON."""
     from .. import __version__
@@ -219,11 +196,13 @@ def _report(
         "z_scale": aim.z_scale,
         "profile": aim.profile,
         "texture": engine.texture,
+        "gain": engine.gain,
         "consistency": aim.consistency,
         "consistency_error": error,
         "device": engine.device,
         "precision": engine.precision,
         "seconds": round(seconds, 2),
+        "gain_seconds": round(fit.seconds, 2),  # of these, for fitting the gain
         "peak_memory_mb": peak_memory_mb(),
         **figures,
         "self_check": check,

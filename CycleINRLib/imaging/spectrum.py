@@ -1,0 +1,65 @@
+"""What the spectrum along z tells: whether a scan has detail between its slices at all (floor 1).
+
+Slices sample the body along z. Detail finer than their Nyquist frequency folds back, mirrored there, so the power
+spectrum of slices that skip detail is even about that frequency: its slope vanishes. Where it still falls, nothing was
+folded: the scanner ended the band there and interpolated (zero-filled) it, and there is no detail to bring back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.fft import dct, idct
+
+ENDING_AT_NYQUIST = (
+    1e-3  # share of scans whose band ends just there; a careful guess, so that only clear evidence tells
+)
+LEAST_BINS = 4  # of the upper half of the spectrum
+
+
+def spectrum_along_z(values: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """(N,) mean power of each frequency m / (2 N) cycles a slice, m = 0 .. N - 1, over the columns in the body.
+
+    values : (N, J, I) slices
+    body : (J, I) bool, the columns that count
+
+    A cosine transform: the ends of a scan differ, and a Fourier transform would take that for detail.
+    """
+    columns = np.asarray(values[:, body], np.float64)
+    return np.mean(dct(columns - columns.mean(0), axis=0, norm="ortho") ** 2, axis=1)
+
+
+def probability_of_detail(power: np.ndarray) -> float:
+    """Probability that there is detail beyond the slices' Nyquist frequency, from the `spectrum_along_z`.
+
+    Two descriptions of the logarithm of the upper half of the spectrum, u below Nyquist, are compared by their
+    residuals R: a + c u^2 (even: folded) and a + b u (falls on: not folded). Both have two numbers to fit, so with
+    n frequencies and residuals of unknown, equal variance the likelihood ratio is (R_even / R_falling)^(n / 2).
+    Only slices that are thin beside their spacing can be judged: a slice profile itself makes the spectrum fall.
+
+    Returns
+    -------
+    [0, 1]; 1 where there are too few slices, or no signal, to tell
+    """
+    count = len(power)
+    m = np.arange(count // 2, count)
+    if len(m) < LEAST_BINS or not power[m].min() > 0:
+        return 1.0
+    below, level = (count - m) / count, np.log(power[m])
+    even, falling = _residual(level, below**2), _residual(level, below)
+    if not min(even, falling) > 0:
+        return 1.0
+    odds = np.log(ENDING_AT_NYQUIST) + len(m) / 2 * np.log(even / falling)
+    return float(1 / (1 + np.exp(min(odds, 700.0))))
+
+
+def _residual(level: np.ndarray, shape: np.ndarray) -> float:
+    """What a + b shape leaves of `level`, as a sum of squares."""
+    terms = np.stack([np.ones_like(shape), shape], 1)
+    return float(np.sum((level - terms @ np.linalg.lstsq(terms, level, rcond=None)[0]) ** 2))
+
+
+def half_band(values: np.ndarray) -> np.ndarray:
+    """(N, J, I) slices without the upper half of their band along z: every second one holds all that is left."""
+    coefficients = dct(np.asarray(values, np.float64), axis=0, norm="ortho")
+    coefficients[len(values) // 2 :] = 0
+    return idct(coefficients, axis=0, norm="ortho").astype(np.float32)
