@@ -37,7 +37,9 @@ KINDS: dict[str, type] = {  # every property of schema 1.0.2; no other is allowe
     "enabled": bool,
     "tier": int,
 }
-MODULES = [REPOSITORY / "CycleINR" / "CycleINR.py", *sorted((REPOSITORY / "CycleINRLib").rglob("*.py"))]
+MODULE = REPOSITORY / "CycleINR" / "CycleINR.py"
+MODULES = sorted([*MODULE.parent.rglob("*.py"), *(REPOSITORY / "CycleINRLib").rglob("*.py")])
+HOMES = {path.name: path for parent in (REPOSITORY, MODULE.parent) for path in parent.iterdir() if path.is_dir()}
 NETWORK = {"urllib", "http", "requests", "socket", "ftplib", "smtplib", "httpx", "aiohttp", "websockets", "xmlrpc"}
 
 
@@ -210,7 +212,7 @@ def test_the_module_runs_no_code_at_file_scope_but_finding_its_library():
     """Definitions, constants and imports; the one call is the fallback of a source tree."""
     allowed = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.Assign, ast.AnnAssign, ast.Try)
     others = []
-    for node in at_file_scope(tree_of(MODULES[0]).body):
+    for node in at_file_scope(tree_of(MODULE).body):
         if not isinstance(node, allowed) and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             others.append(ast.unparse(node))
     assert [text.partition("(")[0] for text in others] == ["sys.path.append"]
@@ -220,7 +222,7 @@ def test_all_that_the_module_loads_at_its_import_is_allowed():
     """CycleINR.py and, followed through the library, every file that is loaded with it."""
     allowed = {*sys.stdlib_module_names, "numpy", "scipy", "SimpleITK", "vtk", "slicer"}
     seen: set[Path] = set()
-    waiting = [MODULES[0]]
+    waiting = [MODULE]
     while waiting:
         path = waiting.pop()
         if path in seen:
@@ -232,7 +234,7 @@ def test_all_that_the_module_loads_at_its_import_is_allowed():
             for target in library_files(node, path):
                 waiting.append(target)
             if not getattr(node, "level", 0):
-                foreign = {name.partition(".")[0] for name in imports_of(iter([node]))} - allowed - {"CycleINRLib"}
+                foreign = {name.partition(".")[0] for name in imports_of(iter([node]))} - allowed - HOMES.keys()
                 assert not foreign, f"{name_of(path)} loads {sorted(foreign)} at file scope"
     assert len(seen) > 8  # it did follow
 
@@ -242,11 +244,16 @@ def library_files(node: ast.Import | ast.ImportFrom, path: Path) -> Iterator[Pat
     if isinstance(node, ast.Import):
         modules = [alias.name.split(".") for alias in node.names]
     else:
-        package = list(path.relative_to(REPOSITORY).parts[:-1]) if node.level else []
-        base = [*package[: len(package) + 1 - (node.level or 1)], *(node.module or "").split(".")]
-        modules = [[*filter(None, base)], *([*filter(None, base), alias.name] for alias in node.names)]
+        package = package_of(path) if node.level else []
+        base = [*package[: len(package) + 1 - (node.level or 1)], *filter(None, (node.module or "").split("."))]
+        modules = [base, *([*base, alias.name] for alias in node.names)]
     for parts in modules:
-        if parts[:1] == ["CycleINRLib"]:
-            for count in range(1, len(parts) + 1):
-                place = REPOSITORY.joinpath(*parts[:count])
-                yield from (file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file())
+        for count in range(1, len(parts) + 1):
+            place = HOMES.get(parts[0], Path("nowhere")).joinpath(*parts[1:count])
+            yield from (file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file())
+
+
+def package_of(path: Path) -> list[str]:
+    """The package that a file lies in: ["CycleINRLib", "imaging"]."""
+    home = next(home for home in HOMES.values() if home in path.parents and (home / "__init__.py").is_file())
+    return [home.name, *path.relative_to(home).parts[:-1]]

@@ -169,19 +169,26 @@ def has_setuptools() -> bool:
         return False
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not has_setuptools(), reason="builds with the setuptools of the test extra")
-def test_the_wheel_holds_library_weights_and_samples(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
     """Built from a copy of the tracked files, so that nothing is left in the checkout."""
-    copy = tmp_path / "copy"
+    if not has_setuptools():
+        pytest.skip("builds with the setuptools of the test extra")
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "copy"
     for path in tracked_files():
         target = copy / path.relative_to(REPOSITORY)
         if target.relative_to(copy).parts[0] not in ("Testing", ".git"):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(tmp_path)]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(copy)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_library_weights_and_samples(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
         metadata = next(archive.read(name).decode() for name in held if name.endswith("METADATA"))
@@ -193,3 +200,31 @@ def test_the_wheel_holds_library_weights_and_samples(tmp_path):
                 assert f"CycleINRLib/{home}/{path.name}" in held
     assert not any(name.startswith(("Testing", "CycleINR/")) for name in held)
     assert f"Version: {__version__}\n" in metadata
+
+
+@pytest.mark.slow
+def test_an_empty_environment_runs_the_installed_command(wheel, tmp_path):
+    """A new environment with the wheel alone; the packages it needs are lent from the one that runs the tests."""
+    home = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, capture_output=True)
+    scripts = home / ("Scripts" if os.name == "nt" else "bin")
+    pip = [sys.executable, "-m", "pip", "--python", str(scripts / "python"), "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "-q", str(wheel)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (package,) = home.rglob("CycleINRLib")
+    lent = Path(importlib.metadata.distribution("numpy").locate_file(""))
+    (package.parent / "lent.pth").write_text(str(lent), "utf-8")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def told(*words: str) -> str:
+        run = subprocess.run([scripts / "cycleinr", *words], cwd=tmp_path, env=clean, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    models = json.loads(told("models", "--json"))["models"]
+    assert models and all(Path(model["file"]).parent == package / "models" for model in models)
+    sample = next((package / "samples").glob("CT*.nrrd"))
+    assert json.loads(told("info", str(sample), "--json"))
+    assert told("--version").strip() == f"cycleinr {__version__}"
