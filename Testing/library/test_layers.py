@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).resolve().parents[2] / "CycleINRLib"
-FLOOR_0 = {"errors", "events", "jobs", "modelcard", "launcher"}
+FLOOR_0 = {"errors", "events", "jobs", "modelcard", "launcher", "words"}
 FLOOR_1 = {"panel", "readout"}
 FLOOR_OF_FOLDER = {"imaging": 1, "io": 2, "network": 2, "tasks": 3}
 LANGUAGES = {"SimpleITK": "ITK", "pydicom": "DICOM", "slicer": "MRML", "vtk": "MRML", "vtkmodules": "MRML"}
