@@ -168,14 +168,6 @@ class Engine:
     def _base(self, places: np.ndarray, grid: Grid) -> np.ndarray:
         return base_weights(places, grid.count, self.aim.ratio, grid.step).astype(np.float32)
 
-    def parts(self, values: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-        """Base and correction of a small block (N, J, I) at the places of `grid`: (M, J, I) float32 each."""
-        block = np.asarray(values, np.float32)
-        rows, columns = (slice(0, count) for count in block.shape[1:])
-        watch = Stopwatch("self_check", 1, None)
-        found = self._corrections(block, rows, columns, grid.positions, grid, watch)
-        return np.tensordot(self._base(grid.positions, grid), block, 1), found
-
     def _corrections(
         self, read: np.ndarray, rows: slice, columns: slice, places: np.ndarray, grid: Grid, watch: Stopwatch
     ) -> np.ndarray:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..events import Stopwatch
-from ..imaging.baselines import cubic_weights
+from ..imaging.baselines import base_weights, cubic_weights
 from ..imaging.consistency import KEEP_RATIO, Grid
 from ..imaging.intensity import BODY_CT_HU, BODY_MR, CT_RANGE_HU
 from ..imaging.metrics import psnr
@@ -64,9 +64,12 @@ class Dropped:
         truth = truth[: len(known) - 1]
         places = np.arange(len(truth)) + 0.5
         grid = Grid(places, slice(0, len(places)), len(known), 0.5)
-        base, correction = engine.of_every_second(known).parts(known, grid)
+        other = engine.of_every_second(known)
+        found = other.run(known, grid, rows=(0, known.shape[1]))[0]
+        weights = base_weights(places, len(known), other.aim.ratio, grid.step)
+        base = np.tensordot(weights.astype(np.float32), known, 1)
         cubic = np.tensordot(cubic_weights(places, len(known)).astype(np.float32), known, 1)
-        return cls(truth, base, correction, cubic, _body(engine, truth))
+        return cls(truth, base, found - base, cubic, _body(engine, truth))
 
     def gain(self) -> float:
         """The least squares gain on the correction, in [0, 1]; 1 where there is nothing to fit."""
