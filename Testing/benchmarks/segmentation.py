@@ -67,7 +67,7 @@ class Scan:
 PHANTOM, TUMOR, CORD = (
     "thick/ct_chestphantom_testrt_3mm",
     "thick/mr_brain_pyradiomics_brain1_6.5mm",
-    "odd/nifti_mr_cord",
+    "odd/nifti_mr_cord_sct_t2",
 )
 LUNGS = (("left lung", f"{PHANTOM}_mask_lung_l.nrrd"), ("right lung", f"{PHANTOM}_mask_lung_r.nrrd"))
 MR = ("skip", "gaussian")

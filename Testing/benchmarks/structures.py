@@ -22,7 +22,7 @@ LUNG_HU = -400.0
 OUTSIDE_AIR_HU = -950.0  # median of a component of air that no lung reaches
 LUNG_ML, BONE_ML, BRIGHT_ML, DARK_ML = 5.0, 0.5, 0.2, 0.2  # smaller components are left out
 VESSEL_HU, VESSEL_RIM_MM, VESSEL_CLOSING_MM = -600.0, 3.0, 5.0
-BONE_HU = 300.0
+BONE_HU, BONE_CLOSING_MM = 300.0, 2.0  # contrast in the heart reaches 300 HU
 CELLS_HU, CELLS_CLOSING_MM = -400.0, 5.0
 TRACHEA_HU, TRACHEA_ML = -850.0, 1.0
 ENVELOPE_MM = 8.0
@@ -35,7 +35,7 @@ SURFACE_POINTS = 20_000  # of each surface; more change the third digit
 RULES = {
     "lung": "HU < -400, components of at least 5 ml but outside air (component median < -950 HU)",
     "lung vessels": "HU > -600 within the lung, closed by 5 mm, without its outer 3 mm",
-    "bone": "HU > 300, components of at least 0.5 ml",
+    "bone": "HU > 300, closed by 2 mm, components of at least 0.5 ml",
     "air cells": "HU < -400 within the bone closed by 5 mm",
     "bright tissue": "above the upper threshold of three Otsu classes of the thick slices' body, components of at "
     "least 0.2 ml: white matter on T1; contrast enhancement and fat on T1 with contrast",
@@ -69,7 +69,7 @@ def chest(seen: np.ndarray, spacing: Spacing) -> Segmenter:
         return {
             "lung": lung(values, spacing),
             "lung vessels": inside & (values > VESSEL_HU),
-            "bone": of_at_least(values > BONE_HU, spacing, BONE_ML),
+            "bone": bone(values, spacing),
         }
 
     return Segmenter(find)
@@ -77,11 +77,11 @@ def chest(seen: np.ndarray, spacing: Spacing) -> Segmenter:
 
 def head(seen: np.ndarray, spacing: Spacing) -> Segmenter:
     """Bone and the air cells within it; `seen` as for `chest`."""
-    within = closed(of_at_least(seen > BONE_HU, spacing, BONE_ML), spacing, CELLS_CLOSING_MM)
+    within = closed(bone(seen, spacing), spacing, CELLS_CLOSING_MM)
 
     def find(values: np.ndarray) -> dict[str, np.ndarray]:
         return {
-            "bone": of_at_least(values > BONE_HU, spacing, BONE_ML),
+            "bone": bone(values, spacing),
             "air cells": within & (values < CELLS_HU),
         }
 
@@ -145,6 +145,11 @@ def lung(values: np.ndarray, spacing: Spacing) -> np.ndarray:
     large = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1) >= voxels(LUNG_ML, spacing))
     large = [n for n in large if n and np.median(values[labels == n]) >= OUTSIDE_AIR_HU]
     return np.isin(labels, large)
+
+
+def bone(values: np.ndarray, spacing: Spacing) -> np.ndarray:
+    """The rule "bone" above."""
+    return of_at_least(closed(values > BONE_HU, spacing, BONE_CLOSING_MM), spacing, BONE_ML)
 
 
 # --- tools ----------------------------------------------------------------------------------------------------

@@ -121,6 +121,11 @@ def test_one_command_gives_tables_and_figures(folder: Path, capsys: pytest.Captu
     assert "### PSNR after one line of intensities, dB" in shown
 
 
+def test_every_pair_is_where_the_table_looks(shared_data: Path):
+    named = [file for pair in rp.PAIRS for file in (pair.source, pair.reference)]
+    assert [file for file in named if not (shared_data / "pairs" / file).is_file()] == []
+
+
 def test_cubic_projection_shows_its_best_step_and_each_method_once():
     rows = [
         rp.Row("p", "one contrast", name, {"local_ncc": value}) for name, value in (("a", 0.2), ("b", 0.5), ("b", 0.4))

@@ -104,6 +104,11 @@ def test_the_winner_is_bold_and_our_lead_is_over_the_best_interpolator():
     assert f"| {sg.OURS[0]} | +0.0300 | 0.080 / 0.050 |" in text
 
 
+def test_every_scan_and_mask_is_where_the_table_looks(shared_data: Path):
+    named = [path for scan in sg.SCANS for path in (scan.path, *dict(scan.masks).values())]
+    assert [path for path in named if not (shared_data / path).is_file()] == []
+
+
 def test_an_empty_structure_is_no_victory():
     nothing = sg.Agreement("scan", "bone", sg.THIN, 3, "box", "linear", None, None, None, None, None, None)
     assert "| - |" in sg.table([nothing], "dice_generated", 4)

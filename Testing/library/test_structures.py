@@ -100,7 +100,7 @@ def test_air_cells_are_air_within_bone_alone():
     values[:, :, :8] = -1000
     found = structures.head(values, SPACING)(values)
     assert structures.dice(found["air cells"], ball(3)) == 1.0
-    assert structures.dice(found["bone"], ball(12) & ~ball(3)) == 1.0
+    assert structures.dice(found["bone"], ball(12) & ~ball(3)) > 0.99
 
 
 def test_csf_is_dark_within_the_bright():
