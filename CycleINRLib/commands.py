@@ -74,9 +74,13 @@ def tell_result(source: Volume, output: Volume, report: dict[str, Any], talk: Ta
         f"linear {figure(snli['linear'])} (0: the same noise in every slice)"
     )
     talk.say(f"noise ratio   {figure(report['noise_ratio'])} (1: the texture of the scan was kept)")
+    talk.say(f"gain          {figure(report['gain'], 2)} (1: all of the network's correction is used)")
     check = report.get("self_check")
     if check:
-        talk.say(f"self-check    {figure(check['psnr_db'], 2)} dB, cubic {figure(check['psnr_cubic_db'], 2)} dB")
+        talk.say(
+            f"self-check    {figure(check['psnr_db'], 2)} dB, cubic {figure(check['psnr_cubic_db'], 2)} dB, "
+            f"cycle {figure(check['cycle_psnr_db'], 2)} dB"
+        )
     talk.say(f"model         {report['model']['name']} on {report['device']}, {report['seconds']:.1f} s")
 
 
