@@ -133,7 +133,8 @@ def build_parser() -> Parser:
     _info_options(add("info", commands.info, "show what is in a file or folder, and what upsample would do"))
     _measure_options(add("measure", commands.measure, "measure the noise slice by slice, and SNLI"))
     _preview_options(add("preview", commands.preview, "compute one coronal or sagittal plane alone"))
-    _train_options(add("train", commands.train, "train the network on folders of scans"))
+    _pack_options(add("pack", commands.pack, "put folders of scans into one file, for training elsewhere"))
+    _train_options(add("train", commands.train, "train the network on folders or packs of scans"))
     _evaluate_options(add("evaluate", commands.evaluate, "score models and interpolators on scans of known truth"))
     _add_json(add("models", commands.models, "list the models at hand"))
     _add_json(add("check", commands.check, "try packages, devices and models, and say what works"))
@@ -175,7 +176,9 @@ def _upsample_options(parser: Parser) -> None:
         parser.add_argument(f"--{name}", choices=CHOICES[name], default="auto")
     parser.add_argument("--model", default="auto", metavar="NAME", help="a name `cycleinr models` lists, or a file")
     parser.add_argument("--thickness", metavar="MM", type=number, dest="thickness_mm", help="slice thickness")
-    parser.add_argument("--texture", metavar="T", type=number, default=0.0, help="0 least error (the default)")
+    parser.add_argument(
+        "--texture", metavar="T", type=number, help="0 least error, 1 natural noise (default: the model's)"
+    )
     parser.add_argument("--gain", metavar="G", type=number, help="0..1, correction used (default: fitted to the scan)")
     parser.add_argument("--report", metavar="FILE.json", help="write the report")
     parser.add_argument("--picture", metavar="FILE.png", help="write a coronal comparison")
@@ -208,19 +211,31 @@ def _preview_options(parser: Parser) -> None:
     _add_json(parser)
 
 
+def _pack_options(parser: Parser) -> None:
+    parser.add_argument("data", metavar="FOLDER", nargs="+", help="folders of thin-slice scans, see collection.py")
+    parser.add_argument("output", metavar="OUTPUT.pack")
+    parser.add_argument("--scans", metavar="FILE.json", help="take these scans alone, with these facts about them")
+    parser.add_argument("--compress", action="store_true", help="write OUTPUT.pack.gz beside it, for travel")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    _add_json(parser)
+
+
 def _train_options(parser: Parser) -> None:
-    parser.add_argument("data", metavar="DATA_FOLDER", nargs="+", help="folders of thin-slice scans, see trainer.py")
+    parser.add_argument("data", metavar="DATA", nargs="+", help="folders of thin-slice scans, or packs of them")
     parser.add_argument("--output", metavar="FILE.safetensors", required=True)
     parser.add_argument("--scans", metavar="FILE.json", help="use these scans alone, with these facts about them")
     parser.add_argument("--network", choices=["light", "base"], default="light", help="its size (%(default)s)")
+    parser.add_argument("--part", choices=["network", "texture"], default="network", help="what learns (%(default)s)")
     parser.add_argument("--steps", metavar="N", type=int, default=20000, help="length of the run (%(default)s)")
     parser.add_argument("--minutes", metavar="M", type=float, help="stop earlier; --resume goes on")
+    parser.add_argument("--fit", action="store_true", help="--minutes is the length of the run, not --steps")
     parser.add_argument("--start", metavar="MODEL", help="begin with the weights of a model: light, or a file")
     parser.add_argument("--resume", action="store_true", help="go on exactly where the last run into OUTPUT stopped")
     parser.add_argument("--batch", metavar="N", type=int, default=4, help="patches a step (%(default)s)")
     parser.add_argument("--rate", metavar="R", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0)
     parser.add_argument("--device", choices=CHOICES["device"], default="auto")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="(%(default)s)")
 
 
 def _evaluate_options(parser: Parser) -> None:

@@ -184,11 +184,25 @@ def preview(options: Namespace, talk: Talk) -> None:
     talk.finish(facts, (str(picture),) if picture else ())
 
 
+def pack(options: Namespace, talk: Talk) -> None:
+    """One file from folders of scans."""
+    from .packing import run_packing
+
+    run_packing(options, talk)
+
+
 def train(options: Namespace, talk: Talk) -> None:
-    """A model from folders of scans."""
+    """A model from folders or packs of scans."""
     from .trainer import run_training
 
     run_training(options, talk)
+
+
+def evaluate(options: Namespace, talk: Talk) -> None:
+    """The table of every method on scans whose truth is known."""
+    from .evaluator import run_evaluation
+
+    run_evaluation(options, talk)
 
 
 def check(options: Namespace, talk: Talk) -> None:
@@ -202,13 +216,6 @@ def check(options: Namespace, talk: Talk) -> None:
     if facts["problems"]:
         found = "; ".join(facts["problems"])
         raise MissingPackageError("The network cannot run here", found, "see docs/install.md; without it: measure")
-
-
-def evaluate(options: Namespace, talk: Talk) -> None:
-    """The table of every method on scans whose truth is known."""
-    from .evaluator import run_evaluation
-
-    run_evaluation(options, talk)
 
 
 def models(options: Namespace, talk: Talk) -> None:

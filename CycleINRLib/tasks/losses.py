@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_FLAT = 30  # pixels: a place with fewer flat ones tells nothing of its noise
+Mean = Callable[[Tensor, Tensor], Tensor]  # of values and weights; `Ranks.mean` is that of several processes
 
 
-def charbonnier(error: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum()
+
+
+def charbonnier(error: Tensor, weight: Tensor, epsilon: float, mean: Mean = weighted_mean) -> Tensor:
     """Weighted mean of sqrt(error^2 + epsilon^2) - epsilon: squared for small errors, absolute for large ones.
 
     `error` is in units of the scan's detail, so that noisy and smooth scans count alike.
     """
-    cost = torch.sqrt(error.square() + epsilon**2) - epsilon
-    return (cost * weight).sum() / weight.sum()
+    return mean(torch.sqrt(error.square() + epsilon**2) - epsilon, weight)
 
 
-def gradient_difference(error: Tensor, weight: Tensor) -> Tensor:
+def gradient_difference(error: Tensor, weight: Tensor, mean: Mean = weighted_mean) -> Tensor:
     """Weighted mean of the absolute in-plane first differences of an error (B, P, h, w)."""
-    down, across = error.diff(dim=-2).abs(), error.diff(dim=-1).abs()
-    both = (down * weight[..., 1:, :]).sum() + (across * weight[..., :, 1:]).sum()
-    return both / (weight[..., 1:, :].sum() + weight[..., :, 1:].sum())
+    both = (error.diff(dim=-2).abs(), error.diff(dim=-1).abs())
+    weights = (weight[..., 1:, :], weight[..., :, 1:])
+    values, weight = (torch.cat([part.flatten() for part in parts]) for parts in (both, weights))
+    return mean(values, weight)
 
 
 def gain_db(error: Tensor, base_error: Tensor, weight: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..network.model import CycleINR, source_features
-from .losses import charbonnier, gradient_difference, noise_difference
-from .samples import Batch, Places, base_of
+from .losses import Mean, charbonnier, gradient_difference, noise_difference, weighted_mean
+from .samples import Batch, Places, Told, base_of
 
 NOISE_FLOOR = 0.02  # of detail: noise far below it is none
 
@@ -25,32 +25,49 @@ class Objective:
 
     epsilon: float = 0.3  # of Charbonnier
     cycle: float = 1.0
-    noise: float = 0.3
+    noise: float = 1.0
     gradient: float = 0.0
+    precision: str = "float32"  # or "bfloat16": in which the network runs; losses are float32
 
-    def loss(self, network: CycleINR, batch: Batch) -> Tensor:
-        """The mean over the batch, ready for backward()."""
-        correction = predict(network, batch.source, batch.detail, batch.condition, batch.places, batch.margin)
-        error = correction - wanted(batch)
-        loss = charbonnier(error, batch.weight, self.epsilon)
+    def loss(self, network: CycleINR, batch: Batch, mean: Mean = weighted_mean) -> Tensor:
+        """The mean over the batch, ready for backward(); with `Ranks.mean`, this rank's part of it."""
+        asked = bool(batch.texture.any())
+        places = batch.places + batch.acquired if asked and self.noise else batch.places
+        correction = self.predict(network, batch.source, batch.scan, places, batch.margin)
+        count = batch.places.t.shape[1]
+        error = correction[:, :count] - wanted(batch)
+        loss = charbonnier(error, batch.weight, self.epsilon, mean)
         if self.gradient:
-            loss = loss + self.gradient * gradient_difference(error, batch.weight)
-        textured = batch.texture > 0
-        if (self.cycle or self.noise) and bool(textured.any()):
-            terms = self.noise * self._noise(batch, correction)
-            if self.cycle:
-                terms = terms + self.cycle * self._cycle(network, batch)
-            loss = loss + (batch.texture * terms).mean()
+            loss = loss + self.gradient * gradient_difference(error, batch.weight, mean)
+        if asked and (self.cycle or self.noise):
+            terms = torch.zeros_like(batch.texture)
+            if self.noise:
+                noise = self.noise_of(batch, correction[:, :count], correction[:, count:])
+                terms = terms + self.noise * batch.texture * noise
+            if self.cycle and bool((batch.cycle > 0).any()):
+                terms = terms + self.cycle * batch.cycle * self._cycle(network, batch)
+            loss = loss + mean(terms, torch.ones_like(terms))
         return loss
 
-    def _noise(self, batch: Batch, correction: Tensor) -> Tensor:
-        """(B,): how far the noise of generated slices is from that of the acquired slices around them."""
-        scale = batch.detail[:, None, None, None]
+    def predict(self, network: CycleINR, *of_batch) -> Tensor:
+        """`predict` in this objective's precision; the result is float32."""
+        kind, reduced = of_batch[0].device.type, self.precision == "bfloat16"
+        with torch.autocast(kind, torch.bfloat16, enabled=reduced):
+            return predict(network, *of_batch).float()
+
+    def noise_of(self, batch: Batch, correction: Tensor, at_acquired: Tensor) -> Tensor:
+        """(B,): how far the noise of generated slices is from that of the output at the acquired slices around them.
+
+        There the output is the acquired slice itself where consistency keeps it, else the network's own, which is what
+        generated slices must not be told from.
+        """
+        scale, m = batch.detail[:, None, None, None], batch.margin
         output = batch.base + batch.gate[..., None, None] * correction * scale
-        m = batch.margin
-        inner = batch.source[..., m : batch.source.shape[-2] - m, m : batch.source.shape[-1] - m]
-        rows = torch.arange(len(inner), device=inner.device)[:, None]
-        bracket = torch.stack([inner[rows, batch.places.below], inner[rows, batch.places.below + 1]])
+        rim = slice(m, batch.source.shape[-2] - m), slice(m, batch.source.shape[-1] - m)
+        own = (base_of(batch.source, batch.acquired, m) + at_acquired * scale).detach()
+        acquired = torch.where(batch.keeps[:, None, None, None], batch.source[(..., *rim)], own)
+        rows = torch.arange(len(acquired), device=acquired.device)[:, None]
+        bracket = torch.stack([acquired[rows, batch.places.below], acquired[rows, batch.places.below + 1]])
         floor = NOISE_FLOOR * batch.detail
         found = noise_difference(output, bracket, batch.places.t, batch.weight, floor)
         return (found * batch.gate).mean(1)
@@ -58,46 +75,40 @@ class Objective:
     def _cycle(self, network: CycleINR, batch: Batch) -> Tensor:
         """(B,): error of acquired slices predicted from slices that were predicted from them.
 
-        Thin slices are one place each; thick ones are averaged over the slice profile in both passes. The first patch
-        that asks for texture stands for all that do, since two more passes of every patch would triple a step's time.
+        Thin slices are one place each; thick ones are averaged over the slice profile in both passes. Patches whose
+        weight is 0 are left out: two more passes of every patch would triple a step's time.
         """
-        asking = (batch.texture > 0).nonzero()[:, 0]
-        row = asking[:1]
-        stands_for = batch.texture[asking].sum() / batch.texture[row]
-        cost = stands_for * self._there_and_back(network, batch, row)
-        return torch.zeros_like(batch.texture).index_put((row,), cost)
+        rows = (batch.cycle > 0).nonzero()[:, 0]
+        return torch.zeros_like(batch.cycle).index_put((rows,), self._there_and_back(network, batch, rows))
 
     def _there_and_back(self, network: CycleINR, batch: Batch, rows: Tensor) -> Tensor:
-        source, scan = batch.source[rows], (batch.detail[rows], batch.condition[rows])
+        source, scan = batch.source[rows], batch.scan[rows]
         nodes, m = batch.nodes[rows], batch.margin
         step = 3 if bool((nodes[:, 0] == 1).all()) else 1  # three places a slice, or one where all are thin
-        between = _slices(network, source, scan, batch.first[rows].every(step), nodes, m)
-        again = _slices(network, between, scan, batch.second[rows].every(step), nodes, m)
+        between = self._slices(network, source, scan, batch.first[rows].every(step), nodes, m)
+        again = self._slices(network, between, scan, batch.second[rows].every(step), nodes, m)
         rim = slice(2 * m, source.shape[-1] - 2 * m)
         acquired = source[:, 2:-2, rim, rim]
-        error = (again - acquired) / scan[0][:, None, None, None]
+        error = (again - acquired) / scan.detail[:, None, None, None]
         cost = torch.sqrt(error.square() + self.epsilon**2) - self.epsilon
         return cost.mean((1, 2, 3))
 
+    def _slices(self, network: CycleINR, source: Tensor, scan: Told, places: Places, nodes: Tensor, m: int) -> Tensor:
+        """Slices as the scanner would acquire them: (B, n, H - 2 m, W - 2 m) from n places, or 3 n of thick ones.
 
-def _slices(network: CycleINR, source: Tensor, scan: tuple, places: Places, nodes: Tensor, margin: int) -> Tensor:
-    """Slices as the scanner would acquire them: (B, n, H - 2 margin, W - 2 margin) from n places, or 3 n of thick ones.
-
-    `scan` is detail (B,) and condition (B, 6).
-    """
-    scale = scan[0][:, None, None, None]
-    values = base_of(source, places, margin) + scale * predict(network, source, *scan, places, margin)
-    if places.t.shape[1] <= source.shape[1]:
-        return values
-    return torch.einsum("bn,bknhw->bkhw", nodes, values.unflatten(1, (-1, 3)))
+        `m` is the margin.
+        """
+        scale = scan.detail[:, None, None, None]
+        values = base_of(source, places, m) + scale * self.predict(network, source, scan, places, m)
+        if places.t.shape[1] <= source.shape[1]:
+            return values
+        return torch.einsum("bn,bknhw->bkhw", nodes, values.unflatten(1, (-1, 3)))
 
 
-def predict(
-    network: CycleINR, source: Tensor, detail: Tensor, condition: Tensor, places: Places, margin: int
-) -> Tensor:
+def predict(network: CycleINR, source: Tensor, scan: Told, places: Places, margin: int) -> Tensor:
     """The network's correction at every place: (B, P, H - 2 margin, W - 2 margin), in units of detail."""
-    features = source_features(source, detail)
-    codes = network.codes_of(network.encode(features, condition), features)
+    features = source_features(source, scan.detail)
+    codes = network.codes_of(network.encode(features, scan.condition), features)
     B, P = places.t.shape
     rows = torch.arange(B, device=codes.device).repeat_interleave(P)
     H, W = codes.shape[-2:]
@@ -110,8 +121,9 @@ def predict(
     if network.attend is not None:
         keys = network.attend.key_value(codes.reshape(B * N, D, h, w)).reshape(B, N, -1, h, w)
         keys_below, keys_above = keys[below], keys[above]
-    t, query = places.t.flatten(), places.query.flatten(0, 1)
-    out = network.decode(codes[inner][below], codes[inner][above], keys_below, keys_above, t, query)
+    t, query = places.t.flatten().to(codes.dtype), places.query.flatten(0, 1)
+    texture = scan.texture.repeat_interleave(P) if bool(scan.texture.any()) else None
+    out = network.decode(codes[inner][below], codes[inner][above], keys_below, keys_above, t, query, texture)
     return out.reshape(B, P, *out.shape[-2:])
 
 

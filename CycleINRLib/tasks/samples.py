@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from ..errors import VolumeError
-from ..imaging.baselines import base_weights, cubic_weights
+from ..imaging.baselines import base_weights
 from ..imaging.consistency import KEEP_RATIO, gate
-from ..imaging.intensity import BODY_CT_HU, BODY_MR, IntensityScale
-from ..imaging.volume import Volume, guess_modality
+from ..imaging.intensity import IntensityScale
 from ..network.model import Conditions
 from .degradation import Contrast, Noise, Protocol, Smooth
-
-ANISOTROPIC = 1.5  # an axis whose spacing is this many times the finest is no truth along itself
+from .scans import Scan, View
 
 
 @dataclass(frozen=True)
@@ -41,51 +39,8 @@ class SampleConfig:
     noise_share: float = 0.15  # samples with noise added to the thin slices
     in_plane_share: float = 0.4  # samples whose slice axis is an in-plane axis of the scan
     ct_share: float = 0.5
-    texture_share: float = 0.5  # samples that ask for texture: half of them for all of it
-    texture: tuple[float, float] = (0.0, 1.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """A scan ready for drawing: values (K, J, I), spacing (k, j, i) in mm, intensity scale.
-
-    An anisotropic scan is filled along its coarse axis and offers pairs along its in-plane axes only: there its
-    pixels are the truth.
-    """
-
-    name: str
-    values: np.ndarray
-    spacing_mm: tuple[float, float, float]
-    modality: str
-    scale: float
-    axes: tuple[int, ...] = (0, 1, 2)  # along which it is a truth
-
-    @classmethod
-    def of(cls, volume: Volume) -> Scan:
-        modality = guess_modality(volume)
-        values = np.ascontiguousarray(volume.values)
-        scale = IntensityScale.of(values, modality).scale
-        finest = min(volume.spacing_mm)
-        axes = tuple(axis for axis in range(3) if volume.spacing_mm[axis] <= ANISOTROPIC * finest)
-        spacing = list(volume.spacing_mm)
-        for axis in {0, 1, 2} - set(axes):
-            values, spacing[axis] = _filled(values, axis, spacing[axis] / finest), finest
-        return cls(volume.name, values, (spacing[0], spacing[1], spacing[2]), modality, scale, axes)
-
-    @property
-    def body_floor(self) -> float:
-        return BODY_CT_HU if self.modality == "CT" else BODY_MR * self.scale
-
-
-def _filled(values: np.ndarray, axis: int, z_scale: float) -> np.ndarray:
-    """Cubic interpolation along one axis to `z_scale` times as many slices, in the type of the values."""
-    count = values.shape[axis]
-    weights = cubic_weights(np.arange(int((count - 1) * z_scale) + 1) / z_scale, count).astype(np.float32)
-    made = np.moveaxis(np.tensordot(weights, np.moveaxis(values, axis, 0).astype(np.float32), 1), 0, axis)
-    if values.dtype.kind in "iu":
-        limits = np.iinfo(values.dtype)
-        made = np.clip(np.rint(made), limits.min, limits.max)
-    return np.ascontiguousarray(made.astype(values.dtype))
+    texture: float = 0.0  # that is asked for
+    cycle_share: float = 0.5  # samples that go there and back where it is, each for all: a pass takes its time
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +49,7 @@ class Places:
 
     below: Tensor  # (B, P) int64
     t: Tensor  # (B, P) in [0, 1]
-    query: Tensor  # (B, P, 8), Conditions.of_place
+    query: Tensor  # (B, P, 7), Conditions.of_place
     weights: Tensor  # (B, P, N): the closed-form base as weights of the source slices
 
     def to(self, device: str) -> Places:
@@ -103,9 +58,25 @@ class Places:
     def __getitem__(self, rows: Tensor) -> Places:
         return Places(**{name: value[rows] for name, value in vars(self).items()})
 
+    def __add__(self, other: Places) -> Places:
+        """The places of both, of the same patches."""
+        return Places(**{name: torch.cat([value, getattr(other, name)], 1) for name, value in vars(self).items()})
+
     def every(self, step: int) -> Places:
         """Every `step`-th place."""
         return Places(**{name: value[:, ::step] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the network is told of B patches beside their images."""
+
+    detail: Tensor  # (B,), IntensityScale
+    condition: Tensor  # (B, 5), Conditions.of_scan
+    texture: Tensor  # (B,)
+
+    def __getitem__(self, rows: Tensor) -> Told:
+        return Told(**{name: value[rows] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +85,13 @@ class Batch:
 
     source: Tensor  # (B, N, H, W)
     detail: Tensor  # (B,)
-    condition: Tensor  # (B, 6), Conditions.of_scan
+    condition: Tensor  # (B, 5), Conditions.of_scan
     texture: Tensor  # (B,)
+    cycle: Tensor  # (B,): weight of the cycle: 0, or texture / cycle_share
     places: Places
-    gate: Tensor  # (B, P): share of the correction that consistency lets pass
+    acquired: Places  # the N places of the source slices themselves
+    keeps: Tensor  # (B,) bool: whether consistency keeps the acquired slices
+    gate: Tensor  # (B, P): share of the correction that it lets pass
     truth: Tensor  # (B, P, h, w), h = H - 2 margin
     weight: Tensor  # (B, P, h, w), 1 in the body
     nodes: Tensor  # (B, 3): weights that average three places over the slice profile; (1, 0, 0) for thin slices
@@ -128,6 +102,10 @@ class Batch:
     def to(self, device: str) -> Batch:
         moved = {name: value.to(device) for name, value in vars(self).items() if name != "margin"}
         return Batch(**moved, margin=self.margin)
+
+    @property
+    def scan(self) -> Told:
+        return Told(self.detail, self.condition, self.texture)
 
     @property
     def base(self) -> Tensor:
@@ -141,10 +119,12 @@ def base_of(source: Tensor, places: Places, margin: int) -> Tensor:
     return torch.einsum("bpn,bnhw->bphw", places.weights, source[..., slice(margin, source.shape[-2] - margin), rim])
 
 
-def draw_batch(scans: Sequence[Scan], config: SampleConfig, size: int, seed: int, step: int) -> Batch:
-    """The batch of `step`: the same for the same arguments."""
-    rng = np.random.default_rng([seed, step])
-    rows = [_draw(scans, config, rng) for _ in range(size)]
+def draw_batch(
+    scans: Sequence[Scan], config: SampleConfig, size: int, seed: int, step: int, share: Sequence[int] | None = None
+) -> Batch:
+    """The batch of `step`, or the samples of it that `share` numbers: the same for the same arguments."""
+    numbers = range(size) if share is None else share
+    rows = [_draw(scans, config, np.random.default_rng([seed, step, n])) for n in numbers]
     return Batch(**{name: _stacked([row[name] for row in rows]) for name in rows[0]}, margin=config.margin)
 
 
@@ -160,7 +140,7 @@ def _draw(scans: Sequence[Scan], config: SampleConfig, rng: np.random.Generator)
         in_plane = [axis for axis in scan.axes if axis > 0]
         go_in_plane = in_plane and (0 not in scan.axes or rng.random() < config.in_plane_share)
         axis = in_plane[int(rng.integers(len(in_plane)))] if go_in_plane else scan.axes[0]
-        values = np.moveaxis(scan.values, axis, 0)
+        values = scan.along(axis)
         mm = [scan.spacing_mm[axis], *(s for n, s in enumerate(scan.spacing_mm) if n != axis)]
         sample = _patch(scan, values, mm, config, rng)
         if sample is not None:
@@ -197,7 +177,7 @@ class _Changes:
         return block if self.noise is None else self.noise.of(block)
 
 
-def _patch(scan: Scan, values: np.ndarray, mm, config: SampleConfig, rng: np.random.Generator) -> dict | None:
+def _patch(scan: Scan, values: View, mm, config: SampleConfig, rng: np.random.Generator) -> dict | None:
     """One patch of `values` (slices first), or None where it does not fit or holds too little body."""
     protocol = Protocol.drawn(config.z_scale, config.ratio, config.skip_share, config.full_share, rng)
     z_scale = protocol.z_scale
@@ -229,30 +209,23 @@ def _patch(scan: Scan, values: np.ndarray, mm, config: SampleConfig, rng: np.ran
     z = (at - first) / z_scale
     if rng.random() < 0.5:  # the mirror image along z: the order of slices is reversed
         source, truth, weight, z = source[::-1], truth[::-1], weight[::-1], config.slices - 1 - z[::-1]
-    delay, texture = float(rng.uniform(0.15, 0.85)), _draw_texture(config, rng)
-    told = Conditions(
-        protocol.ratio, protocol.form, z_scale * mm[0] / min(mm[1:]), whole.through, whole.within, texture
-    )
-    passes = protocol.ratio <= KEEP_RATIO
+    delay, cycles = float(rng.uniform(0.15, 0.85)), rng.random() < config.cycle_share
+    told = Conditions(protocol.ratio, protocol.form, z_scale * mm[0] / min(mm[1:]), whole.through, whole.within)
+    keeps = protocol.ratio <= KEEP_RATIO
     return {
         "source": np.ascontiguousarray(source, np.float32),
         "detail": np.float32(whole.detail),
         "condition": np.array(told.of_scan(), np.float32),
-        "texture": np.float32(texture),
+        "texture": np.float32(config.texture),
+        "cycle": np.float32(config.texture / config.cycle_share if cycles else 0.0),
         "places": _places(z, config.slices, told, z_scale),
-        "gate": (gate(z) if passes else np.ones(len(z))).astype(np.float32),
+        "acquired": _places(np.arange(config.slices), config.slices, told, z_scale),
+        "keeps": np.bool_(keeps),
+        "gate": (gate(z) if keeps else np.ones(len(z))).astype(np.float32),
         "truth": np.ascontiguousarray(truth, np.float32),
         "weight": np.ascontiguousarray(weight, np.float32),
         **_cycle(config.slices, delay, protocol, told),
     }
-
-
-def _draw_texture(config: SampleConfig, rng: np.random.Generator) -> float:
-    kind, between = rng.random(2)
-    if kind >= config.texture_share:
-        return 0.0
-    low, high = config.texture
-    return high if kind < 0.5 * config.texture_share else low + between * (high - low)
 
 
 def _places(z: np.ndarray, count: int, told: Conditions, z_scale: float) -> dict:
@@ -279,7 +252,7 @@ def _cycle(count: int, delay: float, protocol: Protocol, told: Conditions) -> di
     }
 
 
-def _whole_scan(scan: Scan, values: np.ndarray, changes: _Changes, first: float, protocol: Protocol) -> IntensityScale:
+def _whole_scan(scan: Scan, values: View, changes: _Changes, first: float, protocol: Protocol) -> IntensityScale:
     """What IntensityScale finds in the whole thick scan, from some of its rows."""
     step = max(1, values.shape[1] // 16)
     sparse = values[:, ::step]

@@ -1,36 +1,36 @@
 """Training the network: one loop that can be followed with a finger (floor 3).
 
-Runs with torch, numpy and safetensors alone, on CPU or CUDA, in the foreground or behind; a killed run resumes where
-it stood and sees the same data, because the batch of a step is a function of the seed and the step.
+Runs with torch, numpy and safetensors alone, on CPU or CUDA, in one process or in several that torchrun starts. The
+samples of a step are a function of the seed and the step: a killed run goes on where it stood and sees the same data,
+and W processes see together what one sees.
 
 Design: plain AdamW, warm-up and cosine, gradient clipping, an exponential moving average of the weights (EMA) that
-is what gets saved as the model. The run's state is a safetensors file too, never a pickle.
+is what gets saved as the model.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
-import json
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from ..errors import Cancelled, ModelError, RequestError
+from ..errors import Cancelled, RequestError
 from ..events import Listener, Progress
 from ..network.grow import grown
 from ..network.model import CONFIGS, CycleINR, NetworkConfig
 from .losses import gain_db
 from .objective import Objective, predict, wanted
-from .samples import SampleConfig, Scan, draw_batch
+from .ranks import Ranks
+from .runstate import RunState, forget_after, log
+from .samples import Batch, SampleConfig, draw_batch
+from .scans import Scan
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class TrainConfig:
     """One training run."""
 
     network: NetworkConfig = CONFIGS["light"]
+    part: str = "network"  # what learns: "network", for least error, or "texture", what is added for natural noise
     samples: SampleConfig = field(default_factory=SampleConfig)
     steps: int = 20000  # length of the cosine; a run ends here
     batch: int = 4
@@ -49,6 +50,7 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 250  # steps between states on disk
     validate_every: int = 1000
+    log_every: int = 100
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -64,6 +66,34 @@ class TrainConfig:
         return cls(**{**facts, **parts})
 
 
+@dataclass
+class Pace:
+    """How far a run is: by its steps, or by the clock, so that the cosine ends when the minutes do.
+
+    `before` are the seconds that earlier calls took. `minutes` are those of this call, or, where the clock rules
+    (`fit`), of the whole run.
+    """
+
+    config: TrainConfig
+    minutes: float | None = None
+    fit: bool = False
+    before: float = 0.0
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.before + time.monotonic() - self.start
+
+    def done(self, step: int) -> float:
+        """The share of the run that is done."""
+        return self.seconds / (60 * self.minutes) if self.fit and self.minutes else step / max(1, self.config.steps)
+
+    def is_over(self, step: int) -> bool:
+        late = self.minutes is not None and self.seconds - self.before >= 60 * self.minutes
+        return self.done(step) >= 1 or (late and not self.fit)
+
+
 def train(
     scans: Sequence[Scan],
     state_path: Path,
@@ -72,7 +102,9 @@ def train(
     start_from: CycleINR | None = None,
     held_out: Sequence[Scan] = (),
     minutes: float | None = None,
+    fit: bool = False,
     device: str = "cpu",
+    ranks: Ranks = Ranks(),  # noqa: B008  frozen
     progress: Listener | None = None,
     cancelled: Callable[[], bool] | None = None,
     on_save: Callable[[CycleINR, int], None] | None = None,
@@ -81,69 +113,135 @@ def train(
 
     A fresh run begins with the weights of `start_from` where it is given, which may be of a smaller network.
     `state_path` is read if it exists (resume) and replaced as a whole every `config.save_every` steps; beside it,
-    `<name>.csv` gets one line per hundred steps. `on_save` receives the averaged network and the step.
+    `<name>.csv` gets one line per `config.log_every` steps. `on_save` receives the averaged network and the step.
+    With `fit`, the run ends after `minutes` (all calls together) instead of `config.steps`, and so does the cosine;
+    then the rates follow the clock, and no two runs are the same to the last bit.
+    Of several ranks, each draws its share of every batch, and the first one alone writes, saves and tells.
 
     Raises
     ------
-    RequestError : no scans
+    RequestError : no scans, fewer patches than ranks, `fit` without `minutes`, a loss that is no number any more
     ModelError : the state belongs to another network, or `start_from` cannot grow into this one
     Cancelled : `cancelled()` turned true; the state is saved
     """
+    _check(scans, config, ranks, minutes, fit)
+    state = _begin(state_path, config, device, start_from)
+    pace, saved, first = Pace(config, minutes, fit, state.seconds), state.step, state.step
+    if ranks.is_first:
+        forget_after(state_path.with_suffix(".csv"), state.step)
+
+    def save() -> None:
+        nonlocal saved
+        state.seconds, saved = pace.seconds, state.step
+        if ranks.is_first:
+            state.save(state_path, config.to_dict())
+            if on_save is not None:
+                on_save(state.average, state.step)
+
+    for batch in _batches(scans, config, state.step, ranks.share(config.batch)):
+        wishes = cancelled is not None and cancelled()
+        done, over, stopped = ranks.agree(pace.done(state.step), pace.is_over(state.step), wishes)
+        if stopped:
+            save()
+            raise Cancelled()
+        if over:
+            break
+        rate = learning_rate(state.step, config, done if fit else None)
+        state.losses.append(_step(state, batch.to(device), rate, config, ranks))
+        state.step += 1
+        if state.step % config.log_every == 0:
+            _tell(state, state_path, pace, first, progress if ranks.is_first else None, ranks)
+        if held_out and state.step % config.validate_every == 0:
+            _validate_and_log(state, state_path, pace, held_out, device, ranks)
+        if state.step % config.save_every == 0:
+            save()
+    if saved != state.step or not state_path.exists():
+        save()
+    return state.average
+
+
+def _check(scans: Sequence[Scan], config: TrainConfig, ranks: Ranks, minutes: float | None, fit: bool) -> None:
     if not scans:
         raise RequestError("There is nothing to train on", "0 scans", "name a folder of thin-slice scans")
+    if config.batch < ranks.world:
+        found = f"{config.batch} patches a step for {ranks.world} processes"
+        raise RequestError("Some processes would have nothing to do", found, "ask for a larger --batch")
+    if fit and not minutes:
+        raise RequestError("The schedule has no end to fit to", "--fit without --minutes", "add --minutes")
+
+
+def _begin(path: Path, config: TrainConfig, device: str, start_from: CycleINR | None) -> RunState:
+    """The state on disk, else a fresh one."""
     torch.manual_seed(config.seed)
     network = CycleINR(config.network).to(device)
     if start_from is not None:
         network.load_state_dict(grown(start_from, config.network).state_dict())
-    average = copy.deepcopy(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=1e-4, betas=(0.9, 0.99))
-    step = load_state(state_path, network, average, optimizer, config) if state_path.exists() else 0
-    start, first, losses = time.monotonic(), step, []
+    learning = learning_part(network, config.part)
+    optimizer = torch.optim.AdamW(learning, lr=config.rate, weight_decay=1e-4, betas=(0.9, 0.99))
+    state = RunState(network, copy.deepcopy(network), optimizer)
+    if path.exists():
+        state.load(path, config.to_dict())
+    return state
 
+
+def learning_part(network: CycleINR, part: str) -> list[torch.nn.Parameter]:
+    """The parameters of one part; the others hold still."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith("texture.") == (part == "texture"))
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _batches(scans: Sequence[Scan], config: TrainConfig, step: int, share: range) -> Iterator[Batch]:
+    """This rank's share of the batch of each step without end; the next one is drawn behind."""
     with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(draw_batch, scans, config.samples, config.batch, config.seed, step)
-        while step < config.steps and (minutes is None or time.monotonic() - start < 60 * minutes):
-            batch = coming.result().to(device)
-            coming = ahead.submit(draw_batch, scans, config.samples, config.batch, config.seed, step + 1)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
-            loss = config.objective.loss(network, batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-            optimizer.step()
-            _follow(average, network, min(config.ema, (1 + step) / (10 + step)))
-            step += 1
-            losses.append(float(loss.detach()))
-            stopped = cancelled is not None and cancelled()
-            if step % 100 == 0:
-                _log(state_path, step, sum(losses) / len(losses), time.monotonic() - start)
-                losses = []
-                if progress is not None:
-                    pace = (time.monotonic() - start) / (step - first)
-                    progress(Progress("train", step, config.steps, round(pace * (config.steps - step), 1)))
-            if held_out and step % config.validate_every == 0:
-                for texture in (0.0, 1.0) if config.samples.texture_share else (0.0,):
-                    gain = validate(average, held_out, config, device, texture=texture)
-                    _log(state_path, step, gain, kind=f"held_out_gain_db_texture_{texture:g}")
-            if step % config.save_every == 0 or stopped:
-                save_state(state_path, network, average, optimizer, config, step)
-                if on_save is not None:
-                    on_save(average, step)
-            if stopped:
-                raise Cancelled()
-    save_state(state_path, network, average, optimizer, config, step)
-    if on_save is not None:
-        on_save(average, step)
-    return average
+        coming = ahead.submit(draw_batch, scans, config.samples, config.batch, config.seed, step, share)
+        while True:
+            batch, step = coming.result(), step + 1
+            coming = ahead.submit(draw_batch, scans, config.samples, config.batch, config.seed, step, share)
+            yield batch
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine to 1 % of the peak."""
+def _step(state: RunState, batch: Batch, rate: float, config: TrainConfig, ranks: Ranks) -> float:
+    """One step of optimizer and average; the loss of the whole batch before it."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    loss = config.objective.loss(state.network, batch, ranks.mean)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    learning = state.optimizer.param_groups[0]["params"]
+    ranks.add_gradients(learning)
+    torch.nn.utils.clip_grad_norm_(learning, config.clip)
+    state.optimizer.step()
+    _follow(state.average, state.network, min(config.ema, (1 + state.step) / (10 + state.step)))
+    return float(ranks.sum(loss))
+
+
+def learning_rate(step: int, config: TrainConfig, done: float | None = None) -> float:
+    """Linear warm-up, then half a cosine to 1 % of the peak; `done` in [0, 1] is its phase, None: by steps."""
     if step < config.warmup:
         return config.rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    if done is None:
+        done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def _tell(state: RunState, state_path: Path, pace: Pace, first: int, progress: Listener | None, ranks: Ranks) -> None:
+    """The mean loss since the last line, into the log and to the listener."""
+    loss, state.losses = sum(state.losses) / len(state.losses), []
+    if not math.isfinite(loss):
+        raise RequestError("The loss is no number any more", f"step {state.step}", "go on with a lower --rate")
+    if ranks.is_first:
+        log(state_path.with_suffix(".csv"), state.step, "loss", loss, pace.seconds)
+    if progress is not None:
+        of = max(state.step, round(state.step / max(1e-9, pace.done(state.step))))
+        here = (time.monotonic() - pace.start) / (state.step - first)
+        progress(Progress("train", state.step, of, round(here * (of - state.step), 1)))
+
+
+def _validate_and_log(state: RunState, state_path: Path, pace: Pace, held_out, device: str, ranks: Ranks) -> None:
+    gain = validate(state.average, held_out, pace.config, device, ranks=ranks)
+    if ranks.is_first:
+        log(state_path.with_suffix(".csv"), state.step, "held_out_gain_db", gain, pace.seconds)
 
 
 @torch.no_grad()
@@ -153,70 +251,20 @@ def validate(
     config: TrainConfig,
     device: str = "cpu",
     batches: int = 12,
-    texture: float = 0.0,
+    ranks: Ranks = Ranks(),  # noqa: B008  frozen
 ) -> float:
     """Mean gain in dB over the closed-form base on fixed patches of scans that training never sees."""
-    samples = replace(config.samples, texture_share=1.0, texture=(texture, texture))
-    gains = []
-    for n in range(batches):
-        batch = draw_batch(scans, samples, config.batch, 1_000_003, n).to(device)
+    total = torch.zeros(2, dtype=torch.float64, device=device)  # of the gains; how many they are
+    for n in ranks.share(batches):
+        batch = draw_batch(scans, config.samples, config.batch, 1_000_003, n).to(device)
         base_error = wanted(batch)
-        places = (batch.source, batch.detail, batch.condition, batch.places, batch.margin)
-        error = predict(network, *places) - base_error
-        gains += [float(gain_db(e, w, m)) for e, w, m in zip(error, base_error, batch.weight)]
-    return sum(gains) / len(gains)
+        error = predict(network, batch.source, batch.scan, batch.places, batch.margin) - base_error
+        for e, w, m in zip(error, base_error, batch.weight):
+            total += torch.stack([gain_db(e, w, m), torch.ones((), device=device)])
+    gains, count = ranks.sum(total).tolist()
+    return gains / count
 
 
 @torch.no_grad()
 def _follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-
-
-def save_state(path: Path, network, average, optimizer, config: TrainConfig, step: int) -> None:
-    """Everything that the next step depends on, written beside `path` and renamed."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(
-        {k: v.contiguous().clone() for k, v in tensors.items()},
-        temporary,
-        {"step": str(step), "config": json.dumps(config.to_dict())},
-    )
-    os.replace(temporary, path)
-
-
-def load_state(path: Path, network, average, optimizer, config: TrainConfig) -> int:
-    """Back from `save_state`; gives the step to go on with."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        facts = file.metadata()
-    if json.loads(facts["config"])["network"] != config.network.to_dict():
-        raise ModelError("The state is of another network", str(path), "name another state file or the same sizes")
-    tensors = load_file(path)
-    network.load_state_dict(_part(tensors, "network."))
-    average.load_state_dict(_part(tensors, "average."))
-    state: dict[int, dict] = {}
-    for name, value in _part(tensors, "optimizer.").items():
-        index, _, moment = name.partition(".")
-        state.setdefault(int(index), {})[moment] = value
-    whole = optimizer.state_dict()
-    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
-    return int(facts["step"])
-
-
-def _part(tensors: dict, prefix: str) -> dict:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _log(state_path: Path, step: int, value: float, seconds: float | None = None, kind: str = "loss") -> None:
-    path = state_path.with_suffix(".csv")
-    new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["step", "kind", "value", "seconds"])
-        writer.writerow([step, kind, f"{value:.6f}", "" if seconds is None else f"{seconds:.1f}"])

@@ -66,7 +66,7 @@ def test_places_without_body_tell_nothing_of_their_noise():
 
 
 def test_without_texture_only_the_error_counts(scans, network):
-    plain, asked = (draw_batch(scans, dataclasses.replace(SAMPLES, texture_share=s), 3, 0, 0) for s in (0.0, 1.0))
+    plain, asked = (draw_batch(scans, dataclasses.replace(SAMPLES, texture=s), 3, 0, 0) for s in (0.0, 1.0))
     error_alone = Objective(cycle=0, noise=0)
     assert torch.equal(Objective().loss(network, plain), error_alone.loss(network, plain))
     assert (Objective().loss(network, asked) > error_alone.loss(network, asked)).item()
@@ -74,32 +74,69 @@ def test_without_texture_only_the_error_counts(scans, network):
 
 @pytest.mark.parametrize("skip_share", [1.0, 0.0])
 @pytest.mark.parametrize("terms", [{"noise": 0.0}, {"cycle": 0.0}])
-def test_both_terms_reach_the_encoder_and_the_decoder(scans, network, skip_share, terms):
+def test_both_terms_reach_each_part_of_the_network(scans, network, skip_share, terms):
     """Of thin and of thick slices: with the error left out, the gradient is that of the term alone."""
-    samples = dataclasses.replace(SAMPLES, texture_share=1.0, texture=(1.0, 1.0), skip_share=skip_share)
+    samples = dataclasses.replace(SAMPLES, texture=1.0, skip_share=skip_share, cycle_share=1)
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     batch = draw_batch(scans, samples, 2, 0, 1)
     with_term, without = (Objective(**terms), Objective(cycle=0, noise=0))
     (with_term.loss(network, batch) - without.loss(network, batch)).backward()
-    for part in (network.enter.weight, network.blocks[0].through.weight, network.last.weight):
+    for part in (network.enter.weight, network.last.weight, network.texture.first.weight, network.texture.last.weight):
         assert float(part.grad.abs().sum()) > 0
 
 
-def test_one_patch_stands_for_all_that_ask_for_texture(scans, network):
-    """The estimate of the cycle term of two equal patches is that of each alone."""
-    samples = dataclasses.replace(SAMPLES, texture_share=1.0, texture=(1.0, 1.0))
-    one = draw_batch(scans, samples, 1, 0, 4)
-    both = torch.tensor([0, 0])
-    twice = dataclasses.replace(
-        one,
-        **{name: value[both] for name, value in vars(one).items() if name != "margin"},
-    )
-    objective = Objective(noise=0)
-    torch.testing.assert_close(objective.loss(network, one), objective.loss(network, twice))
+def test_the_patches_that_go_there_and_back_count_for_those_that_do_not(scans):
+    samples = dataclasses.replace(SAMPLES, texture=1.0)
+    batches = [draw_batch(scans, samples, 4, 0, step) for step in range(60)]
+    cycle, texture = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("cycle", "texture"))
+    assert 0.35 < float((cycle > 0).float().mean()) < 0.65
+    torch.testing.assert_close(cycle[cycle > 0], 2 * texture[cycle > 0])
+    assert float(cycle.mean()) == pytest.approx(float(texture.mean()), rel=0.2)
+
+
+def test_the_cycle_term_of_a_batch_is_the_mean_of_its_patches(scans, network):
+    samples = dataclasses.replace(SAMPLES, texture=1.0, cycle_share=1.0, skip_share=0.5)
+    batch, objective = draw_batch(scans, samples, 3, 0, 4), Objective(noise=0)
+
+    def term(batch) -> torch.Tensor:
+        return objective.loss(network, batch) - Objective(cycle=0, noise=0).loss(network, batch)
+
+    def row(n: int):
+        kept = torch.tensor([n])
+        return dataclasses.replace(batch, **{k: v[kept] for k, v in vars(batch).items() if k != "margin"})
+
+    torch.testing.assert_close(term(batch), torch.stack([term(row(n)) for n in range(3)]).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_reduced_precision_changes_a_prediction_a_little_and_gradients_reach_the_network(scans, network):
+    for parameter in network.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    batch = draw_batch(scans, dataclasses.replace(SAMPLES, texture=1.0, cycle_share=1.0), 1, 0, 2)
+    places = (batch.source, batch.scan, batch.places, batch.margin)
+    with torch.no_grad():
+        full, reduced = (Objective(precision=p).predict(network, *places) for p in ("float32", "bfloat16"))
+    assert reduced.dtype == torch.float32 and not torch.equal(full, reduced)
+    assert float((full - reduced).std()) < 0.05 * float(full.std())
+    Objective(precision="bfloat16").loss(network, batch).backward()
+    assert network.enter.weight.grad.dtype == torch.float32 and network.enter.weight.grad.abs().sum() > 0
+
+
+def test_texture_is_added_in_proportion_and_none_is_the_network_of_least_error(scans, network):
+    torch.nn.init.normal_(network.texture.last.weight)
+    batch = draw_batch(scans, SAMPLES, 2, 0, 0)
+    with torch.no_grad():
+        none, half, full = (
+            predict(
+                network, batch.source, dataclasses.replace(batch.scan, texture=torch.full((2,), t)), batch.places, 4
+            )
+            for t in (0.0, 0.5, 1.0)
+        )
+    assert float((full - none).abs().max()) > 0.1
+    torch.testing.assert_close(half, (none + full) / 2, atol=1e-4, rtol=1e-4)
 
 
 def test_prediction_has_the_shape_of_the_truth(scans, network):
     batch = draw_batch(scans, SAMPLES, 2, 0, 0)
-    places = (batch.source, batch.detail, batch.condition, batch.places, batch.margin)
+    places = (batch.source, batch.scan, batch.places, batch.margin)
     assert predict(network, *places).shape == batch.truth.shape

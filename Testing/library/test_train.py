@@ -11,8 +11,10 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from CycleINRLib.errors import Cancelled, ModelError, RequestError  # noqa: E402
 from CycleINRLib.network.model import NetworkConfig  # noqa: E402
+from CycleINRLib.tasks.ranks import Ranks  # noqa: E402
+from CycleINRLib.tasks.runstate import forget_after, log  # noqa: E402
 from CycleINRLib.tasks.samples import SampleConfig, Scan  # noqa: E402
-from CycleINRLib.tasks.train import TrainConfig, learning_rate, train, validate  # noqa: E402
+from CycleINRLib.tasks.train import Pace, TrainConfig, learning_rate, train, validate  # noqa: E402
 
 SAMPLES = SampleConfig(slices=5, crop=24, margin=4, places=4, z_scale=(1.5, 3.5))
 CONFIG = TrainConfig(
@@ -33,11 +35,22 @@ def scans(ct_thin, mr_thin) -> list[Scan]:
 
 def test_training_lowers_the_loss_on_real_scans(scans, tmp_path):
     easy = dataclasses.replace(SAMPLES, z_scale=(2.0, 2.0), skip_share=1.0, in_plane_share=0.0)
-    easy = dataclasses.replace(easy, smooth_share=0.0, contrast_share=0.0, noise_share=0.0, texture_share=0.0)
+    easy = dataclasses.replace(easy, smooth_share=0.0, contrast_share=0.0, noise_share=0.0)
     quick = dataclasses.replace(CONFIG, samples=easy, steps=150, rate=5e-3, ema=0.9)
     torch.manual_seed(0)
     network = train(scans, tmp_path / "run.state", quick)
     assert validate(network, scans, quick, batches=6) > 0.02  # dB above the closed-form base; untrained: 0.00
+
+
+def test_learning_texture_leaves_the_network_of_least_error_as_it_was(scans, tmp_path):
+    first = train(scans, tmp_path / "first.state", dataclasses.replace(CONFIG, steps=4))
+    asking = dataclasses.replace(SAMPLES, texture=1.0, slices=6)
+    config = dataclasses.replace(CONFIG, steps=6, part="texture", samples=asking)
+    second = train(scans, tmp_path / "second.state", config, start_from=first)
+    for name, value in first.state_dict().items():
+        same = torch.equal(second.state_dict()[name], value)
+        assert same or name.startswith("texture."), name
+        assert not (same and name == "texture.last.weight")
 
 
 def test_a_killed_run_goes_on_bit_for_bit(scans, tmp_path):
@@ -88,3 +101,52 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
     rates = [learning_rate(step, CONFIG) for step in range(CONFIG.steps + 1)]
     assert max(rates) == pytest.approx(CONFIG.rate) and np.argmax(rates) == CONFIG.warmup - 1
     assert rates[-1] == pytest.approx(0.01 * CONFIG.rate)
+
+
+def test_a_schedule_that_fits_follows_the_clock_over_all_calls():
+    pace = Pace(CONFIG, minutes=1.0, fit=True, before=45.0)
+    assert 0.75 <= pace.done(0) < 0.8 and not pace.is_over(CONFIG.steps)
+    assert Pace(CONFIG, minutes=1.0, fit=True, before=60.0).is_over(0)
+    assert learning_rate(50, CONFIG, 1.0) == pytest.approx(0.01 * CONFIG.rate)
+    assert learning_rate(50, CONFIG, 0.5) == pytest.approx(0.505 * CONFIG.rate)
+
+
+def test_minutes_alone_stop_this_call_and_leave_the_schedule():
+    pace = Pace(CONFIG, minutes=1.0, before=1e6)
+    assert pace.done(30) == 0.5 and not pace.is_over(30) and pace.is_over(CONFIG.steps)
+    assert Pace(CONFIG, minutes=0.0).is_over(0)
+
+
+def test_the_shares_of_all_ranks_are_the_batch():
+    for count, world in ((4, 1), (3, 2), (7, 4), (2, 2)):
+        shares = [Ranks(rank, world).share(count) for rank in range(world)]
+        assert [n for share in shares for n in share] == list(range(count))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_fewer_patches_than_ranks_are_refused(scans, tmp_path):
+    with pytest.raises(RequestError, match="2 patches a step for 3 processes"):
+        train(scans, tmp_path / "run.state", CONFIG, ranks=Ranks(0, 3))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_the_state_is_lost(scans, tmp_path):
+    wild = dataclasses.replace(CONFIG, steps=6, log_every=1, rate=float("nan"))
+    with pytest.raises(RequestError, match="no number any more"):
+        train(scans, tmp_path / "run.state", wild)
+    assert not (tmp_path / "run.state").exists()
+
+
+def test_a_state_that_is_none_is_refused(scans, tmp_path):
+    (tmp_path / "run.state").write_bytes(b"no state at all")
+    with pytest.raises(ModelError, match="cannot be read"):
+        train(scans, tmp_path / "run.state", CONFIG)
+
+
+def test_the_log_forgets_what_the_state_does_not_know(tmp_path):
+    path = tmp_path / "run.csv"
+    for step in (2, 4, 6):
+        log(path, step, "loss", 1 / 3 + step, 0.1)
+    with open(path, "a") as file:
+        file.write("8,lo")  # cut off in the middle
+    forget_after(path, 4)
+    assert path.read_text() == f"step,kind,value,seconds\n2,loss,{1 / 3 + 2!r},0.1\n4,loss,{1 / 3 + 4!r},0.1\n"

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import train_child
 
-pytest.importorskip("torch", reason="training needs torch")
+torch = pytest.importorskip("torch", reason="training needs torch")
 
+from CycleINRLib import trainer  # noqa: E402
 from CycleINRLib.cli import main  # noqa: E402
+from CycleINRLib.curves import read_log  # noqa: E402
 from CycleINRLib.errors import RequestError, VolumeError  # noqa: E402
 from CycleINRLib.io.files import write  # noqa: E402
 from CycleINRLib.modelcard import read_card  # noqa: E402
@@ -110,20 +119,115 @@ def test_a_folder_without_thin_scans_is_refused_before_anything_is_written(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-def test_ctrl_c_saves_the_state_and_ends_with_130(data, tmp_path, monkeypatch):
-    import signal
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_polite_kill_save_the_state_and_end_with_130(number, data, tmp_path, monkeypatch):
     from CycleINRLib.tasks import train as loop
 
     monkeypatch.setitem(model.CONFIGS, "light", TINY)
     draw = loop.draw_batch
 
     def drawn(*args):
-        if args[-1] == 2:
-            signal.raise_signal(signal.SIGINT)
+        if args[4] == 2:
+            signal.raise_signal(number)
         return draw(*args)
 
     monkeypatch.setattr(loop, "draw_batch", drawn)
     assert train(data, tmp_path / "m.safetensors", "--steps", 50) == 130
     assert (tmp_path / "m.state").exists()
     assert 1 <= read_card(tmp_path / "m.safetensors").training["steps_done"] < 50
+
+
+@pytest.fixture
+def tiny_runs(monkeypatch) -> Iterator[None]:
+    """Runs of this process are those of train_child.py."""
+    monkeypatch.setattr(trainer, "_configuration", train_child.tiny(trainer._configuration))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def child(*words: object, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, train_child.__file__, *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment})
+
+
+def arguments(data: Path, output: Path, *more: object) -> tuple[object, ...]:
+    return ("train", data, "--output", output, "--steps", 12, "--batch", 3, "--device", "cpu", *more)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such kill on this system")
+def test_a_run_that_was_killed_goes_on_with_the_very_same_losses(data, tmp_path, tiny_runs):
+    cut = child("--kill-at", 8, *arguments(data, tmp_path / "cut.safetensors"))
+    assert main(list(map(str, arguments(data, tmp_path / "whole.safetensors")))) == 0
+    said = cut.communicate(timeout=300)
+    assert cut.returncode == -signal.SIGKILL, said
+    at_the_kill = read_log(tmp_path / "cut.csv")["loss"]
+    assert [step for step, _ in at_the_kill] == [2, 4, 6, 8]  # the state is that after step 5
+    assert main(list(map(str, arguments(data, tmp_path / "cut.safetensors", "--resume")))) == 0
+    whole, again = (read_log(tmp_path / f"{name}.csv") for name in ("whole", "cut"))
+    assert [step for step, _ in again["loss"]] == [2, 4, 6, 8, 10, 12]
+    assert again == whole  # to the last bit, what was held out too
+    assert (tmp_path / "cut.png").stat().st_size > 1000
+    weights = [read_weights(tmp_path / f"{name}.safetensors") for name in ("whole", "cut")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(data, tmp_path, tiny_runs):
+    """Three patches a step, so that the shares differ; error, cycle and noise are all in the loss."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    everyone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    words = arguments(data, tmp_path / "two.safetensors")
+    pair = [child(*words, **everyone, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
+    assert main(list(map(str, arguments(data, tmp_path / "one.safetensors")))) == 0
+    said = [one.communicate(timeout=300) for one in pair]
+    assert [one.returncode for one in pair] == [0, 0], said
+    assert b"written" in said[0][0] and said[1][0] == b""  # the first speaks for both
+    one, two = (read_log(tmp_path / f"{name}.csv") for name in ("one", "two"))
+    assert one.keys() == two.keys() == {"loss", "held_out_gain_db"}
+    for kind, points in one.items():
+        assert [step for step, _ in points] == [step for step, _ in two[kind]]
+        assert [value for _, value in two[kind]] == pytest.approx([value for _, value in points], rel=1e-4, abs=1e-4)
+    assert read_card(tmp_path / "two.safetensors").training["processes"] == 2
+    alone, together = (read_weights(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_more_processes_than_patches_and_half_an_environment_are_refused(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert train(data, tmp_path / "m.safetensors") == 2
+    assert "no MASTER_ADDR" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    assert train(data, tmp_path / "m.safetensors") == 2
+    assert "2 of 2" in capsys.readouterr().err
+
+
+def test_a_schedule_that_fits_needs_minutes_and_ends_with_them(data, tmp_path, tiny_runs, capsys):
+    assert train(data, tmp_path / "m.safetensors", "--fit") == 2
+    assert "add --minutes" in capsys.readouterr().err
+    assert train(data, tmp_path / "m.safetensors", "--fit", "--minutes", 0.03, "--steps", 1) == 0
+    assert read_card(tmp_path / "m.safetensors").training["steps_done"] > 1  # the clock ruled, not the steps
+
+
+def test_without_matplotlib_a_sentence_stands_for_the_picture(data, tmp_path, tiny_runs, monkeypatch, capsys):
+    from CycleINRLib import curves
+
+    monkeypatch.setattr(curves.importlib.util, "find_spec", lambda name: None)
+    assert train(data, tmp_path / "m.safetensors") == 0
+    assert "matplotlib is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "m.png").exists()
