@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Segmentation fidelity: do structures found in the upsampled scan agree with those of the thin scan?
 
-    python Testing/benchmarks/segmentation.py DATA [--quick] [--scans ct_* mr_*] [--crop 128] [--jobs 2]
+    python Testing/benchmarks/segmentation.py DATA [--quick] [--scans ct_* mr_*] [--crop 112] [--jobs 2]
         [--model light] [--json table.json]
 
 DATA is the folder of scans with the folders eval, thick and odd. Thin scans are thickened as in `cycleinr evaluate`
@@ -106,7 +106,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--scans", nargs="+", default=["*"], metavar="PATTERN", help="file names, * allowed")
-    parser.add_argument("--crop", type=int, default=128, help="central rows and columns of the thin scans")
+    parser.add_argument("--crop", type=int, default=112, help="central rows and columns of the thin scans")
     parser.add_argument("--quick", action="store_true", help=f"crop {QUICK_CROP}, and one profile for each z-scale")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     parser.add_argument("--model", default="auto")
