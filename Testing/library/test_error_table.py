@@ -52,6 +52,11 @@ def good(folder: Path) -> Path:
     return wrong.nrrd(folder / "scan.nrrd")
 
 
+def without_texture(folder: Path) -> list[str]:
+    model = wrong.model_without_texture(folder / "plain.safetensors")
+    return upsample(good, "--texture", "0.5", "--model", str(model))(folder)
+
+
 def scan(**fields: Any) -> Callable[[Path], Path]:
     return lambda folder: wrong.nrrd(folder / "scan.nrrd", **fields)
 
@@ -180,7 +185,7 @@ REQUESTS: dict[str, tuple[Build, str]] = {
     "report folder missing": (lambda f: [*upsample(good)(f), "--report", str(f / "no" / "r.json")], "folder|no"),
     "report is no .json": (lambda f: [*upsample(good)(f), "--report", str(f / "r.txt")], ".json"),
     "picture is no .png": (lambda f: [*upsample(good)(f), "--picture", str(f / "p.jpg")], ".png"),
-    "texture that no model has": (upsample(good, "--texture", "0.5"), "texture"),
+    "texture that the model has not": (without_texture, "texture"),
     "texture above one": (upsample(good, "--texture", "2"), "texture"),
     "series of a file without series": (upsample(good, "--series", "1.2.3"), "series"),
     "frame that is no number": (upsample(good, "--frame", "first"), "frame"),
