@@ -4,22 +4,20 @@ Slicer reads this file at every start: at file scope it loads the standard libra
 The network runs in a child process (CycleINRLib.launcher), so torch never enters the application.
 """
 
-import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import slicer
 import vtk
-from slicer import vtkMRMLScalarVolumeNode
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
@@ -32,12 +30,22 @@ except ModuleNotFoundError:
     sys.path.append(str(Path(__file__).resolve().parent.parent))
     import CycleINRLib
 
+from CycleINRParts.display import Display
+from CycleINRParts.jobs import Jobs, Quiet, Speeds
+from CycleINRParts.logic import Logic
+from CycleINRParts.views import SideBySide, across, looked_at
+
 from CycleINRLib import dependencies
-from CycleINRLib.errors import Cancelled, CycleINRError
-from CycleINRLib.io.mrml import check_output_node, node_from_result, volume_from_node
-from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE, UpsampleJob
-from CycleINRLib.panel import Panel, outlook
-from CycleINRLib.runs import Run, result_volume
+from CycleINRLib.environment import lines_of
+from CycleINRLib.errors import CycleINRError
+from CycleINRLib.io.mrml import neighbors_of, report_of, result_name, volume_from_node
+from CycleINRLib.io.noise import noise_chart
+from CycleINRLib.io.region import fit
+from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE
+from CycleINRLib.panel import Panel
+from CycleINRLib.readout import information
+
+TARGETS = ("isotropic", "z-scale", "spacing")
 
 
 #
@@ -128,22 +136,40 @@ class CycleINRParameterNode:
 
     inputVolume - The scan.
     outputVolume - Filled with the result; none: a new volume.
-    isotropic - Whether the spacing of slices becomes that of pixels; else `zScale` counts.
+    resultVolume - The last result, whose figures the panel shows.
+    region - Only what lies inside is computed; none: the whole scan.
+    target - Which slices are asked for: isotropic, or those of `zScale` or `spacing`.
     zScale - Slice spacing of the scan over that of the result.
+    spacing - Slice spacing of the result in mm.
+    modality - CT or MR, where the scan does not say it.
+    model - `auto` or the name of a model.
+    modelFile - A .safetensors file that takes the place of `model`.
     thickness - Slice thickness in mm; 0: as the scan says.
     consistency - How the result keeps to the acquired slices.
-    model - `auto`, the name of a model, or a .safetensors file.
+    textureDefault - Whether the model chooses the texture.
+    texture - 0: least error, 1: natural noise.
+    selfCheck - Whether every second slice is rebuilt from the others, to say how well that goes.
     device - Where the network runs.
+    precision - Of the network's arithmetic.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
     outputVolume: vtkMRMLScalarVolumeNode
-    isotropic: bool = True
+    resultVolume: vtkMRMLScalarVolumeNode
+    region: vtkMRMLMarkupsROINode
+    target: Annotated[str, Choice(list(TARGETS))] = "isotropic"
     zScale: Annotated[float, WithinRange(1.01, MAX_Z_SCALE)] = 4.0
+    spacing: Annotated[float, WithinRange(0.05, 50.0)] = 1.0
+    modality: Annotated[str, Choice(list(CHOICES["modality"]))] = "auto"
+    model: str = "auto"
+    modelFile: str = ""
     thickness: Annotated[float, WithinRange(0.0, 100.0)] = 0.0
     consistency: Annotated[str, Choice(list(CHOICES["consistency"]))] = "auto"
-    model: str = "auto"
+    textureDefault: bool = True
+    texture: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
+    selfCheck: bool = True
     device: Annotated[str, Choice(list(CHOICES["device"]))] = "auto"
+    precision: Annotated[str, Choice(list(CHOICES["precision"]))] = "auto"
 
 
 #
@@ -161,9 +187,13 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._panel = Panel()
-        self._run = None
+        self._jobs = Jobs(self._panel)
+        self._speeds, self._checkRun = Speeds(), Quiet()
+        self._watched: list = []  # nodes whose changes change what Apply would give
+        self._previews: list = []
         self._timer = None
 
+    # --- life -------------------------------------------------------------------------------------------------
     def setup(self) -> None:
         """Called when the user opens the module for the first time."""
         import qt
@@ -175,19 +205,40 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = CycleINRLogic()  # slicer.util.getModuleLogic("CycleINR") gives this one
         self.ui.modelComboBox.addItems(["auto", *self.logic.modelNames()])
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
-        self.ui.modelComboBox.connect("currentTextChanged(QString)", self.onModelChanged)
+        self._display, self._views = Display(self.ui), SideBySide()
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self._connect()
         self._timer = qt.QTimer()
         self._timer.setInterval(100)
         self._timer.connect("timeout()", self.onTick)
         self.initializeParameterNode()
 
+    def _connect(self) -> None:
+        ui = self.ui
+        for button, slot in (
+            (ui.applyButton, self.onApplyButton),
+            (ui.previewButton, self.onPreviewButton),
+            (ui.compareButton, self.onCompareButton),
+            (ui.noiseButton, self.onNoiseButton),
+            (ui.folderButton, self.onFolderButton),
+            (ui.checkButton, self.onCheckButton),
+            (ui.copyButton, self.onCopyButton),
+        ):
+            button.connect("clicked(bool)", slot)
+        ui.modelComboBox.connect("currentTextChanged(QString)", self.onModelChanged)
+        ui.modelFileEdit.connect("currentPathChanged(QString)", self.onModelFileChanged)
+        ui.moreSelector.connect("checkedNodesChanged()", self._checkCanApply)
+
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed: no process stays behind."""
         if self._timer:
             self._timer.stop()
+            self._views.forget()
+        self._speeds.drop()
+        self._checkRun.drop()
         if self.logic:
             self.logic.stopAll(_("The module was closed"))
         self.removeObservers()
@@ -202,19 +253,29 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self) -> None:
         """The library is loaded anew too, not this file alone."""
-        for name in [name for name in sys.modules if name.split(".")[0] == "CycleINRLib"]:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("CycleINRLib", "CycleINRParts")]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, caller, event) -> None:
         """Parameter node will be reset, do not use it anymore."""
+        self._speeds.drop()
+        self._previews = []
+        self._views.restore()
         self.setParameterNode(None)
+        self._panel.forget()
 
     def onSceneEndClose(self, caller, event) -> None:
         """If this module is shown while the scene is closed then recreate a new parameter node immediately."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneEndImport(self, caller, event) -> None:
+        """A saved scene brings its own parameters and results."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    # --- the request ------------------------------------------------------------------------------------------
     def initializeParameterNode(self) -> None:
         """Ensure parameter node exists and observed; the first scalar volume of the scene is a good guess."""
         self.setParameterNode(self.logic.getParameterNode())
@@ -223,6 +284,9 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             scalars = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
             if scalars:
                 self._parameterNode.inputVolume = scalars[0]
+        if self._parameterNode.resultVolume:
+            self._panel.recall(report_of(self._parameterNode.resultVolume))
+            self._show()
 
     def setParameterNode(self, inputParameterNode: CycleINRParameterNode | None) -> None:
         """Set and observe parameter node, so that the panel follows it at once."""
@@ -238,23 +302,53 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
         self._parameterNode = self._parameterNodeGuiTag = None
+        self._watch([])
+
+    def _watch(self, nodes: Sequence[Any]) -> None:
+        """Follows the voxels of the scan and the shape of the region, which other modules change."""
+        nodes = [node for node in nodes if node]
+        if nodes != self._watched:
+            for node in self._watched:
+                self.removeObserver(node, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
+            for node in nodes:
+                self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
+            self._watched = nodes
 
     def onModelChanged(self, text: str) -> None:
-        """An editable list has no ready-made binding: it takes names and files."""
-        if self._parameterNode and text.strip() and self._parameterNode.model != text.strip():
-            self._parameterNode.model = text.strip()
+        """A list that the installed models fill has no ready-made binding."""
+        if self._parameterNode and text and self._parameterNode.model != text:
+            self._parameterNode.model = text
+
+    def onModelFileChanged(self, path: str) -> None:
+        if self._parameterNode and self._parameterNode.modelFile != path:
+            self._parameterNode.modelFile = path
+
+    def onFolderButton(self, checked: bool = False) -> None:
+        """Marks the volumes that lie in the same folder of the subject hierarchy as the scan."""
+        import qt
+
+        for node in neighbors_of(self._parameterNode.inputVolume):
+            self.ui.moreSelector.setCheckState(node, qt.Qt.Checked)
+
+    def _volumes(self) -> list:
+        """The scan, then the further volumes of the queue."""
+        first = self._parameterNode.inputVolume
+        return [first, *(node for node in self.ui.moreSelector.checkedNodes() if node and node is not first)]
 
     def _request(self) -> dict[str, Any]:
-        """The arguments of `CycleINRLogic.upsample` that the panel asks for."""
+        """The arguments of `CycleINRLogic.upsample` that the panel asks for, without volumes."""
         asked = self._parameterNode
         return {
-            "inputVolume": asked.inputVolume,
-            "outputVolume": asked.outputVolume,
-            "zScale": None if asked.isotropic else asked.zScale,
+            "zScale": asked.zScale if asked.target == "z-scale" else None,
+            "spacing": asked.spacing if asked.target == "spacing" else None,
+            "region": asked.region,
             "thickness": asked.thickness or None,
+            "modality": asked.modality,
             "consistency": asked.consistency,
-            "model": asked.model,
+            "model": asked.modelFile or asked.model,
+            "texture": None if asked.textureDefault else asked.texture,
             "device": asked.device,
+            "precision": asked.precision,
         }
 
     def _checkCanApply(self, caller=None, event=None) -> None:
@@ -262,72 +356,146 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self._parameterNode:
             self._panel.aim(_("No scene is open."))
         else:
+            self._watch([self._parameterNode.inputVolume, self._parameterNode.region])
+            fit(self._parameterNode.region, self._parameterNode.inputVolume)
             try:
-                plan = self.logic.plan(**self._request())
-                self._panel.aim(outlook=outlook(plan), warnings=plan.warnings)
+                self._aim()
             except CycleINRError as error:
                 self._panel.aim(str(error))
         self._show()
 
-    def _show(self) -> None:
-        view, ui = self._panel.view(), self.ui
-        ui.applyButton.text, ui.applyButton.toolTip = view.button, view.tooltip
-        ui.applyButton.enabled = view.button_enabled
-        for group in (ui.inputsCollapsibleButton, ui.outputsCollapsibleButton, ui.advancedCollapsibleButton):
-            group.enabled = view.inputs_enabled
-        ui.progressBar.visible = view.percent is not None
-        ui.progressBar.value = view.percent or 0
-        ui.messageLabel.text = view.message
-        ui.readoutLabel.text = "\n".join(f"{label}: {text}" for label, text in view.readout)
-        ui.warningsLabel.text = "\n".join(f"Note: {text}" for text in view.warnings)
-        if self._parameterNode:
-            ui.zScaleSpinBox.enabled = not self._parameterNode.isotropic
-            if ui.modelComboBox.currentText != self._parameterNode.model:
-                ui.modelComboBox.setCurrentText(self._parameterNode.model)
+    def _aim(self) -> None:
+        asked, request = self._parameterNode, self._request()
+        output = asked.outputVolume if len(self._volumes()) == 1 else None
+        source, plan = self.logic.outlook(asked.inputVolume, outputVolume=output, **request)
+        speed = None
+        if not self._jobs.run and not dependencies.missing(self.resourcePath("requirements.txt")):
+            speed = self._speeds.of(self.logic, source, request, self._checkCanApply)
+            self._timer.start()
+        ids = [node.GetID() for node in (*self._volumes(), output) if node]
+        key = (*ids, plan.target.shape, plan.target.ijk_to_ras.tobytes(), repr({**request, "region": None}))
+        self._panel.aim("", information(source, plan, speed and speed.seconds(source, plan)), plan.warnings, key)
+        self.ui.outputSelector.noneDisplay = _("New volume: {name}").format(
+            name=result_name(asked.inputVolume, plan.z_scale)
+        )
 
+    # --- what is shown ----------------------------------------------------------------------------------------
+    def _show(self) -> None:
+        self._display.view(self._panel.view())
+        result = self._parameterNode.resultVolume if self._parameterNode else None
+        self._display.result(result, self._views.shown, self._panel.view())
+        if self._parameterNode:
+            model = self._parameterNode.modelFile or self._parameterNode.model
+            self._display.request(self._parameterNode, len(self._volumes()), self.logic.textureOf(model))
+
+    # --- buttons ----------------------------------------------------------------------------------------------
     def onApplyButton(self, checked: bool = False) -> None:
-        """Starts the job; while one runs, the same button stops it."""
-        if self._run:
-            self._run.cancel()
-            self._panel.cancel()
-        else:
-            try:
-                if not dependencies.ensure(self.resourcePath("requirements.txt")):
-                    return
-                self._run = self.logic.upsample(**self._request(), wait=False)
-                self._panel.start()
-                self._timer.start()
-            except CycleINRError as error:
-                self._fail(error)
+        """Starts the jobs; while they run, the same button stops them."""
+        if self._jobs.run:
+            self._jobs.cancel()
+        elif self._prepare():
+            nodes, request = self._volumes(), {**self._request(), "self_check": self._parameterNode.selfCheck}
+            output = self._parameterNode.outputVolume if len(nodes) == 1 else None
+            self._panel.start([node.GetName() for node in nodes])
+            self._jobs.begin(
+                [lambda n=node: self.logic.upsample(n, outputVolume=output, wait=False, **request) for node in nodes],
+                self._finish,
+            )
+            self._timer.start()
         self._show()
+
+    def onPreviewButton(self, checked: bool = False) -> None:
+        """Computes two planes at the crosshair and shows them beside the scan."""
+        if self._prepare():
+            self._panel.start_preview()
+            node, request = self._parameterNode.inputVolume, self._request()
+            self._jobs.begin([lambda: self.logic.preview(node, wait=False, **request)], self._showPreview)
+            self._timer.start()
+        self._show()
+
+    def _prepare(self) -> bool:
+        """Whether the child will find its packages; the user is asked before anything is installed."""
+        self._speeds.drop()
+        self._dropPreviews()
+        try:
+            return dependencies.ensure(self.resourcePath("requirements.txt"), self._say)
+        except CycleINRError as error:
+            self._panel.fail(error)
+            return False
+
+    def _say(self, message: str) -> None:
+        self._panel.say(message)
+        self._show()
+        slicer.app.processEvents()  # pip blocks the main thread
 
     def onTick(self) -> None:
-        """Listens to the child; runs ten times a second on the main thread, where the scene may be touched."""
-        run = self._run
-        if run is None:
-            return
-        for event in run.poll():
-            self._panel.hear(event)
-        if run.done:
+        """Listens to the children; runs ten times a second on the main thread, where the scene may be touched."""
+        self._jobs.tick()
+        self._speeds.tick()
+        self._checkRun.tick()
+        if not (self._jobs.run or self._speeds.busy or self._checkRun.busy):
             self._timer.stop()
-            self._run = None
-            self._end(run)
         self._show()
 
-    def _end(self, run: Run) -> None:
-        try:
-            node, report = run.result()
-        except CycleINRError as error:
-            self._fail(error, run.log)
-            return
+    def _finish(self, outcome) -> None:
+        node, report = outcome
+        self.logic.getParameterNode().resultVolume = node  # the user may be in another module
         self._panel.finish(report, node.GetName())
         slicer.util.setSliceViewerLayers(background=node)
 
-    def _fail(self, error: CycleINRError, log: str = "") -> None:
-        self._panel.fail(error)
+    def _showPreview(self, planes: dict) -> None:
+        source, place, nodes = planes.pop("source"), planes.pop("place"), planes
+        self._previews = list(nodes.values())
+        self._views.show(source, nodes, place)
+        self._panel.preview_shown()
+
+    def _dropPreviews(self) -> None:
+        """The planes of a preview are gone with the views that show them."""
+        if self._previews:
+            self._views.restore()
+        for node in self._previews:
+            slicer.mrmlScene.RemoveNode(node)
+        self._previews = []
+
+    def onCompareButton(self, checked: bool = False) -> None:
+        """Scan and result side by side; on the next click the earlier layout."""
+        result = self._parameterNode.resultVolume if self._parameterNode else None
+        if self._views.shown:
+            self._views.restore()
+            self._dropPreviews()
+        elif result is not None:
+            scan = result.GetNodeReference("CycleINR.source")
+            volume = volume_from_node(scan)
+            axis = report_of(result)["input"]["slice_axis"]
+            place = self.logic.toWorld(scan, looked_at(volume, scan))
+            self._views.show(scan, dict.fromkeys(across(volume, axis), result), place)
         self._show()
-        if not isinstance(error, Cancelled) and not slicer.app.testingEnabled():
-            slicer.util.errorDisplay(str(error), detailedText=log or None)
+
+    def onNoiseButton(self, checked: bool = False) -> None:
+        """The noise of each slice as a plot."""
+        try:
+            chart = noise_chart(slicer.mrmlScene, self._parameterNode.resultVolume)
+        except CycleINRError as error:
+            self._panel.fail(error)
+        else:
+            slicer.modules.plots.logic().ShowChartInLayout(chart)
+        self._show()
+
+    def onCheckButton(self, checked: bool = False) -> None:
+        """Tries packages, devices and models in a child process and tells what it found."""
+        self.ui.environmentLabel.text = _("Checking; this takes some seconds…")
+        self._checkRun.begin(lambda: self.logic.check(wait=False), self._showEnvironment)
+        self._timer.start()
+
+    def _showEnvironment(self, outcome) -> None:
+        lines = [str(outcome)] if isinstance(outcome, CycleINRError) else [f"{a}: {b}" for a, b in lines_of(outcome)]
+        self.ui.environmentLabel.text = "\n".join(lines)
+
+    def onCopyButton(self, checked: bool = False) -> None:
+        """What a report of the problem should contain."""
+        import qt
+
+        qt.QApplication.clipboard().setText(self._panel.view().details)
 
 
 #
@@ -335,123 +503,11 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 #
 
 
-class CycleINRLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
-    """What the module does, without a panel; the same object as ``slicer.util.getModuleLogic("CycleINR")``.
-
-    ``logic.upsample(node)`` gives the new node and its report. With ``wait=False`` it returns at once::
-
-        run = logic.upsample(node, zScale=4, wait=False)
-        run.done, run.poll(), run.cancel()
-        node, report = run.result()
-    """
-
-    def __init__(self) -> None:
-        ScriptedLoadableModuleLogic.__init__(self)
-        VTKObservationMixin.__init__(self)
-        self._runs: dict[
-            Run, Any
-        ] = {}  # each running job with its input node; while there is one, the scene is observed
+class CycleINRLogic(Logic):
+    """``slicer.util.getModuleLogic("CycleINR")``: `upsample`, `measure`, `preview`, `check`; see the methods."""
 
     def getParameterNode(self):
         return CycleINRParameterNode(super().getParameterNode())
-
-    def upsample(
-        self,
-        inputVolume: vtkMRMLScalarVolumeNode,
-        zScale: float | None = None,
-        spacing: float | None = None,
-        outputVolume: vtkMRMLScalarVolumeNode | None = None,
-        wait: bool = True,
-        *,
-        name: str | None = None,
-        progress: Callable[[Any], None] | None = None,
-        **options: Any,
-    ):
-        """Generates the slices between the acquired ones, in a child process.
-
-        :param inputVolume: CT or MR scan; never changed
-        :param zScale: slice spacing of the scan over that of the result; without it and spacing: isotropic
-        :param spacing: slice spacing of the result in mm
-        :param outputVolume: filled with the result; None: a new volume
-        :param wait: False returns a `Run` at once; it must be asked for its result on the main thread
-        :param name: of a new volume
-        :param progress: called with each event while waiting
-        :param options: thickness (mm), consistency, profile, modality, axis, model, device, precision, texture
-        :return: (node, report), or a `Run`
-        :raises CycleINRError: what went wrong, in words; the scene is then as it was
-        """
-        job = self._job(zScale, spacing, **options)
-        check_output_node(outputVolume, inputVolume)
-        volume = volume_from_node(inputVolume)
-
-        def finish(folder: Path, facts: dict[str, Any]):
-            into = outputVolume if outputVolume is not None and outputVolume.GetScene() else None
-            result, report = result_volume(folder, facts), facts["report"]
-            node = node_from_result(inputVolume.GetScene(), result, report, inputVolume, name, into)
-            logging.info(f"CycleINR made {node.GetName()} from {inputVolume.GetName()}")
-            return node, report
-
-        return self._start(job.to_json(), volume, inputVolume, finish, wait, progress)
-
-    def measure(
-        self, inputVolume: vtkMRMLScalarVolumeNode, wait: bool = True, *, progress: Callable[[Any], None] | None = None
-    ):
-        """The noise of each slice and its unevenness (SNLI), in a child process.
-
-        :return: the report, or with wait=False a `Run`
-        """
-        volume = volume_from_node(inputVolume)
-        return self._start(
-            {"task": "measure"}, volume, inputVolume, lambda folder, facts: facts["report"], wait, progress
-        )
-
-    def plan(self, inputVolume, zScale=None, spacing=None, outputVolume=None, **options: Any):
-        """What `upsample` would give with the same arguments: grid, memory, time; computes nothing.
-
-        :raises CycleINRError: why it cannot run
-        """
-        from CycleINRLib.tasks.upsample import plan
-
-        volume = volume_from_node(inputVolume)
-        check_output_node(outputVolume, inputVolume)
-        return plan(volume, self._job(zScale, spacing, **options))
-
-    def modelNames(self) -> list[str]:
-        """The models that came with the extension."""
-        from CycleINRLib.network.weights import list_models
-
-        return [name for name, _path in list_models()]
-
-    def stopAll(self, why: str) -> None:
-        """Ends all jobs at once and forgets them; no node is made of them."""
-        for run in list(self._runs):
-            run.discard(why)
-
-    @staticmethod
-    def _job(zScale: float | None, spacing: float | None, thickness: float | None = None, **options: Any):
-        return UpsampleJob(z_scale=zScale, spacing_mm=spacing, thickness_mm=thickness, **options)
-
-    def _start(self, job, volume, node, finish, wait, progress):
-        run = Run(job, volume, finish, slicer.app.temporaryPath, on_close=self._forget)
-        if not self._runs:
-            scene = node.GetScene()
-            self.addObserver(scene, scene.StartCloseEvent, self._onSceneClose)
-            self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
-        self._runs[run] = node
-        return run.wait(progress) if wait else run
-
-    def _forget(self, run: Run) -> None:
-        self._runs.pop(run, None)
-        if not self._runs:
-            self.removeObservers()
-
-    def _onSceneClose(self, caller, event) -> None:
-        self.stopAll(_("The scene was closed"))
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _onNodeRemoved(self, caller, event, node) -> None:
-        for run in [run for run, source in self._runs.items() if source is node]:
-            run.discard(_("The input volume was removed"))
 
 
 #

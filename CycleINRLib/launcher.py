@@ -29,11 +29,18 @@ from typing import IO, Any
 from .errors import Cancelled, CycleINRError
 from .events import Event, Failed, Finished, from_line
 
-GRACE_S = 5.0  # between the request to stop and the kill
+GRACE_S = 1.2  # between the request to stop and the kill; a user waits two seconds at most
+TEND_S = 0.25  # how often the thread that works without the caller looks
 HEARTBEAT_S = 1.0  # the child gives up when `alive` is 60 s old
 DRAIN_S = 5.0  # how long a dead child's pipes may stay open in a grandchild's hands
 LOG_LINES = 40
-KILLED = (-9, 137)  # SIGKILL as seen by Popen, and by a shell or launcher in between
+KILLED = (-9, 137, 0xC0000017, 0xC000012D)  # SIGKILL as Popen and as a shell sees it; no memory, on Windows
+CRASHED = {  # endings that no Python code chose -> in words
+    -11: "an invalid memory access", 139: "an invalid memory access", 0xC0000005: "an invalid memory access",
+    -7: "a bus error", 135: "a bus error", -6: "an abort", 134: "an abort",
+    -4: "an instruction that this processor lacks", 132: "an instruction that this processor lacks",
+    0xC000001D: "an instruction that this processor lacks", 0xC0000135: "a missing library",
+}  # fmt: skip
 
 
 def launch(
@@ -204,11 +211,9 @@ class Child:
             )
         if status != 0:
             said = self._last_words() or "no message"
-            return Failed(
-                CycleINRError.code,
-                f"The computing process ended with exit status {status}. Found: {said}",
-                "report this with the log",
-            )
+            how = f"crashed by {CRASHED[status]}" if status in CRASHED else f"ended with exit status {status}"
+            todo = "check the environment (Advanced), then report this with the log"
+            return Failed(CycleINRError.code, f"The computing process {how}. Found: {said}", todo)
         try:
             self._read_result()
         except CycleINRError as error:
@@ -251,7 +256,7 @@ class Child:
         while self._process.poll() is None:
             self._beat()
             self._enforce_cancel()
-            time.sleep(HEARTBEAT_S / 2)
+            time.sleep(TEND_S)
 
     def _beat(self) -> None:
         try:

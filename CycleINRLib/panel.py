@@ -1,25 +1,26 @@
-"""What the panel shows, and when: states, texts and enabling rules (floor 1; no Qt, no scene).
+"""What the panel shows, and when: states and enabling rules (floor 1; no Qt, no scene).
 
 The panel of the Slicer module asks a `Panel` for its `View` after every step and copies it into its widgets:
 
-    CANNOT_RUN  <->  IDLE  -- start -->  RUNNING  -- finish -->  DONE
-                                         RUNNING  -- fail   -->  FAILED
+    CANNOT_RUN  <->  IDLE  -- start -->  RUNNING  -- finish, fail: next of the queue, else  -->  DONE, FAILED
+                                         RUNNING  -- preview is shown -->  IDLE
                                          RUNNING  -- cancel -->  CANCELLING  -- fail(Cancelled), stop -->  IDLE
 
-DONE and FAILED keep their message until the request changes; Apply is possible in both.
+DONE and FAILED keep their message until the request changes; Apply is possible in both. Texts are in `readout`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from .errors import Cancelled, CycleINRError
 from .events import Event, Progress, Warned
+from .readout import Compared, Row, percent, progress_text, readout
 
 APPLY, CANCEL = "Apply", "Cancel"
-STAGES = {"upsample": "Upsampling", "measure": "Measuring the noise"}  # as events name them -> as people read them
 
 
 class State(Enum):
@@ -42,11 +43,15 @@ class View:
     button: str  # Apply or Cancel
     button_enabled: bool
     tooltip: str  # of the button; why, where it is disabled
+    preview_enabled: bool
+    preview_tooltip: str
     inputs_enabled: bool
     message: str  # one or two lines under the button
     is_problem: bool  # whether the message should catch the eye
+    details: str  # what a report of a problem should contain
     percent: int | None  # of the stage; None: no bar
-    readout: tuple[tuple[str, str], ...]  # label and text of the last result
+    information: tuple[Compared, ...]  # the scan beside what Apply would give
+    readout: tuple[Row, ...]  # of the last result
     warnings: tuple[str, ...]
 
 
@@ -56,175 +61,178 @@ class Panel:
     def __init__(self) -> None:
         self.state = State.CANNOT_RUN
         self._reason = "Choose an input volume."
-        self._outlook = ""
-        self._message = ""
+        self._request: Hashable = None
+        self._message = self._details = ""
         self._percent: int | None = None
-        self._readout: tuple[tuple[str, str], ...] = ()
+        self._information: tuple[Compared, ...] = ()
+        self._readout: tuple[Row, ...] = ()
+        self._foreseen: tuple[str, ...] = ()  # warnings of the request
         self._warnings: tuple[str, ...] = ()
+        self._queue: tuple[str, ...] = ()
+        self._at = 0
+        self._made: list[str] = []
+        self._failures: list[str] = []
 
     # --- what happened ----------------------------------------------------------------------------------------
-    def aim(self, reason: str = "", outlook: str = "", warnings: tuple[str, ...] = ()) -> None:
-        """The request changed: `reason` is why it cannot run (empty: it can), `outlook` what it would give."""
-        self._reason, self._outlook = reason, outlook
-        if self.state not in BUSY:
-            self.state, self._message = (State.CANNOT_RUN if reason else State.IDLE), ""
-            self._warnings = tuple(warnings)
+    def aim(
+        self,
+        reason: str = "",
+        information: Sequence[Compared] = (),
+        warnings: Sequence[str] = (),
+        request: Hashable = None,
+    ) -> None:
+        """The request was looked at.
 
-    def start(self) -> None:
-        """A job was started."""
+        Parameters
+        ----------
+        reason : why it cannot run; empty: it can
+        information : what it would give
+        request : what is asked for; where it is as before, what the panel says about the last job stays
+        """
+        same = request is not None and (reason, request) == (self._reason, self._request)
+        self._reason, self._information, self._foreseen = reason, tuple(information), tuple(warnings)
+        self._request = request
+        if self.state not in BUSY and not same:
+            self.state, self._message, self._details = (State.CANNOT_RUN if reason else State.IDLE), "", ""
+            self._warnings = self._foreseen
+
+    def start(self, names: Sequence[str] = ("",)) -> None:
+        """A job for each of `names` was begun with the first."""
+        self._begin()
+        self._queue, self._at, self._made, self._failures = tuple(names), 0, [], []
+        self._message = self._turn() + "Starting…"
+        self._readout = ()
+
+    def start_preview(self) -> None:
+        """Two planes are being computed; the readout of the last result stays."""
+        self._begin()
+        self._queue, self._message = ("",), "Preview: starting…"
+
+    def _begin(self) -> None:
         if self.state in BUSY or self.state is State.CANNOT_RUN:
             raise CycleINRError("A job was started twice, or without being possible", self.state.value)
-        self.state, self._message, self._percent = State.RUNNING, "Starting…", 0
-        self._readout = self._warnings = ()
+        self.state, self._details, self._percent, self._warnings = State.RUNNING, "", 0, ()
 
     def hear(self, event: Event) -> None:
         """The running job said something; what comes after its end is of no interest."""
         if self.state not in BUSY:
             return
-        if isinstance(event, Warned):
+        if isinstance(event, Warned) and event.message not in self._warnings:
             self._warnings += (event.message,)
         if isinstance(event, Progress) and self.state is State.RUNNING:
-            self._message, self._percent = progress_text(event), percent(event)
+            self._message, self._percent = self._turn() + progress_text(event), percent(event)
+
+    def say(self, message: str) -> None:
+        """Something that takes time before the job itself, such as installing a package."""
+        self._message = message
 
     def cancel(self) -> None:
-        """The user asked to stop."""
+        """The user asked to stop, the queue too."""
         if self.state is State.RUNNING:
             self.state, self._message, self._percent = State.CANCELLING, "Stopping…", None
 
     def finish(self, report: dict[str, Any], name: str = "") -> None:
-        """The result is in the scene, as `name`."""
-        self._end(State.DONE, f"Done: {name}" if name else "Done.")
+        """The result of the present job is in the scene, as `name`."""
+        self._made.append(name)
         self._readout = readout(report)
         self._warnings = tuple(report.get("warnings") or ())
+        self._next()
 
-    def fail(self, error: Exception) -> None:
-        """The job ended without a result; the user's own stop is no failure."""
+    def preview_shown(self) -> None:
+        """The planes are in the views."""
+        self._end(State.IDLE, "Preview shown: the scan on the left, the result on the right.")
+        self._warnings = self._foreseen
+
+    def fail(self, error: Exception, details: str = "") -> None:
+        """The present job ended without a result; the user's own stop is no failure and ends the queue."""
         if isinstance(error, Cancelled):
-            self.stop("Stopped; the scene is as it was.")
+            self.stop("Stopped; the scene is as it was." if not self._made else f"Stopped after {_list(self._made)}.")
+            return
+        words = str(error) or type(error).__name__
+        name = self._queue[self._at] if len(self._queue) > 1 else ""
+        self._failures.append(f"{name}: {words}" if name else words)
+        self._details = "\n".join(part for part in (self._details, words, details) if part)
+        if self.state in BUSY:
+            self._next()
         else:
-            self._end(State.FAILED, str(error) or type(error).__name__)
+            self._end(State.FAILED, words)
 
     def stop(self, why: str = "") -> None:
-        """The job was given up without a result: by the user, or since its input is gone."""
+        """The jobs were given up: by the user, or since the input is gone."""
         self._end(State.CANNOT_RUN if self._reason else State.IDLE, why)
+
+    def recall(self, report: dict[str, Any]) -> None:
+        """A result of an earlier session is in the scene."""
+        if self.state not in BUSY:
+            self._readout = readout(report)
+
+    def forget(self) -> None:
+        """The last result is gone."""
+        self._readout = ()
+
+    def _next(self) -> None:
+        """Goes to the next job of the queue; after the last one, says what came of them."""
+        if self._at + 1 < len(self._queue) and self.state is not State.CANCELLING:
+            self._at += 1
+            self._message, self._percent = self._turn() + "Starting…", 0
+            return
+        if not self._failures:
+            self._end(State.DONE, f"Done: {_list(self._made)}" if any(self._made) else "Done.")
+        else:
+            done = f"Done: {_list(self._made)}. " if self._made else ""
+            self._end(State.FAILED, done + " ".join(self._failures))
 
     def _end(self, state: State, message: str) -> None:
         self.state, self._message, self._percent = state, message, None
+        self._queue, self._at = (), 0
 
     # --- what to show -----------------------------------------------------------------------------------------
     def view(self) -> View:
         busy = self.state in BUSY
+        possible = not busy and not self._reason
         return View(
             state=self.state,
             button=CANCEL if busy else APPLY,
-            button_enabled=self.state is State.RUNNING or (not busy and not self._reason),
+            button_enabled=self.state is State.RUNNING or possible,
             tooltip=self._tooltip(),
+            preview_enabled=possible,
+            preview_tooltip=self._preview_tooltip(busy),
             inputs_enabled=not busy,
             message=self._text(),
             is_problem=self.state in (State.CANNOT_RUN, State.FAILED),
+            details=self._details if self.state is State.FAILED else "",
             percent=self._percent,
+            information=self._information,
             readout=self._readout,
             warnings=self._warnings,
         )
+
+    def _turn(self) -> str:
+        """`2 of 5, CT chest. ` while a queue is worked off."""
+        if len(self._queue) < 2:
+            return ""
+        return f"{self._at + 1} of {len(self._queue)}, {self._queue[self._at]}. "
 
     def _tooltip(self) -> str:
         if self.state is State.RUNNING:
             return "Stop, and leave the scene as it is."
         if self.state is State.CANCELLING:
-            return "The job stops after the slab at hand."
+            return "The job stops within two seconds."
         return self._reason or "Compute the slices between the acquired ones, as a new volume."
 
+    def _preview_tooltip(self, busy: bool) -> str:
+        if busy:
+            return "Wait until the running job ends, or cancel it."
+        return self._reason or (
+            "Compute only the coronal and the sagittal plane at the crosshair, and show them beside the scan."
+        )
+
     def _text(self) -> str:
-        """While busy, done or failed what happened; else what stands in the way, or what Apply would give."""
+        """While busy, done or failed what happened; else what stands in the way."""
         if self.state in (*BUSY, State.DONE, State.FAILED):
             return self._message
-        return " ".join(part for part in (self._message, self._reason or self._outlook) if part)
+        return " ".join(part for part in (self._message, self._reason) if part)
 
 
-# --- texts ------------------------------------------------------------------------------------------------------
-def percent(event: Progress) -> int:
-    """Of the stage, 0 to 100."""
-    return 0 if event.of <= 0 else max(0, min(100, round(100 * event.done / event.of)))
-
-
-def progress_text(event: Progress) -> str:
-    """`Upsampling: 3 of 40, about 2 min left`; after the last step the noise is measured, which has no steps."""
-    stage = STAGES.get(event.stage, event.stage.replace("_", " ").capitalize())
-    if event.done >= event.of:
-        return f"{stage}: {event.done} of {event.of}, finishing…"
-    left = "" if event.remaining_s is None else f", {duration(event.remaining_s)} left"
-    return f"{stage}: {event.done} of {event.of}{left}"
-
-
-def duration(seconds: float) -> str:
-    """`12 s`, `about 3 min`, `about 1.5 h`."""
-    if seconds < 100:
-        return f"{max(0, seconds):.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
-
-
-def size(mb: float) -> str:
-    """`2.5 MB`, `640 MB`, `1.4 GB`."""
-    if mb < 10:
-        return f"{max(mb, 0.1):.1f} MB"
-    return f"{mb:.0f} MB" if mb < 1000 else f"{mb / 1000:.1f} GB"
-
-
-def grid(dimensions: Any, spacing_mm: Any) -> str:
-    """`512 × 512 × 197 voxels of 0.7 × 0.7 × 0.714 mm`, in the order given."""
-    counts = " × ".join(str(n) for n in dimensions)
-    lengths = " × ".join(f"{mm:.3g}" for mm in spacing_mm)
-    return f"{counts} voxels of {lengths} mm"
-
-
-def outlook(plan: Any) -> str:
-    """What a `tasks.upsample.Plan` would give and cost, in one sentence."""
-    cost = f"{size(plan.output_mb)}, needs {size(plan.memory_mb)} of memory"
-    if plan.seconds is not None:
-        cost += f", {duration(plan.seconds)}"
-    return (
-        f"Result: {grid(plan.target.shape[::-1], plan.target.spacing_mm[::-1])} (z-scale {plan.z_scale:.4g}), {cost}."
-    )
-
-
-def readout(report: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """The figures of a report (design section 4.5) as label and text; what was not measured is left out."""
-    rows = (
-        ("Size", _size_text(report.get("output") or {})),
-        ("SNLI", _three(report.get("snli") or {})),
-        ("Noise of the result", _percent_text(report.get("noise_ratio"), "of the acquired slices")),
-        ("Generated gap", _number(report.get("generated_gap"))),
-        ("Consistency", _consistency_text(report)),
-        ("Computed by", _computed_text(report)),
-    )
-    return tuple((label, text) for label, text in rows if text)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, (int, float)) else ""
-
-
-def _three(snli: dict[str, Any]) -> str:
-    names = {"input": "input", "output": "result", "linear": "linear interpolation"}
-    return ", ".join(f"{words} {_number(snli[key])}" for key, words in names.items() if _number(snli.get(key)))
-
-
-def _percent_text(ratio: Any, of: str) -> str:
-    return f"{100 * ratio:.0f} % {of}" if isinstance(ratio, (int, float)) else ""
-
-
-def _size_text(output: dict[str, Any]) -> str:
-    known = output.get("dimensions") and output.get("spacing_mm")
-    return grid(output["dimensions"], output["spacing_mm"]) if known else ""
-
-
-def _consistency_text(report: dict[str, Any]) -> str:
-    mode, error = report.get("consistency"), _number(report.get("consistency_error"))
-    return f"{mode}, error {error} of the noise" if mode and error else str(mode or "")
-
-
-def _computed_text(report: dict[str, Any]) -> str:
-    model, seconds = (report.get("model") or {}).get("name"), report.get("seconds")
-    taken = f"in {duration(seconds)}" if isinstance(seconds, (int, float)) else ""
-    parts = (model, f"on {report['device']}" if report.get("device") else "", taken)
-    return " ".join(part for part in parts if part)
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(name for name in names if name)

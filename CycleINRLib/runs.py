@@ -39,6 +39,7 @@ class Run:
     finish : called once with (folder, facts of result.json) on the thread that asks for the result
     home : where the hand-over folder is made; None: the system's temporary folder
     on_close : called with the run when its folder is removed
+    beside : what job.json tells beside the job, such as the "planes" of a preview
 
     Raises
     ------
@@ -53,12 +54,13 @@ class Run:
         finish: Callable[[Path, dict[str, Any]], Any],
         home: str | Path | None = None,
         on_close: Callable[[Run], None] | None = None,
+        beside: dict[str, Any] | None = None,
     ) -> None:
         self._finish, self._on_close = finish, on_close
         self._outcome: Any = None
         self._error: CycleINRError | None = None
         self._finished = False
-        self._folder = _hand_over(job, volume, home)
+        self._folder = _hand_over(job, volume, home, beside)
         try:
             self._child = launch(self._folder)
         except BaseException:
@@ -162,12 +164,14 @@ def _read_volume(path: Path, place: dict[str, Any]) -> Volume:
     )
 
 
-def _hand_over(job: dict[str, Any], volume: Volume | None, home: str | Path | None) -> Path:
+def _hand_over(
+    job: dict[str, Any], volume: Volume | None, home: str | Path | None, beside: dict[str, Any] | None
+) -> Path:
     """A fresh folder with job.json and, for a volume, input.npy; nothing stays where that fails."""
     folder: Path | None = None
     try:
         folder = Path(tempfile.mkdtemp(prefix="CycleINR-", dir=home))
-        facts: dict[str, Any] = {"task": job["task"], "job": job}
+        facts: dict[str, Any] = {**(beside or {}), "task": job["task"], "job": job}
         if volume is not None:
             np.save(folder / "input.npy", volume.values, allow_pickle=False)
             facts["volume"] = volume_facts(volume)

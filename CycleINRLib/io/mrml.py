@@ -267,6 +267,69 @@ def provenance(report: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def report_of(node: Any) -> dict[str, Any]:
+    """The report that a result's `CycleINR.*` attributes keep; the inverse of `provenance`, empty for other volumes."""
+    report: dict[str, Any] = {}
+    for key in node.GetAttributeNames() or ():
+        if key.startswith(PREFIX):
+            name, _, part = key.removeprefix(PREFIX).partition(".")
+            value = _value_of(node.GetAttribute(key))
+            if part:
+                report.setdefault(name, {})[part] = value
+            else:
+                report[name] = value
+    return report
+
+
+def _value_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # plain words are kept as they are
+        return text
+
+
+def plane_node(scene: Any, plane: Volume, source_node: Any, name: str) -> Any:
+    """A hidden node with one plane of a result, to look at; it is not saved with the scene.
+
+    Parameters
+    ----------
+    plane : values (K, J, I), one of them 1, at its place in the source's own frame
+    """
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
+    node.SetSaveWithScene(False)
+    node.SetHideFromEditors(True)
+    slicer.util.updateVolumeFromArray(node, storable(plane.values))
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.array(plane.geometry.ijk_to_ras)))
+    node.SetAndObserveTransformNodeID(source_node.GetTransformNodeID())
+    node.SetAttribute(f"{PREFIX}preview", source_node.GetID())
+    _copy_display(node, source_node)
+    return node
+
+
+def neighbors_of(node: Any) -> list[Any]:
+    """The other scans in a volume's folder of the subject hierarchy; results and previews of CycleINR are no scans."""
+    hierarchy = _hierarchy(node.GetScene()) if node is not None else None
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if not item:
+        return []
+    children = vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetItemParent(item), children)
+    others = (hierarchy.GetItemDataNode(children.GetId(n)) for n in range(children.GetNumberOfIds()))
+    return [
+        other
+        for other in others
+        if other is not None
+        and other is not node
+        and other.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and not any(key.startswith(PREFIX) for key in other.GetAttributeNames() or ())
+    ]
+
+
+def result_name(source_node: Any, z_scale: float) -> str:
+    """What a new result is called, before it is made unique."""
+    return f"{source_node.GetName()} {_label({'z_scale': z_scale})}"
+
+
 def _copy_display(node: Any, source: Any) -> None:
     """A display node of its own with the source's window, level, color and interpolation."""
     shown = source.GetDisplayNode()

@@ -1,15 +1,13 @@
-"""The panel's states, texts and enabling rules."""
+"""The panel's states and enabling rules."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import pytest
 
 from CycleINRLib.errors import Cancelled, CycleINRError, ResourceError
 from CycleINRLib.events import Finished, Progress, Warned
-from CycleINRLib.imaging.geometry import Geometry
-from CycleINRLib.panel import Panel, State, duration, outlook, percent, progress_text, readout, size
+from CycleINRLib.panel import Panel, State
+from CycleINRLib.readout import Compared
 
 REPORT = {
     "output": {"dimensions": [512, 512, 197], "spacing_mm": [0.7, 0.7, 0.714]},
@@ -23,13 +21,14 @@ REPORT = {
     "seconds": 71.4,
     "warnings": ["Slice thickness is unknown."],
 }
+ROW = Compared("Dimensions", "1 × 1 × 2", "1 × 1 × 5", "Number of voxels.")
 
 
 @pytest.fixture
 def a_panel() -> Panel:
     """A panel whose request can run."""
     panel = Panel()
-    panel.aim(outlook="Result: 5 voxels.")
+    panel.aim(information=(ROW,))
     return panel
 
 
@@ -49,7 +48,7 @@ def test_a_new_panel_says_why_it_cannot_run():
 def test_a_request_that_can_run_enables_apply_and_tells_what_it_gives(a_panel):
     view = a_panel.view()
     assert (view.state, view.button, view.button_enabled) == (State.IDLE, "Apply", True)
-    assert view.message == "Result: 5 voxels."
+    assert view.information == (ROW,)
     assert not view.is_problem
 
 
@@ -89,7 +88,7 @@ def test_cancel_waits_for_the_child_and_cannot_be_pressed_again(a_running_panel)
     a_running_panel.fail(Cancelled())
     view = a_running_panel.view()
     assert (view.state, view.button, view.button_enabled) == (State.IDLE, "Apply", True)
-    assert view.message == "Stopped; the scene is as it was. Result: 5 voxels."
+    assert view.message == "Stopped; the scene is as it was."
     assert not view.is_problem
 
 
@@ -98,7 +97,7 @@ def test_a_finished_job_shows_its_figures_and_can_be_repeated(a_running_panel):
     view = a_running_panel.view()
     assert (view.state, view.button, view.button_enabled, view.percent) == (State.DONE, "Apply", True, None)
     assert view.message == "Done: CT z7"
-    assert dict(view.readout)["SNLI"] == "input 0.110, result 0.123, linear interpolation 0.310"
+    assert view.readout[1].text == "scan 0.110, result 0.123, linear interpolation 0.310"
     assert view.warnings == ("Slice thickness is unknown.",)
     a_running_panel.start()
     assert a_running_panel.view().readout == ()
@@ -118,8 +117,8 @@ def test_a_failed_job_shows_the_error_and_can_be_repeated(a_running_panel):
     view = a_running_panel.view()
     assert (view.state, view.button_enabled, view.is_problem) == (State.FAILED, True, True)
     assert view.message == "Out of memory. Found: needs 9 GB. Next: crop the volume."
-    a_running_panel.aim(outlook="Other.")
-    assert a_running_panel.view().message == "Other."
+    a_running_panel.aim()
+    assert a_running_panel.view().message == ""
     assert not a_running_panel.view().is_problem
 
 
@@ -156,51 +155,92 @@ def test_late_events_change_nothing(a_running_panel):
     assert a_running_panel.view() == before
 
 
-def test_progress_is_percent_of_the_stage():
-    assert [percent(Progress("x", *steps)) for steps in ((0, 4), (1, 4), (4, 4), (5, 4), (1, 0))] == [
-        0,
-        25,
-        100,
-        100,
-        0,
-    ]
+def test_the_same_request_looked_at_again_leaves_what_is_said_about_the_last_job(a_panel):
+    a_panel.aim(request="z4")
+    a_panel.start()
+    a_panel.finish(REPORT, "CT z7")
+    a_panel.aim(information=(ROW,), request="z4")  # such as when the expected time became known
+    assert (a_panel.view().message, a_panel.view().information) == ("Done: CT z7", (ROW,))
+    a_panel.aim(request="z5")
+    assert a_panel.view().message == ""
 
 
-def test_texts_of_time_and_size_are_rounded_for_people():
-    assert [duration(s) for s in (-1, 0.4, 99, 130, 5399, 9000)] == [
-        "0 s",
-        "0 s",
-        "99 s",
-        "about 2 min",
-        "about 90 min",
-        "about 2.5 h",
-    ]
-    assert [size(mb) for mb in (0.01, 2.53, 12.4, 999, 1400)] == ["0.1 MB", "2.5 MB", "12 MB", "999 MB", "1.4 GB"]
-    assert progress_text(Progress("fetch_model", 1, 2)) == "Fetch model: 1 of 2"
-    assert progress_text(Progress("upsample", 2, 2, 0.0)) == "Upsampling: 2 of 2, finishing…"
+# --- preview ----------------------------------------------------------------------------------------------------
+def test_a_preview_keeps_the_last_readout_and_ends_idle(a_running_panel):
+    a_running_panel.finish(REPORT)
+    a_running_panel.start_preview()
+    assert a_running_panel.view().button == "Cancel" and a_running_panel.view().readout
+    a_running_panel.hear(Progress("preview", 1, 2))
+    assert a_running_panel.view().message == "Preview: 1 of 2"
+    a_running_panel.preview_shown()
+    view = a_running_panel.view()
+    assert (view.state, view.button_enabled, view.preview_enabled) == (State.IDLE, True, True)
+    assert view.message.startswith("Preview shown")
 
 
-def test_the_outlook_names_grid_memory_and_time():
-    @dataclass
-    class Plan:
-        target = Geometry.from_spacing((197, 512, 512), (0.714, 0.7, 0.7))
-        z_scale, output_mb, memory_mb, seconds = 7.0, 103.0, 1400.0, 130.0
-
-    words = "Result: 512 × 512 × 197 voxels of 0.7 × 0.7 × 0.714 mm (z-scale 7), 103 MB, needs 1.4 GB of memory"
-    assert outlook(Plan()) == f"{words}, about 2 min."
-    plan = Plan()
-    plan.seconds = None
-    assert outlook(plan) == f"{words}."
+def test_preview_is_possible_when_apply_is_and_else_says_why(a_panel):
+    assert a_panel.view().preview_enabled and "crosshair" in a_panel.view().preview_tooltip
+    a_panel.aim("The volume is already isotropic.")
+    assert not a_panel.view().preview_enabled
+    assert a_panel.view().preview_tooltip == "The volume is already isotropic."
+    a_panel.aim()
+    a_panel.start()
+    assert not a_panel.view().preview_enabled and "Wait" in a_panel.view().preview_tooltip
 
 
-def test_the_readout_says_what_was_measured_and_no_more():
-    assert dict(readout(REPORT)) == {
-        "Size": "512 × 512 × 197 voxels of 0.7 × 0.7 × 0.714 mm",
-        "SNLI": "input 0.110, result 0.123, linear interpolation 0.310",
-        "Noise of the result": "93 % of the acquired slices",
-        "Generated gap": "-0.020",
-        "Consistency": "project, error 0.210 of the noise",
-        "Computed by": "light on cpu in 71 s",
-    }
-    assert readout({}) == ()
-    assert dict(readout({"snli": {"input": 0.1, "output": None}, "noise_ratio": None})) == {"SNLI": "input 0.100"}
+# --- several volumes --------------------------------------------------------------------------------------------
+@pytest.fixture
+def a_queue(a_panel: Panel) -> Panel:
+    a_panel.start(["A", "B", "C"])
+    return a_panel
+
+
+def test_a_queue_tells_whose_turn_it_is_and_ends_after_the_last(a_queue):
+    a_queue.hear(Progress("upsample", 1, 2))
+    assert a_queue.view().message == "1 of 3, A. Upsampling: 1 of 2"
+    for name in ("A z2", "B z2"):
+        a_queue.finish(REPORT, name)
+        assert a_queue.view().state is State.RUNNING
+    assert a_queue.view().message == "3 of 3, C. Starting…"
+    a_queue.finish(REPORT, "C z2")
+    assert (a_queue.view().state, a_queue.view().message) == (State.DONE, "Done: A z2, B z2, C z2")
+
+
+def test_a_failure_in_a_queue_is_told_at_the_end_and_the_others_are_made(a_queue):
+    a_queue.finish(REPORT, "A z2")
+    a_queue.fail(ResourceError("Out of memory", "9 GB"), "line of the log")
+    assert a_queue.view().state is State.RUNNING
+    a_queue.finish(REPORT, "C z2")
+    view = a_queue.view()
+    assert (view.state, view.is_problem, view.button_enabled) == (State.FAILED, True, True)
+    assert view.message == "Done: A z2, C z2. B: Out of memory. Found: 9 GB."
+    assert "line of the log" in view.details
+
+
+def test_cancel_ends_the_whole_queue_and_names_what_was_made(a_queue):
+    a_queue.finish(REPORT, "A z2")
+    a_queue.cancel()
+    a_queue.fail(Cancelled())
+    view = a_queue.view()
+    assert (view.state, view.message) == (State.IDLE, "Stopped after A z2.")
+
+
+def test_a_result_that_came_just_before_the_stop_ends_the_queue(a_queue):
+    a_queue.cancel()
+    a_queue.finish(REPORT, "A z2")
+    assert a_queue.view().state is State.DONE
+
+
+# --- what stays -------------------------------------------------------------------------------------------------
+def test_a_result_of_an_earlier_session_is_read_out_and_forgotten_with_its_scene(a_panel):
+    a_panel.recall(REPORT)
+    assert a_panel.view().readout and a_panel.view().state is State.IDLE
+    a_panel.forget()
+    assert a_panel.view().readout == ()
+
+
+def test_details_are_there_only_while_a_failure_is_shown(a_running_panel):
+    a_running_panel.fail(ResourceError("Out of memory"), "Traceback")
+    assert a_running_panel.view().details == "Out of memory.\nTraceback"
+    a_running_panel.aim(request="other")
+    assert a_running_panel.view().details == ""

@@ -33,9 +33,26 @@ def an_app(a_scene, tmp_path, monkeypatch) -> standins.Application:
     return standins.install(str(folder), monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def nothing_swallowed(capfd):
+    """Qt and VTK print the errors of slots and observers and go on; here they fail the test."""
+    yield
+    said = capfd.readouterr().err
+    assert "Traceback" not in said, said
+
+
+@pytest.fixture
+def widgets(an_app, a_scene, monkeypatch) -> None:
+    """Real Qt widgets, and the views of slicer.app."""
+    standins.install_qt(an_app, a_scene, monkeypatch)
+
+
 @pytest.fixture
 def the_module(an_app, monkeypatch) -> ModuleType:
     """CycleINR.py, loaded as Slicer loads it."""
+    monkeypatch.syspath_prepend(str(standins.MODULE.parent))  # Slicer puts the module's folder there
+    for name in [name for name in sys.modules if name.partition(".")[0] == "CycleINRParts"]:
+        monkeypatch.delitem(sys.modules, name)  # they hold the stand-ins of the test before
     spec = importlib.util.spec_from_file_location("CycleINR", standins.MODULE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

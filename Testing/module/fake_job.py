@@ -1,7 +1,12 @@
-"""Plays the child of the panel: `fake_job.py FOLDER`, its part in CYCLEINR_TEST_PART. Repeats slices; no torch."""
+"""Plays the child of the panel: `fake_job.py FOLDER`, its part in CYCLEINR_TEST_PART. Repeats slices; no torch.
+
+Quiet tasks (speed, check) always succeed; the part is that of upsample, preview and measure.
+"""
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,30 +14,105 @@ from pathlib import Path
 import numpy as np
 
 Z_SCALE = 2
+FACTS = {
+    "version": "9.9", "python": "3.12", "platform": "test", "cores": 2, "packages": {"torch": "2.9"},
+    "devices": [{"device": "cuda", "name": "Card", "memory_gb": 24.0, "problem": None}], "models": [], "problems": [],
+}  # fmt: skip
 
 
 def main(folder: Path) -> int:
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    if job["task"] in ("speed", "check"):
+        speed = {"encode_s": 1e-3, "decode_s": 1e-2, "device": "cpu (2 threads)"}
+        return leave(folder, {"report": speed if job["task"] == "speed" else FACTS})
     part = os.environ.get("CYCLEINR_TEST_PART", "success")
-    say(event="progress", stage="upsample", done=1, of=4, remaining_s=3.0)
-    while part == "slow":
-        if (folder / "cancel").exists():
-            say(event="error", code="cancelled", message="Cancelled", hint="")
-            return 130
-        time.sleep(0.02)
-    if part == "failure":
+    say(event="progress", stage=job["task"], done=1, of=4, remaining_s=3.0)
+    if part in PARTS:
+        return PARTS[part](folder)
+    if part == "failure" or part == f"failure of {job['volume']['name']}":
         print("Traceback: somewhere deep", file=sys.stderr)
         say(event="error", code="out_of_memory", message="Out of memory. Found: needs 9 GB", hint="crop the volume")
         return 5
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    return TASKS[job["task"]](folder, job)
+
+
+def upsample(folder: Path, job: dict) -> int:
     values = np.load(folder / "input.npy")
-    report = {"task": job["task"], "job": job["job"], "z_scale": Z_SCALE, "snli": {"input": 0.1, "output": 0.2}}
-    place = np.array(job["volume"]["ijk_to_ras"])
-    place[:3, 2] /= Z_SCALE
-    if job["task"] == "upsample":
-        np.save(folder / "output.npy", np.repeat(values, Z_SCALE, axis=0)[: 2 * len(values) - 1])
-    volume = {**job["volume"], "ijk_to_ras": place.tolist()}
-    (folder / "result.json").write_text(json.dumps({"report": report, "volume": volume}), encoding="utf-8")
-    say(event="result", report=report, files=[])
+    np.save(folder / "output.npy", np.repeat(values, Z_SCALE, axis=0)[: 2 * len(values) - 1])
+    spacing = 1.0 * np.linalg.norm(np.array(job["volume"]["ijk_to_ras"])[:3, :3], axis=0)
+    report = {
+        "task": "upsample",
+        "job": job["job"],
+        "z_scale": Z_SCALE,
+        "snli": {"input": 0.1, "output": 0.2},
+        "input": {"slice_axis": "k"},
+        "output": {
+            "dimensions": [*values.shape[:0:-1], 2 * len(values) - 1],
+            "spacing_mm": [*spacing[:2], spacing[2] / Z_SCALE],
+            "slice_axis": "k",
+        },
+        "noise_per_slice": {"input": [*range(1, len(values) + 1)], "output": [None, *[2.0] * (2 * len(values) - 2)]},
+    }
+    return leave(folder, {"report": report, "volume": place_of(job, z_scale=Z_SCALE)})
+
+
+def measure(folder: Path, job: dict) -> int:
+    return leave(folder, {"report": {"task": "measure", "job": job["job"]}, "volume": job["volume"]})
+
+
+def preview(folder: Path, job: dict) -> int:
+    """The middle row and column of the scan."""
+    values, volumes = np.load(folder / "input.npy"), {}
+    middle = {"coronal": (values[:, 4:5], [0, 4, 0]), "sagittal": (values[:, :, 3:4], [3, 0, 0])}
+    for name in job["planes"]:
+        plane, first = middle[name]
+        np.save(folder / f"{name}.npy", plane)
+        volumes[name] = place_of(job, first_ijk=first)
+    return leave(folder, {"report": {"task": "preview", "planes": job["planes"]}, "volumes": volumes})
+
+
+def place_of(job: dict, z_scale: float = 1, first_ijk=(0, 0, 0)) -> dict:
+    place = np.array(job["volume"]["ijk_to_ras"], float)
+    place[:3, 3] += place[:3, :3] @ np.array(first_ijk)
+    place[:3, 2] /= z_scale
+    return {**job["volume"], "ijk_to_ras": place.tolist()}
+
+
+# --- what can go wrong --------------------------------------------------------------------------------------------
+def slow(folder: Path) -> int:
+    while not (folder / "cancel").exists():
+        time.sleep(0.02)
+    say(event="error", code="cancelled", message="Cancelled", hint="")
+    return 130
+
+
+def deaf(folder: Path) -> int:
+    """Does not hear `cancel`, and has a child of its own."""
+    grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (folder / "grandchild").write_text(str(grandchild.pid))
+    time.sleep(600)
+    return 0
+
+
+def killed(folder: Path) -> int:
+    print("allocating 40 GB", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def crashed(folder: Path) -> int:
+    print("libtorch_cpu.so: fault", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return 0
+
+
+PARTS = {"slow": slow, "deaf": deaf, "killed": killed, "crashed": crashed}
+TASKS = {"upsample": upsample, "measure": measure, "preview": preview}
+
+
+def leave(folder: Path, result: dict) -> int:
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    say(event="result", report=result["report"], files=[])
     return 0
 
 

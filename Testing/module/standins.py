@@ -1,8 +1,7 @@
 """What the application has and `slicer-core` lacks, as far as CycleINR.py needs it; written for these tests alone.
 
-`install()` puts the modules `qt`, `slicer.i18n`, `slicer.ScriptedLoadableModule`, `slicer.parameterNodeWrapper` and
-`slicer.packaging` in place, and `slicer.app`. Widgets are built from the real .ui file. They are strict: a property or
-signal that the Qt class does not have is an AttributeError.
+`install()` puts the modules `slicer.i18n`, `slicer.ScriptedLoadableModule`, `slicer.parameterNodeWrapper` and
+`slicer.packaging` in place, and `slicer.app`; `install_qt()` adds `qt` and real widgets (qtstandins).
 """
 
 from __future__ import annotations
@@ -13,154 +12,12 @@ import sys
 import types
 import typing
 import unittest
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 MODULE = Path(__file__).resolve().parents[2] / "CycleINR" / "CycleINR.py"
-WIDGET = {"enabled": True, "visible": True, "toolTip": ""}
-PROPERTIES = {  # Qt class -> its properties that may be used, with their defaults
-    "qMRMLWidget": {},
-    "ctkCollapsibleButton": {"text": "", "collapsed": False},
-    "QLabel": {"text": "", "wordWrap": False, "textFormat": "", "textInteractionFlags": ""},
-    "QCheckBox": {"checked": False},
-    "QPushButton": {"text": ""},
-    "QProgressBar": {"value": 0, "maximum": 100},
-    "QDoubleSpinBox": {
-        "value": 0.0,
-        "minimum": 0.0,
-        "maximum": 99.99,
-        "singleStep": 1.0,
-        "decimals": 2,
-        "suffix": "",
-        "specialValueText": "",
-    },  # fmt: skip
-    "QComboBox": {"currentText": "", "editable": False},
-    "qMRMLNodeComboBox": {
-        "nodeTypes": [],
-        "showChildNodeTypes": True,
-        "addEnabled": True,
-        "removeEnabled": True,
-        "renameEnabled": False,
-        "noneEnabled": False,
-        "noneDisplay": "None",
-    },  # fmt: skip
-}
-SIGNALS = {
-    "QPushButton": {"clicked(bool)"},
-    "QCheckBox": {"toggled(bool)"},
-    "QDoubleSpinBox": {"valueChanged(double)"},
-    "QComboBox": {"currentTextChanged(QString)"},
-    "qMRMLNodeComboBox": {"currentNodeChanged(vtkMRMLNode*)"},
-    "qMRMLWidget": {"mrmlSceneChanged(vtkMRMLScene*)"},
-}
-BOUND = {  # Qt class -> property and signal that a parameter is bound to
-    "QCheckBox": ("checked", "toggled(bool)"),
-    "QDoubleSpinBox": ("value", "valueChanged(double)"),
-    "QComboBox": ("currentText", "currentTextChanged(QString)"),
-    "qMRMLNodeComboBox": ("node", "currentNodeChanged(vtkMRMLNode*)"),
-}
-
-
-class Signals:
-    def __init__(self, names) -> None:
-        self.__dict__["_slots"] = {name: [] for name in names}
-
-    def connect(self, signal: str, slot) -> None:
-        self._slots[signal].append(slot)
-
-    def fire(self, signal: str, *arguments) -> None:
-        for slot in list(self._slots[signal]):
-            slot(*arguments)
-
-
-class Widget(Signals):
-    """One widget of a .ui file."""
-
-    def __init__(self, kind: str, name: str) -> None:
-        Signals.__init__(self, SIGNALS.get(kind, ()))
-        self.__dict__.update(kind=kind, name=name, parameter=None, items=[], scene=None, node=None)
-        self.__dict__.update(WIDGET, **PROPERTIES[kind])
-
-    def __setattr__(self, name: str, value) -> None:
-        if name not in self.__dict__:
-            raise AttributeError(f"{self.kind} {self.name} has no property {name}")
-        changed = self.__dict__.get(name) != value
-        if name == "value" and self.kind == "QDoubleSpinBox":
-            value = min(max(value, self.minimum), self.maximum)
-        self.__dict__[name] = value
-        if changed and self.kind in BOUND and BOUND[self.kind][0] == name:
-            self.fire(BOUND[self.kind][1], value)
-
-    # the slots that the module and Slicer's binding use
-    def addItems(self, texts) -> None:
-        self.items.extend(texts)
-        if not self.currentText and self.items:
-            self.currentText = self.items[0]
-
-    def setCurrentText(self, text: str) -> None:
-        if self.editable or text in self.items:
-            self.currentText = text
-
-    def setMRMLScene(self, scene) -> None:
-        self.scene = scene
-        if self.kind == "qMRMLWidget":
-            self.fire("mrmlSceneChanged(vtkMRMLScene*)", scene)
-
-    # what a person does
-    def click(self) -> None:
-        assert self.enabled, f"{self.name} is disabled: {self.toolTip}"
-        self.fire("clicked(bool)", False)
-
-
-def load_ui(path: str | Path) -> Widget:
-    """The top widget of a .ui file; its widgets are in `.children`, its connections are made."""
-    tree = ElementTree.parse(path)
-    widgets = {}
-    for element in tree.iter("widget"):
-        widget = widgets[element.get("name")] = Widget(element.get("class"), element.get("name"))
-        for prop in element.findall("property"):
-            if prop.get("name") == "SlicerParameterName":
-                widget.parameter = prop[0].text
-            else:
-                setattr(widget, prop.get("name"), _value(prop[0]))
-    top = widgets[tree.getroot().find("widget").get("name")]
-    top.__dict__["children"] = types.SimpleNamespace(**widgets)
-    for connection in tree.iter("connection"):
-        sender, signal, receiver, slot = (connection.find(tag).text for tag in ("sender", "signal", "receiver", "slot"))
-        widgets[sender].connect(signal, getattr(widgets[receiver], slot.partition("(")[0]))
-    return top
-
-
-def _value(element):
-    kinds = {"bool": lambda text: text == "true", "number": int, "double": float}
-    if element.tag == "stringlist":
-        return [item.text for item in element]
-    return kinds.get(element.tag, str)(element.text or "")
-
-
-# --- qt -----------------------------------------------------------------------------------------------------------
-class QTimer(Signals):
-    """Ticks when the test says so."""
-
-    def __init__(self) -> None:
-        Signals.__init__(self, {"timeout()"})
-        self.active, self.interval = False, 0
-
-    def setInterval(self, milliseconds: int) -> None:
-        self.interval = milliseconds
-
-    def start(self) -> None:
-        self.active = True
-
-    def stop(self) -> None:
-        self.active = False
-
-    def tick(self) -> None:
-        if self.active:
-            self.fire("timeout()")
 
 
 # --- slicer.parameterNodeWrapper ------------------------------------------------------------------------------
@@ -236,30 +93,34 @@ def _value_property(name: str, kind: type, checks: list, default):
 def _connect_gui(self, ui) -> int:
     """Two-way binding by SlicerParameterName, as connectGui does; returns the tag for disconnectGui."""
     tag = len(self._bindings) + 1
-    widgets = [widget for widget in vars(ui).values() if widget.parameter]
     binding = self._bindings[tag] = {"on": True}
+    named = {widget.real.property("SlicerParameterName"): widget for widget in vars(ui).values()}
+    connectors = {name: _connector(self.allParameters[name], widget) for name, widget in named.items() if name}
 
     def show(*_) -> None:
-        for widget in widgets:
-            setattr(widget, BOUND[widget.kind][0], getattr(self, widget.parameter))
+        for name, connector in connectors.items():
+            connector.write(getattr(self, name))
 
-    for widget in widgets:
-        hint = self.allParameters[widget.parameter]
-        for check in getattr(hint, "__metadata__", ()):
-            if isinstance(check, Choice):
-                widget.items[:] = check.choices
-            elif isinstance(check, WithinRange):
-                widget.minimum, widget.maximum = check.minimum, check.maximum
     show()
-    for widget in widgets:
+    for name, connector in connectors.items():
 
-        def take(value, name=widget.parameter) -> None:
-            if binding["on"] and getattr(self, name) != value:
-                setattr(self, name, value)
+        def take(name=name, connector=connector) -> None:
+            if binding["on"] and getattr(self, name) != connector.read():
+                setattr(self, name, connector.read())
 
-        widget.connect(BOUND[widget.kind][1], take)
+        connector.connect(take)
     binding["observer"] = self.parameterNode.AddObserver("ModifiedEvent", show)
     return tag
+
+
+def _connector(hint, widget):
+    from qtstandins import Connector
+
+    kind, *checks = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
+    is_node = isinstance(kind, type) and kind.__name__.startswith("vtkMRML")
+    choices = next((check.choices for check in checks if isinstance(check, Choice)), None)
+    limits = next(((check.minimum, check.maximum) for check in checks if isinstance(check, WithinRange)), None)
+    return Connector(widget, "node" if is_node else kind, choices, limits)
 
 
 def _disconnect_gui(self, tag: int) -> None:
@@ -279,7 +140,7 @@ class ScriptedLoadableModuleWidget:
 
     def __init__(self, parent=None) -> None:
         self.parent = parent
-        self.layout = types.SimpleNamespace(addWidget=lambda widget: None)
+        self.layout = types.SimpleNamespace(addWidget=lambda widget: widget.real.show())
 
     def setup(self) -> None:
         pass
@@ -326,9 +187,11 @@ class Application:
         self.temporaryPath = temporaryPath
         self.connected: dict[str, object] = {}
         self.shown: list = []  # nodes brought to the slice views
-        self.errors: list = []  # (text, details) of error dialogs
+        self.charts: list = []  # brought to the plot view
+        self.popups: list = []  # texts of dialogs that nobody asked for
         self.questions: list[str] = []
         self.agrees = True  # what the user answers
+        self.manager = None  # of the layout; None as without a main window
 
     def answer(self, question: str) -> bool:
         self.questions.append(question)
@@ -339,6 +202,12 @@ class Application:
 
     def testingEnabled(self) -> bool:
         return False
+
+    def layoutManager(self):
+        return self.manager
+
+    def processEvents(self) -> None:
+        pass
 
 
 def module(name: str, **contents) -> types.ModuleType:
@@ -379,11 +248,24 @@ def install(temporaryPath: str, patch: pytest.MonkeyPatch) -> Application:
         part = module(f"slicer.{name}", **contents)
         patch.setitem(sys.modules, f"slicer.{name}", part)
         patch.setattr(slicer, name, part, raising=False)
-    patch.setitem(sys.modules, "qt", module("qt", QTimer=QTimer))
+    plots = types.SimpleNamespace(ShowChartInLayout=app.charts.append)
+    modules = types.SimpleNamespace(plots=types.SimpleNamespace(logic=lambda: plots))
+    patch.setattr(slicer, "modules", modules, raising=False)
     patch.setattr(slicer, "app", app, raising=False)
-    patch.setattr(slicer.util, "loadUI", load_ui)
-    patch.setattr(slicer.util, "childWidgetVariables", lambda widget: widget.children)
     patch.setattr(slicer.util, "setSliceViewerLayers", lambda background=None: app.shown.append(background))
-    patch.setattr(slicer.util, "errorDisplay", lambda text, detailedText=None: app.errors.append((text, detailedText)))
+    for name in ("errorDisplay", "warningDisplay", "infoDisplay", "messageBox"):
+        patch.setattr(slicer.util, name, lambda text, *_, **__: app.popups.append(text))
     patch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, windowTitle=None: app.answer(text))
     return app
+
+
+def install_qt(app: Application, scene, patch: pytest.MonkeyPatch) -> None:
+    """Real widgets and views; skips the test where PySide6 cannot be loaded."""
+    import qtstandins
+    import slicer
+
+    qtstandins.application()
+    app.manager = qtstandins.LayoutManager(scene.scene, scene._application)
+    patch.setitem(sys.modules, "qt", qtstandins.qt_module())
+    patch.setattr(slicer.util, "loadUI", qtstandins.load_ui)
+    patch.setattr(slicer.util, "childWidgetVariables", qtstandins.children_of)

@@ -14,12 +14,12 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-import standins
 from standins import MODULE
 
 REPOSITORY = MODULE.parents[1]
 UI = MODULE.parent / "Resources" / "UI" / "CycleINR.ui"
 SOURCE = MODULE.read_text(encoding="utf-8")
+PARTS = sorted((MODULE.parent / "CycleINRParts").glob("*.py"))
 
 LOAD = """
 import sys, tempfile
@@ -61,14 +61,17 @@ def test_the_source_tree_loads_without_torch_and_other_packages(tmp_path):
 def test_the_installed_layout_loads_its_own_library(tmp_path):
     installed = tmp_path / "qt-scripted-modules"
     shutil.copytree(REPOSITORY / "CycleINRLib", installed / "CycleINRLib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(MODULE.parent / "CycleINRParts", installed / "CycleINRParts")
     shutil.copy(MODULE, installed)
     library, _ = load_in_new_python(installed, tmp_path)
     assert library == installed / "CycleINRLib" / "__init__.py"
 
 
-def test_the_file_imports_at_its_top_only_what_every_slicer_has():
-    allowed = {*sys.stdlib_module_names, "numpy", "vtk", "slicer", "CycleINRLib"}
-    tops = [node for statement in ast.parse(SOURCE).body for node in walk_outside_functions(statement)]
+@pytest.mark.parametrize("file", [MODULE, *PARTS], ids=lambda file: file.name)
+def test_a_file_imports_at_its_top_only_what_every_slicer_has(file):
+    allowed = {*sys.stdlib_module_names, "numpy", "vtk", "slicer", "CycleINRLib", "CycleINRParts"}
+    source = file.read_text(encoding="utf-8")
+    tops = [node for statement in ast.parse(source).body for node in walk_outside_functions(statement)]
     names = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in tops if isinstance(node, ast.ImportFrom)}
     assert {name.partition(".")[0] for name in names} <= allowed
@@ -102,10 +105,14 @@ def test_the_module_names_itself_its_category_and_both_papers(the_module, an_app
 
 def test_the_parameters_have_their_defaults_and_limits(the_module, a_scene):
     asked = the_module.CycleINRLogic().getParameterNode()
-    assert asked.inputVolume is None and asked.outputVolume is None
-    assert (asked.isotropic, asked.zScale, asked.thickness) == (True, 4.0, 0.0)
-    assert (asked.consistency, asked.model, asked.device) == ("auto", "auto", "auto")
-    for name, wrong in (("zScale", 1.0), ("zScale", 17.0), ("consistency", "strict"), ("device", "tpu")):
+    nodes = ("inputVolume", "outputVolume", "resultVolume", "region")
+    assert [getattr(asked, name) for name in nodes] == [None] * 4
+    assert (asked.target, asked.zScale, asked.spacing, asked.thickness) == ("isotropic", 4.0, 1.0, 0.0)
+    assert (asked.textureDefault, asked.texture, asked.selfCheck, asked.modelFile) == (True, 0.0, True, "")
+    autos = ("consistency", "model", "device", "precision", "modality")
+    assert [getattr(asked, name) for name in autos] == ["auto"] * 5
+    wrongs = (("zScale", 1.0), ("zScale", 17.0), ("consistency", "strict"), ("device", "tpu"), ("texture", 1.1))
+    for name, wrong in (*wrongs, ("target", "cubic")):
         with pytest.raises(ValueError):
             setattr(asked, name, wrong)
     asked.zScale = 3.5
@@ -117,34 +124,51 @@ def test_the_choices_of_the_panel_are_those_of_a_job(the_module):
 
     for name, hint in the_module.CycleINRParameterNode.allParameters.items():
         choices = [part.choices for part in typing.get_args(hint) if hasattr(part, "choices")]
-        assert choices == ([list(CHOICES[name])] if name in CHOICES else [])
+        expected = {**CHOICES, "target": the_module.TARGETS}
+        assert choices == ([list(expected[name])] if name in expected else [])
 
 
 def test_every_bound_widget_names_a_parameter_and_every_parameter_has_one(the_module):
     bound = [
         prop[0].text for prop in ElementTree.parse(UI).iter("property") if prop.get("name") == "SlicerParameterName"
     ]
-    by_hand = {"model"}  # an editable list
+    by_hand = {"model", "modelFile", "resultVolume"}  # Slicer binds no such widgets, or there is none
     assert sorted([*bound, *by_hand]) == sorted(the_module.CycleINRParameterNode.allParameters)
 
 
 def test_every_widget_that_the_code_uses_is_in_the_ui():
     names = {element.get("name") for element in ElementTree.parse(UI).iter("widget")}
-    used = set(re.findall(r"\bui\.(\w+)", SOURCE.replace("self.ui", "ui")))
+    texts = [SOURCE, *(file.read_text(encoding="utf-8") for file in PARTS)]
+    used = {name for text in texts for name in re.findall(r"\bui\.(\w+)", text)}
     assert used and used <= names
 
 
-def test_the_ui_gives_the_scene_to_every_node_selector():
-    scene = object()
-    top = standins.load_ui(UI)
-    assert top.kind == "qMRMLWidget"
-    top.setMRMLScene(scene)
-    selectors = [widget for widget in vars(top.children).values() if widget.kind == "qMRMLNodeComboBox"]
-    assert len(selectors) == 2
-    for selector in selectors:
-        assert selector.scene is scene
-        assert selector.nodeTypes == ["vtkMRMLScalarVolumeNode"]
+def test_the_ui_gives_the_scene_to_every_node_selector(widgets, a_scene):
+    import qtstandins
+
+    top = qtstandins.load_ui(UI)
+    children = vars(qtstandins.children_of(top))
+    assert type(top.real).__name__ == "qMRMLWidget"
+    top.setMRMLScene(a_scene.scene)
+    selectors = {name: widget for name, widget in children.items() if "NodeComboBox" in type(widget.real).__name__}
+    assert sorted(selectors) == ["inputSelector", "moreSelector", "outputSelector", "regionSelector"]
+    for name, selector in selectors.items():
+        assert selector.real.scene is a_scene.scene
+        kind = "vtkMRMLMarkupsROINode" if name == "regionSelector" else "vtkMRMLScalarVolumeNode"
+        assert selector.nodeTypes == [kind]
         assert selector.showChildNodeTypes is False  # no label maps, no vectors
+
+
+def test_every_widget_of_the_ui_is_a_class_of_qt_ctk_or_qmrml_and_has_the_properties_that_are_set(widgets):
+    import qtstandins
+
+    children = vars(qtstandins.children_of(qtstandins.load_ui(UI)))
+    for element in ElementTree.parse(UI).iter("widget"):
+        meta = children[element.get("name")].real.metaObject()
+        assert type(children[element.get("name")].real).__name__ == element.get("class")
+        for prop in element.findall("property"):
+            special = prop.get("stdset") == "0" or prop.get("name") == "buddy"  # of the .ui format itself
+            assert special or meta.indexOfProperty(prop.get("name")) >= 0, prop.get("name")
 
 
 def test_the_sample_data_are_there_as_stated(the_module, monkeypatch, a_scene):
@@ -160,7 +184,7 @@ def test_the_sample_data_are_there_as_stated(the_module, monkeypatch, a_scene):
         assert facts["category"] == "CycleINR"
         assert Path(facts["thumbnailFileName"]).is_file()
         node = a_scene.load_volume(path, facts["nodeNames"])
-        plan = the_module.CycleINRLogic().plan(node)
+        _, plan = the_module.CycleINRLogic().outlook(node)
         assert plan.z_scale > 1.5  # anisotropic enough to show something
 
 

@@ -1,7 +1,8 @@
-"""The panel from Apply to result: the real module file, a real scene, child processes that play a part."""
+"""The panel from Apply to result: the real module file, real widgets, a real scene, children that play a part."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import types
@@ -18,6 +19,7 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")
 
 FAKE = Path(__file__).with_name("fake_job.py")
+SLACK_S = 3.0  # of a busy test machine, on top of what is promised
 
 
 @pytest.fixture
@@ -37,24 +39,48 @@ def a_scan(a_scene):
 
 
 @pytest.fixture
-def a_panel(the_module, a_scan, fake_child):
+def open_panel(the_module, widgets):
+    """Opens the module as a user does."""
+    opened = []
+
+    def open_it():
+        widget = the_module.CycleINRWidget(types.SimpleNamespace(isEntered=True))
+        widget.setup()
+        opened.append(widget)
+        return widget
+
+    yield open_it
+    for widget in opened:
+        widget.cleanup()
+
+
+@pytest.fixture
+def a_panel(open_panel, a_scan, fake_child):
     """The module's widget on a scene with a scan, as a user finds it after opening the module."""
-    widget = the_module.CycleINRWidget(types.SimpleNamespace(isEntered=True))
-    widget.setup()
-    yield widget
-    widget.cleanup()
+    return open_panel()
 
 
-def tick_until(widget, condition, timeout_s: float = 120.0) -> None:
+def run_until(widget, condition, timeout_s: float = 120.0) -> None:
+    """Qt's own event loop, as the application runs it."""
+    from PySide6.QtWidgets import QApplication
+
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"waited in vain; the panel says {widget.ui.messageLabel.text!r}"
-        widget._timer.tick()
-        time.sleep(0.02)
+        QApplication.processEvents()
+        time.sleep(0.01)
 
 
 def finish(widget) -> None:
-    tick_until(widget, lambda: widget._run is None)
+    """Of the jobs, and of the quiet run that takes the time anew after them."""
+    run_until(widget, lambda: widget._jobs.run is None and not widget._speeds.busy)
+
+
+def rows(table) -> dict[str, list[str]]:
+    """The texts of a table by their first column."""
+    real = table.real
+    texts = [[real.item(r, c).text() for c in range(real.columnCount())] for r in range(real.rowCount())]
+    return {first: rest for first, *rest in texts}
 
 
 def volumes() -> list[str]:
@@ -68,60 +94,116 @@ def left_behind(app) -> list[Path]:
 # --- before Apply -----------------------------------------------------------------------------------------------
 def test_the_panel_opens_with_the_scan_chosen_and_says_what_it_would_give(a_panel, a_scan):
     ui = a_panel.ui
-    assert ui.inputSelector.node is a_scan
+    assert ui.inputSelector.currentNode() is a_scan
     assert ui.applyButton.enabled and ui.applyButton.text == "Apply"
-    assert ui.messageLabel.text.startswith("Result: 7 × 8 × 21 voxels of 1 × 1 × 1 mm (z-scale 4)")
+    table = rows(ui.informationTable)
+    assert table["Dimensions"] == ["7 × 8 × 6", "7 × 8 × 21"]
+    assert table["Spacing"] == ["1 × 1 × 4 mm", "1 × 1 × 1 mm"]
+    assert ui.outputSelector.noneDisplay == "New volume: Scan z4"
     assert "thickness is unknown" in ui.warningsLabel.text
     assert not ui.zScaleSpinBox.enabled and not ui.progressBar.visible
-    assert ui.modelComboBox.items[0] == "auto" and ui.modelComboBox.currentText == "auto"
+    assert ui.modelComboBox.currentText == "auto" and ui.modelComboBox.count > 1
 
 
-def test_without_a_scan_apply_is_disabled_and_says_why(the_module, a_scene, fake_child):
-    widget = the_module.CycleINRWidget(types.SimpleNamespace(isEntered=True))
-    widget.setup()
-    assert not widget.ui.applyButton.enabled
-    assert widget.ui.applyButton.toolTip == widget.ui.messageLabel.text
-    assert widget.ui.messageLabel.text.startswith("No volume is chosen")
-    widget.cleanup()
+def test_the_expected_time_comes_from_a_quiet_run_and_follows_the_request(a_panel, an_app):
+    ui = a_panel.ui
+    assert rows(ui.informationTable)["Expected time"] == ["", "known after a short test"]
+    run_until(a_panel, lambda: not a_panel._speeds.busy)
+    assert left_behind(an_app) == [] and ui.applyButton.enabled
+    before = rows(ui.informationTable)["Expected time"][1]
+    ui.targetComboBox.setCurrentText("z-scale")
+    ui.zScaleSpinBox.value = 8.0
+    after = rows(ui.informationTable)["Expected time"][1]
+    assert 0 < int(before.removesuffix(" s")) < int(after.removesuffix(" s"))
+    assert not a_panel._speeds.busy  # known for this model and device
 
 
-def test_a_label_map_is_not_chosen_by_itself(the_module, a_scene, fake_child):
+def test_without_a_scan_apply_is_disabled_and_says_why(open_panel, a_scene, fake_child):
+    ui = open_panel().ui
+    assert not ui.applyButton.enabled and not ui.previewButton.enabled
+    assert ui.applyButton.toolTip == ui.previewButton.toolTip == ui.messageLabel.text
+    assert ui.messageLabel.text.startswith("No volume is chosen")
+
+
+def test_a_label_map_is_not_chosen_by_itself(open_panel, a_scene, fake_child):
     a_scene.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
-    widget = the_module.CycleINRWidget(types.SimpleNamespace(isEntered=True))
-    widget.setup()
-    assert widget.ui.inputSelector.node is None
-    widget.cleanup()
+    assert open_panel().ui.inputSelector.currentNode() is None
 
 
 def test_every_change_of_the_request_is_judged_at_once(a_panel, a_scan):
     ui = a_panel.ui
-    ui.isotropicCheckBox.checked = False
+    ui.targetComboBox.setCurrentText("z-scale")
     ui.zScaleSpinBox.value = 2.5
-    assert ui.zScaleSpinBox.enabled
-    assert "(z-scale 2.5)" in ui.messageLabel.text
+    assert ui.zScaleSpinBox.enabled and not ui.spacingSpinBox.enabled
+    assert rows(ui.informationTable)["Dimensions"][1] == "7 × 8 × 13"
+    ui.targetComboBox.setCurrentText("spacing")
+    ui.spacingSpinBox.value = 0.5
+    assert rows(ui.informationTable)["Spacing"][1] == "1 × 1 × 0.5 mm"
+    ui.spacingSpinBox.value = 5.0
+    assert "not finer than the source" in ui.applyButton.toolTip and not ui.applyButton.enabled
+    ui.targetComboBox.setCurrentText("isotropic")
     ui.thicknessSpinBox.value = 3.0
-    assert ui.warningsLabel.text == ""
-    ui.outputSelector.node = a_scan
+    assert ui.warningsLabel.text == "" and not ui.warningsLabel.visible
+    a_panel._parameterNode.outputVolume = a_scan
     assert not ui.applyButton.enabled
     assert ui.applyButton.toolTip.startswith("The output is the input. Found: Scan.")
     assert ui.messageLabel.text == ui.applyButton.toolTip
-    ui.outputSelector.node = None
+    a_panel._parameterNode.outputVolume = None
     assert ui.applyButton.enabled
 
 
 def test_an_isotropic_scan_cannot_be_made_isotropic_but_can_be_scaled(a_panel, a_scan):
-    a_scan.SetSpacing(1, 1, 1)
-    a_panel._checkCanApply()
+    a_scan.SetSpacing(1, 1, 1)  # as another module may do; the panel follows
     assert "already isotropic" in a_panel.ui.applyButton.toolTip
-    a_panel.ui.isotropicCheckBox.checked = False
+    a_panel.ui.targetComboBox.setCurrentText("z-scale")
     assert a_panel.ui.applyButton.enabled
 
 
-def test_a_model_can_be_typed_and_comes_back_with_the_scene(a_panel):
-    a_panel.ui.modelComboBox.setCurrentText("/models/mine.safetensors")
-    assert a_panel._parameterNode.model == "/models/mine.safetensors"
-    a_panel._parameterNode.model = "auto"
-    assert a_panel.ui.modelComboBox.currentText == "auto"
+def test_a_model_file_takes_the_place_of_the_model_and_comes_back_with_the_scene(a_panel):
+    ui = a_panel.ui
+    ui.modelComboBox.setCurrentText("light")
+    assert a_panel._parameterNode.model == "light"
+    ui.modelFileEdit.currentPath = "/models/mine.safetensors"
+    assert a_panel._request()["model"] == "/models/mine.safetensors" and not ui.modelComboBox.enabled
+    a_panel._parameterNode.modelFile = ""
+    assert ui.modelFileEdit.currentPath == "" and ui.modelComboBox.enabled
+    assert a_panel._request()["model"] == "light"
+
+
+def test_texture_can_be_chosen_where_the_model_understands_it(a_panel, monkeypatch):
+    ui = a_panel.ui
+    monkeypatch.setattr(a_panel.logic, "textureOf", lambda model: (False, 0.0))
+    a_panel._checkCanApply()
+    assert not ui.textureSlider.enabled and "least error only" in ui.textureSlider.toolTip
+    monkeypatch.setattr(a_panel.logic, "textureOf", lambda model: (True, 0.3))
+    ui.textureCheckBox.checked = False
+    ui.textureSlider.value = 0.6
+    assert ui.textureSlider.enabled and "choice is 0.3" in ui.textureSlider.toolTip
+    assert a_panel._request()["texture"] == 0.6
+    ui.textureCheckBox.checked = True
+    assert a_panel._request()["texture"] is None
+
+
+def test_the_card_of_a_model_says_whether_it_knows_texture(the_module, a_scene):
+    knows, default = the_module.CycleINRLogic().textureOf("light")
+    assert isinstance(knows, bool) and 0 <= default <= 1
+    assert the_module.CycleINRLogic().textureOf("no such model") == (False, 0.0)
+
+
+# --- region of interest -----------------------------------------------------------------------------------------
+def test_a_new_region_holds_the_scan_and_a_smaller_one_is_all_that_is_computed(a_panel, a_scan, a_scene):
+    region = a_scene.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
+    a_panel.ui.regionSelector.setCurrentNode(region)
+    assert rows(a_panel.ui.informationTable)["Dimensions"][0] == "7 × 8 × 6"
+    region.SetCenterWorld(3, 3, 10)
+    region.SetSizeWorld(4, 4, 14)  # 3 to 17 mm: the slices at 4, 8, 12, 16 mm
+    assert rows(a_panel.ui.informationTable)["Dimensions"] == ["5 × 5 × 4", "5 × 5 × 13"]
+    a_panel.ui.applyButton.click()
+    finish(a_panel)
+    made = slicer.util.getNode("Scan z2")
+    assert np.array_equal(slicer.util.arrayFromVolume(made)[::2], slicer.util.arrayFromVolume(a_scan)[1:5, 1:6, 1:6])
+    region.SetCenterWorld(500, 0, 0)
+    assert "holds nothing of the scan" in a_panel.ui.applyButton.toolTip
 
 
 # --- Apply ------------------------------------------------------------------------------------------------------
@@ -139,11 +221,12 @@ def test_apply_makes_a_node_and_shows_its_figures(a_panel, a_scan, an_app):
     assert node.GetNodeReference("CycleINR.source") is a_scan
     assert np.array_equal(slicer.util.arrayFromVolume(a_scan), before)
     assert ui.messageLabel.text == "Done: Scan z2"
-    assert "SNLI: input 0.100, result 0.200" in ui.readoutLabel.text
+    assert rows(ui.readoutTable)["SNLI"] == ["scan 0.100, result 0.200"]
     assert ui.applyButton.text == "Apply" and ui.applyButton.enabled
     assert ui.inputsCollapsibleButton.enabled and not ui.progressBar.visible
     assert an_app.shown == [node]
-    assert left_behind(an_app) == [] and not a_panel._timer.active
+    assert left_behind(an_app) == []
+    run_until(a_panel, lambda: not a_panel._timer.active)  # nothing ticks in an idle panel
 
 
 def test_apply_twice_makes_two_nodes(a_panel):
@@ -155,7 +238,7 @@ def test_apply_twice_makes_two_nodes(a_panel):
 
 def test_a_chosen_output_is_filled(a_panel):
     output = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Mine")
-    a_panel.ui.outputSelector.node = output
+    a_panel.ui.outputSelector.setCurrentNode(output)
     a_panel.ui.applyButton.click()
     finish(a_panel)
     assert volumes() == ["Scan", "Mine"]
@@ -164,33 +247,33 @@ def test_a_chosen_output_is_filled(a_panel):
 
 def test_what_the_panel_asks_reaches_the_child(a_panel):
     ui = a_panel.ui
-    ui.isotropicCheckBox.checked = False
+    ui.targetComboBox.setCurrentText("z-scale")
     ui.zScaleSpinBox.value = 2.5
     ui.thicknessSpinBox.value = 3.0
-    for box, text in ((ui.consistencyComboBox, "keep"), (ui.deviceComboBox, "cpu"), (ui.modelComboBox, "light")):
-        box.setCurrentText(text)
+    ui.selfCheckBox.checked = False
+    chosen = {"consistency": "keep", "device": "cpu", "model": "light", "precision": "float32", "modality": "mr"}
+    for name, text in chosen.items():
+        getattr(ui, f"{name}ComboBox").setCurrentText(text)
     ui.applyButton.click()
     finish(a_panel)
-    import json
-
     job = json.loads(slicer.util.getNode("Scan z2").GetAttribute("CycleINR.job"))
-    asked = {key: job[key] for key in ("z_scale", "thickness_mm", "consistency", "device", "model")}
-    assert asked == {"z_scale": 2.5, "thickness_mm": 3.0, "consistency": "keep", "device": "cpu", "model": "light"}
+    asked = {"z_scale": 2.5, "thickness_mm": 3.0, "self_check": False, "texture": None, **chosen}
+    assert {key: job[key] for key in asked} == asked
 
 
 def test_progress_is_shown_and_cancel_leaves_the_scene_as_it_was(a_panel, fake_child, an_app):
     fake_child("slow")
     ui = a_panel.ui
     ui.applyButton.click()
-    tick_until(a_panel, lambda: ui.progressBar.value == 25)
+    run_until(a_panel, lambda: ui.progressBar.value == 25)
     assert ui.messageLabel.text == "Upsampling: 1 of 4, 3 s left"
-    pid = a_panel._run._child.pid
+    pid = a_panel._jobs.run._child.pid
     ui.applyButton.click()
     assert ui.applyButton.text == "Cancel" and not ui.applyButton.enabled
     finish(a_panel)
     assert ui.messageLabel.text.startswith("Stopped; the scene is as it was.")
     assert a_panel._panel.state is State.IDLE and ui.applyButton.enabled
-    assert volumes() == ["Scan"] and an_app.errors == [] and left_behind(an_app) == []
+    assert volumes() == ["Scan"] and an_app.popups == [] and left_behind(an_app) == []
     assert_gone(pid)
 
 
@@ -200,7 +283,11 @@ def test_a_failure_is_told_once_with_the_log_and_apply_is_possible_again(a_panel
     finish(a_panel)
     words = "Out of memory. Found: needs 9 GB. Next: crop the volume."
     assert a_panel.ui.messageLabel.text == words
-    assert an_app.errors == [(words, "Traceback: somewhere deep")]
+    assert an_app.popups == []  # told in the panel
+    a_panel.ui.copyButton.click()
+    from PySide6.QtWidgets import QApplication
+
+    assert QApplication.clipboard().text() == f"{words}\nTraceback: somewhere deep"
     assert a_panel.ui.applyButton.enabled and volumes() == ["Scan"] and left_behind(an_app) == []
     fake_child("success")
     a_panel.ui.applyButton.click()
@@ -212,11 +299,11 @@ def test_a_failure_is_told_once_with_the_log_and_apply_is_possible_again(a_panel
 def test_closing_the_scene_ends_the_job(a_panel, a_scene, fake_child, an_app):
     fake_child("slow")
     a_panel.ui.applyButton.click()
-    pid = a_panel._run._child.pid
+    pid = a_panel._jobs.run._child.pid
     a_scene.scene.Clear(False)
     assert_gone(pid)
     finish(a_panel)
-    assert volumes() == [] and an_app.errors == [] and left_behind(an_app) == []
+    assert volumes() == [] and an_app.popups == [] and left_behind(an_app) == []
     assert not a_panel.ui.applyButton.enabled
     assert "No volume is chosen" in a_panel.ui.messageLabel.text
 
@@ -225,9 +312,9 @@ def test_removing_the_input_ends_the_job_and_removing_another_does_not(a_panel, 
     fake_child("slow")
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "other")
     a_panel.ui.applyButton.click()
-    pid = a_panel._run._child.pid
+    pid = a_panel._jobs.run._child.pid
     slicer.mrmlScene.RemoveNode(other)
-    assert a_panel._run is not None and not a_panel._run.done
+    assert a_panel._jobs.run is not None and not a_panel._jobs.run.done
     slicer.mrmlScene.RemoveNode(a_scan)
     assert_gone(pid)
     finish(a_panel)
@@ -236,7 +323,7 @@ def test_removing_the_input_ends_the_job_and_removing_another_does_not(a_panel, 
 
 def test_an_output_that_was_removed_meanwhile_becomes_a_new_node(a_panel, fake_child):
     output = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Mine")
-    a_panel.ui.outputSelector.node = output
+    a_panel.ui.outputSelector.setCurrentNode(output)
     a_panel.ui.applyButton.click()
     slicer.mrmlScene.RemoveNode(output)
     finish(a_panel)
@@ -246,7 +333,7 @@ def test_an_output_that_was_removed_meanwhile_becomes_a_new_node(a_panel, fake_c
 def test_closing_the_module_ends_the_job(a_panel, fake_child, an_app):
     fake_child("slow")
     a_panel.ui.applyButton.click()
-    pid = a_panel._run._child.pid
+    pid = a_panel._jobs.run._child.pid
     a_panel.cleanup()
     assert_gone(pid)
     assert left_behind(an_app) == [] and not a_panel._timer.active
@@ -260,7 +347,7 @@ def test_another_module_may_be_opened_while_the_job_runs(a_panel):
     a_panel.enter()
     assert a_panel.ui.applyButton.enabled
     a_panel.enter()  # Slicer may call it twice
-    assert a_panel.ui.readoutLabel.text
+    assert rows(a_panel.ui.readoutTable)
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------
@@ -290,7 +377,7 @@ def test_torch_is_installed_by_its_extension_after_consent(a_panel, without_torc
 def test_without_consent_nothing_is_installed_and_nothing_runs(a_panel, without_torch, an_app):
     an_app.agrees = False
     a_panel.ui.applyButton.click()
-    assert without_torch == [] and a_panel._run is None
+    assert without_torch == [] and a_panel._jobs.run is None
     assert a_panel.ui.applyButton.text == "Apply" and a_panel.ui.applyButton.enabled
 
 
@@ -298,7 +385,7 @@ def test_without_the_pytorch_extension_the_user_is_told_to_install_it(a_panel, w
     monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
     a_panel.ui.applyButton.click()
     assert "install it by the Extensions Manager" in a_panel.ui.messageLabel.text
-    assert len(an_app.errors) == 1 and an_app.questions == []
+    assert an_app.popups == [] and an_app.questions == []
 
 
 # --- the logic alone --------------------------------------------------------------------------------------------
@@ -391,3 +478,227 @@ def assert_gone(pid: int) -> None:
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < end, f"process {pid} is still there"
         time.sleep(0.02)
+
+
+# --- preview and views ------------------------------------------------------------------------------------------
+def arrangement(app) -> int:
+    return app.manager.layoutLogic().GetLayoutNode().GetViewArrangement()
+
+
+def shown_in(app, view: str):
+    """(name of the volume, slice offset) of one of the module's views."""
+    logic = app.manager.sliceWidget(f"CycleINR{view}").sliceLogic()
+    node = slicer.mrmlScene.GetNodeByID(logic.GetSliceCompositeNode().GetBackgroundVolumeID())
+    return node.GetName(), logic.GetSliceNode().GetSliceOffset()
+
+
+def test_preview_shows_two_planes_beside_the_scan_and_gives_the_layout_back(a_panel, a_scan, an_app):
+    a_scan.CreateDefaultDisplayNodes()
+    before = arrangement(an_app)
+    a_panel.ui.previewButton.click()
+    assert a_panel.ui.applyButton.text == "Cancel" and not a_panel.ui.previewButton.enabled
+    finish(a_panel)
+    assert a_panel.ui.messageLabel.text.startswith("Preview shown")
+    assert arrangement(an_app) != before
+    for direction in ("Coronal", "Sagittal"):
+        name, offset = shown_in(an_app, f"{direction}Result")
+        assert name == f"Scan preview {direction.lower()}"
+        assert shown_in(an_app, f"{direction}Scan") == ("Scan", offset)
+    planes = [slicer.util.getNode(f"Scan preview {name}") for name in ("coronal", "sagittal")]
+    assert [slicer.util.arrayFromVolume(node).shape for node in planes] == [(6, 1, 7), (6, 8, 1)]
+    assert all(node.GetHideFromEditors() and not node.GetSaveWithScene() for node in planes)
+    assert left_behind(an_app) == []
+    assert a_panel.ui.compareButton.text == "&Back to the earlier layout"
+    a_panel.ui.compareButton.click()
+    assert arrangement(an_app) == before and volumes() == ["Scan"]
+
+
+def test_the_planes_of_a_preview_meet_at_the_crosshair(the_module, a_scan, fake_child, monkeypatch, a_scene):
+    asked = []
+    monkeypatch.setattr(the_module.CycleINRLogic, "_start", lambda self, *_, beside, **__: asked.append(beside))
+    crosshair = a_scene.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
+    crosshair.SetCrosshairMode(crosshair.ShowBasic)
+    crosshair.SetCrosshairRAS(2.2, 6.4, 9)
+    the_module.CycleINRLogic().preview(a_scan)
+    crosshair.SetCrosshairRAS(500, 6, 9)  # outside the scan: its middle
+    the_module.CycleINRLogic().preview(a_scan)
+    assert asked[0] == {"planes": {"coronal": 6.0, "sagittal": 2.0}}
+    assert asked[1] == {"planes": {"coronal": pytest.approx(4, abs=1), "sagittal": 3.0}}
+
+
+def test_a_sagittal_acquisition_is_previewed_in_the_coronal_plane_alone(the_module, a_scan, monkeypatch):
+    asked = []
+    monkeypatch.setattr(the_module.CycleINRLogic, "_start", lambda self, *_, beside, **__: asked.append(beside))
+    matrix = np.array([[0, 0, 4, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+    a_scan.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    the_module.CycleINRLogic().preview(a_scan)
+    assert list(asked[0]["planes"]) == ["coronal"]
+
+
+def test_side_by_side_links_the_views_keeps_one_window_and_restores_the_layout(a_panel, a_scan, an_app):
+    a_scan.CreateDefaultDisplayNodes()
+    a_scan.GetDisplayNode().SetAutoWindowLevel(False)
+    a_scan.GetDisplayNode().SetWindowLevel(350, 40)
+    ui, before = a_panel.ui, arrangement(an_app)
+    assert not ui.compareButton.enabled
+    ui.applyButton.click()
+    finish(a_panel)
+    ui.compareButton.click()
+    assert ui.compareButton.text == "&Back to the earlier layout"
+    for direction in ("Coronal", "Sagittal"):
+        assert shown_in(an_app, f"{direction}Result")[0] == "Scan z2"
+        assert shown_in(an_app, f"{direction}Scan")[1] == shown_in(an_app, f"{direction}Result")[1]
+        logic = an_app.manager.sliceWidget(f"CycleINR{direction}Scan").sliceLogic()
+        assert logic.GetSliceCompositeNode().GetLinkedControl()
+        assert logic.GetSliceNode().GetOrientation() == direction
+    mine, other = (slicer.util.getNode(name).GetDisplayNode() for name in ("Scan z2", "Scan"))
+    mine.SetWindowLevel(1500, 300)
+    assert (other.GetWindow(), other.GetLevel()) == (1500, 300)
+    other.SetWindowLevel(400, 50)
+    assert (mine.GetWindow(), mine.GetLevel()) == (400, 50)
+    ui.compareButton.click()
+    assert arrangement(an_app) == before and ui.compareButton.text == "Show side &by side"
+    other.SetWindowLevel(1, 1)  # they go their own ways again
+    assert mine.GetWindow() == 400
+
+
+def test_a_layout_that_the_user_chose_meanwhile_stays(a_panel, a_scan, an_app):
+    a_scan.CreateDefaultDisplayNodes()
+    a_panel.ui.applyButton.click()
+    finish(a_panel)
+    a_panel.ui.compareButton.click()
+    an_app.manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    a_panel._show()
+    assert a_panel.ui.compareButton.text == "Show side &by side"
+    a_panel.ui.previewButton.click()
+    a_panel.ui.applyButton.click()
+    finish(a_panel)
+    assert arrangement(an_app) == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
+
+
+def test_noise_by_slice_makes_tables_and_one_chart(a_panel, an_app):
+    a_panel.ui.applyButton.click()
+    finish(a_panel)
+    for _ in range(2):
+        a_panel.ui.noiseButton.click()
+    assert len({chart.GetID() for chart in an_app.charts}) == 1
+    chart = an_app.charts[0]
+    assert chart.GetNumberOfPlotSeriesNodes() == 2
+    scan, result = (chart.GetNthPlotSeriesNode(n).GetTableNode().GetTable() for n in range(2))
+    assert [scan.GetValue(r, 1).ToDouble() for r in range(3)] == [0, 4, 8]  # mm
+    assert [scan.GetValue(r, 2).ToDouble() for r in range(3)] == [1, 2, 3]
+    assert result.GetNumberOfRows() == 10 and result.GetValue(0, 1).ToDouble() == 2  # the first one is unknown
+
+
+# --- several volumes --------------------------------------------------------------------------------------------
+@pytest.fixture
+def three_scans(a_scan, a_scene):
+    """The scan and two more in one study, and one elsewhere."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(a_scene.scene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
+    nodes = [a_scan]
+    for name in ("Second", "Third", "Elsewhere"):
+        values = slicer.util.arrayFromVolume(a_scan)
+        nodes.append(slicer.util.addVolumeFromArray(values, np.diag([1.0, 1.0, 4.0, 1.0]), name=name))
+    for node in nodes[:3]:
+        hierarchy.CreateItem(study, node)
+    hierarchy.CreateItem(hierarchy.GetSceneItemID(), nodes[3])
+    return nodes
+
+
+def test_a_folder_is_worked_off_one_volume_after_the_other(three_scans, a_panel, an_app):
+    ui = a_panel.ui
+    assert ui.outputSelector.enabled
+    ui.folderButton.click()
+    assert [node.GetName() for node in ui.moreSelector.checkedNodes()] == ["Second", "Third"]
+    assert not ui.outputSelector.enabled and "each gets a new volume" in ui.outputSelector.toolTip
+    ui.applyButton.click()
+    assert ui.messageLabel.text.startswith("1 of 3, Scan.")
+    finish(a_panel)
+    assert ui.messageLabel.text == "Done: Scan z2, Second z2, Third z2"
+    assert volumes()[4:] == ["Scan z2", "Second z2", "Third z2"] and left_behind(an_app) == []
+
+
+def test_one_failure_in_a_queue_does_not_stop_the_others(three_scans, a_panel, fake_child):
+    fake_child("failure of Second")
+    a_panel.ui.folderButton.click()
+    a_panel.ui.applyButton.click()
+    finish(a_panel)
+    assert volumes()[4:] == ["Scan z2", "Third z2"]
+    assert a_panel.ui.messageLabel.text.startswith("Done: Scan z2, Third z2. Second: Out of memory.")
+
+
+def test_cancel_ends_the_queue_and_a_volume_removed_meanwhile_is_left_out(three_scans, a_panel, fake_child, an_app):
+    a_panel.ui.folderButton.click()
+    a_panel.ui.applyButton.click()
+    slicer.mrmlScene.RemoveNode(three_scans[1])
+    finish(a_panel)
+    assert volumes()[3:] == ["Scan z2", "Third z2"]
+    assert "no longer in the scene" in a_panel.ui.messageLabel.text
+    fake_child("slow")
+    a_panel.ui.applyButton.click()
+    a_panel.ui.applyButton.click()
+    finish(a_panel)
+    assert volumes()[3:] == ["Scan z2", "Third z2"] and left_behind(an_app) == []
+
+
+# --- the child dies ---------------------------------------------------------------------------------------------
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(
+    "part, words",
+    [
+        ("killed", "killed by the system, probably for lack of memory. Found: allocating 40 GB. Next: close other"),
+        ("crashed", "crashed by an invalid memory access. Found: libtorch_cpu.so: fault. Next: check the environment"),
+    ],
+)
+def test_a_dead_child_is_told_in_words_and_leaves_the_scene_as_it_was(a_panel, fake_child, an_app, part, words):
+    fake_child(part)
+    a_panel.ui.applyButton.click()
+    finish(a_panel)
+    assert words in a_panel.ui.messageLabel.text
+    assert a_panel.ui.copyButton.visible and a_panel.ui.applyButton.enabled
+    assert volumes() == ["Scan"] and left_behind(an_app) == [] and an_app.popups == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reads /proc")
+def test_cancel_ends_a_deaf_child_and_its_own_children_within_two_seconds(a_panel, fake_child, an_app):
+    fake_child("deaf")
+    a_panel.ui.applyButton.click()
+    note = a_panel._jobs.run._folder / "grandchild"
+    run_until(a_panel, lambda: note.exists() and note.read_text())
+    pids = [a_panel._jobs.run._child.pid, int(note.read_text())]
+    start = time.monotonic()
+    a_panel.ui.applyButton.click()
+    finish(a_panel)
+    assert launcher.GRACE_S < 1.5 and time.monotonic() - start < 2 + SLACK_S
+    for pid in pids:
+        assert_gone(pid)
+    assert volumes() == ["Scan"] and left_behind(an_app) == []
+
+
+# --- environment ------------------------------------------------------------------------------------------------
+def test_check_environment_tells_device_and_memory(a_panel):
+    a_panel.ui.checkButton.click()
+    assert a_panel.ui.environmentLabel.text.startswith("Checking")
+    run_until(a_panel, lambda: not a_panel._checkRun.busy)
+    assert "Device cuda: works (Card, 24.0 GB)" in a_panel.ui.environmentLabel.text
+
+
+# --- save and reload --------------------------------------------------------------------------------------------
+def test_results_parameters_and_readout_come_back_with_a_saved_scene(a_panel, a_scene, tmp_path):
+    ui = a_panel.ui
+    ui.targetComboBox.setCurrentText("z-scale")
+    ui.zScaleSpinBox.value = 2.5
+    ui.applyButton.click()
+    finish(a_panel)
+    figures = rows(ui.readoutTable)
+    ui.noiseButton.click()
+    a_scene.save(tmp_path / "case.mrb")
+    a_scene.scene.Clear(False)
+    assert rows(ui.readoutTable) == {} and not ui.resultCollapsibleButton.visible
+    a_scene.load(tmp_path / "case.mrb")
+    assert volumes() == ["Scan", "Scan z2"]
+    assert (ui.targetComboBox.currentText, ui.zScaleSpinBox.value) == ("z-scale", 2.5)
+    assert rows(ui.readoutTable) == figures and ui.compareButton.enabled
+    ui.noiseButton.click()
+    assert len(slicer.util.getNodesByClass("vtkMRMLPlotChartNode")) == 1  # the saved one

@@ -1,0 +1,95 @@
+"""What the widgets of CycleINR.ui show; nothing here decides anything."""
+
+from slicer.i18n import tr as _
+
+from CycleINRLib.io.mrml import SOURCE_ROLE, neighbors_of
+from CycleINRLib.panel import View
+from CycleINRParts.tables import TextTable
+
+
+class Display:
+    """
+    :param ui: the widgets by name
+    """
+
+    def __init__(self, ui) -> None:
+        self._ui = ui
+        self._information = TextTable(ui.informationTable)
+        self._readout = TextTable(ui.readoutTable)
+
+    def view(self, view: View) -> None:
+        """What the state machine says."""
+        ui = self._ui
+        ui.applyButton.text, ui.applyButton.toolTip = view.button, view.tooltip
+        ui.applyButton.enabled = view.button_enabled
+        ui.previewButton.enabled, ui.previewButton.toolTip = view.preview_enabled, view.preview_tooltip
+        for group in (ui.inputsCollapsibleButton, ui.outputsCollapsibleButton, ui.advancedCollapsibleButton):
+            group.enabled = view.inputs_enabled
+        ui.progressBar.visible = view.percent is not None
+        ui.progressBar.value = view.percent or 0
+        ui.messageLabel.text = view.message
+        ui.messageLabel.visible = bool(view.message)
+        ui.copyButton.visible = bool(view.details)
+        ui.warningsLabel.text = "\n".join(_("Note: {text}").format(text=text) for text in view.warnings)
+        ui.warningsLabel.visible = bool(view.warnings)
+        ui.informationCollapsibleButton.visible = bool(view.information)
+        ui.resultCollapsibleButton.visible = bool(view.readout)
+        self._information.show(view.information)
+        self._readout.show(view.readout)
+
+    def result(self, node, views_shown: bool, view: View) -> None:
+        """The buttons that look at the last result.
+
+        :param node: its volume, None where there is none
+        :param views_shown: whether scan and result are side by side now
+        """
+        ui = self._ui
+        seen = node is not None and node.GetNodeReference(SOURCE_ROLE) is not None
+        ui.compareButton.enabled = seen or views_shown
+        ui.compareButton.text = _("&Back to the earlier layout") if views_shown else _("Show side &by side")
+        ui.compareButton.toolTip = (
+            _("Scan and result in linked views with the same window and level.")
+            if ui.compareButton.enabled
+            else _("The scan that the result was made of is not in the scene.")
+        )
+        ui.noiseButton.enabled = node is not None and view.inputs_enabled
+        ui.noiseButton.toolTip = (
+            _("A plot of the noise of each slice, of the scan and of the result.")
+            if ui.noiseButton.enabled
+            else _("Wait until the running job ends.")
+        )
+
+    def request(self, asked, volumes: int, texture: tuple[bool, float]) -> None:
+        """What depends on another choice is enabled by it, and says so where it is not.
+
+        :param asked: the parameter node
+        :param volumes: how many are chosen
+        :param texture: whether the model understands it, and the model's own choice
+        """
+        ui = self._ui
+        ui.zScaleSpinBox.enabled = asked.target == "z-scale"
+        ui.spacingSpinBox.enabled = asked.target == "spacing"
+        ui.modelComboBox.enabled = not asked.modelFile
+        ui.modelComboBox.setCurrentText(asked.model)
+        if ui.modelFileEdit.currentPath != asked.modelFile:
+            ui.modelFileEdit.currentPath = asked.modelFile
+        one = volumes < 2
+        ui.outputSelector.enabled = one
+        ui.outputSelector.toolTip = (
+            _("A volume to fill, or a new one.") if one else _("Several volumes are chosen: each gets a new volume.")
+        )
+        ui.folderButton.enabled = bool(neighbors_of(asked.inputVolume))
+        ui.folderButton.toolTip = (
+            _("Also mark the other volumes of the scan's folder in the subject hierarchy.")
+            if ui.folderButton.enabled
+            else _("The scan's folder in the subject hierarchy holds no other volume.")
+        )
+        self._texture(asked, *texture)
+
+    def _texture(self, asked, knows: bool, default: float) -> None:
+        ui = self._ui
+        ui.textureCheckBox.enabled = knows
+        ui.textureSlider.enabled = knows and not asked.textureDefault
+        tip = _("0: least error, generated slices are smoother. 1: natural grain. This model's choice is {value:g}.")
+        never = _("This model was trained for least error only.")
+        ui.textureSlider.toolTip = tip.format(value=default) if knows else never
