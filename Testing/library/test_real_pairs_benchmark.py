@@ -67,7 +67,7 @@ def test_the_pair_is_scored_where_the_thick_slices_lie(folder: Path):
     case = rp.pair_case(thick, thin, 5 * 0.625, "box")
     assert (case.center, case.first, case.protocol.z_scale) == (2.0, 2, 5.0)
     assert len(case.positions) == (len(thick.values) - 1) * 5 + 1
-    perfect = rp._ThinScorer(case)(case.wanted + 1e-3)
+    perfect = rp.ThinScorer(case)(case.wanted + 1e-3)
     assert perfect["psnr"] > 100 and perfect["sharpness"] == pytest.approx(1, abs=1e-4)
     assert perfect["ssim"] == pytest.approx(1, abs=1e-4)
 
