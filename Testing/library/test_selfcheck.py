@@ -199,6 +199,15 @@ def test_a_gain_outside_0_to_1_is_refused(gain):
         UpsampleJob(gain=gain)
 
 
+def test_the_shell_asks_for_a_gain(capsys, tmp_path):
+    from CycleINRLib.cli import build_parser, main
+
+    assert build_parser().parse_args(["upsample", "a.nrrd", "b.nrrd", "--gain", "0.5"]).gain == 0.5
+    assert build_parser().parse_args(["upsample", "a.nrrd", "b.nrrd"]).gain is None
+    assert main(["upsample", "a.nrrd", str(tmp_path / "b.nrrd"), "--gain", "2"]) == 2
+    assert "gain must lie between 0 and 1" in capsys.readouterr().err
+
+
 # --- the self-check -----------------------------------------------------------------------------------------------
 def test_the_experiment_of_the_gain_serves_the_self_check_too(small_mr, monkeypatch):
     count: list[int] = []

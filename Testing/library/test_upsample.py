@@ -282,7 +282,8 @@ def test_the_expected_time_is_of_the_order_of_the_real_one(thick_mr):
 # --- report ---------------------------------------------------------------------------------------------------
 def test_the_report_has_every_promised_key_and_is_json(result):
     promised = (
-        "version model input output z_scale profile texture consistency consistency_error device precision seconds "
+        "version model input output z_scale profile texture gain gain_seconds consistency "
+        "consistency_error device precision seconds "
         "peak_memory_mb snli snli_detrended noise_ratio generated_gap noise_per_slice self_check warnings job"
     ).split()
     assert set(promised) <= set(result.report)

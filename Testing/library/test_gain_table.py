@@ -1,0 +1,48 @@
+"""The benchmark of the gain: its algebra against whole runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the network needs torch")
+
+import CycleINRLib as cycleinr  # noqa: E402
+from CycleINRLib.imaging import metrics  # noqa: E402
+from CycleINRLib.tasks.evaluate import Case, Protocol  # noqa: E402
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gain_table.py"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("gain_table", SCRIPT)
+    module = sys.modules["gain_table"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_psnr_at_the_fitted_gain_is_that_of_a_run_with_it(bench, mr_thin):
+    block = mr_thin.values[:30, 10:42, 10:42]
+    truth = mr_thin.with_values(block, mr_thin.geometry.cropped((0, 10, 10), block.shape))
+    row = bench.row_of(truth, Protocol(2, "skip"), "light")
+    case = Case.of(truth, Protocol(2, "skip"))
+    floats = case.source.with_values(case.source.values.astype(np.float32))
+    result = cycleinr.upsample(floats, z_scale=2, profile="skip", modality="mr", texture=0.0).volume.values
+    generated = slice(3, len(result) - 3, 2)
+    peak = metrics.value_range(truth.values, "MR")
+    at = case.first + np.arange(len(result))[generated]
+    assert row.fitted == pytest.approx(metrics.psnr(result[generated], truth.values[at], "MR", peak=peak), abs=0.01)
+    assert row.best >= max(row.base, row.network, row.fitted) - 1e-9
+
+
+def test_the_table_counts_what_was_lost_and_won(bench):
+    right = bench.Row("a", "x2 skip", 30.0, 30.0, 32.0, 31.9, 32.0, 0.95, 1.1, 0.02)
+    wrong = bench.Row("b", "x2 skip", 30.0, 30.0, 29.0, 30.5, 30.6, 0.4, 0.5, 0.02)
+    text = bench.table([right, wrong])
+    assert "1 cases where the network is right or too careful (best gain >= 1): mean -0.100 dB" in text
+    assert "too bold (best gain < 1): mean +1.500 dB" in text and "below cubic: none" in text
