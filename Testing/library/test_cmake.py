@@ -13,6 +13,7 @@ import cmake_lists
 import pytest
 
 REPOSITORY = cmake_lists.REPOSITORY
+MODELS = (cmake_lists.LIBRARY, "LIBRARY_MODELS")
 TOP = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
 PLACES = """
 # Where things are in a Slicer, and what the extension's CMake uses of it.
@@ -190,6 +191,30 @@ def test_the_package_holds_every_file_as_it_is_in_the_source(built):
         assert (modules / name).read_bytes() == source.read_bytes(), name
     others = [path for path in (built / "package").rglob("*") if path.is_file() and modules not in path.parents]
     assert others == []
+
+
+MODULE_OF_PACKAGE = """
+import sys, tempfile
+sys.path[:] = [path for path in sys.path if path not in ("", {repository!r})]
+sys.path[:0] = [{modules!r}, {standins!r}]
+import slicer, slicer.util, pytest, standins
+standins.install(tempfile.gettempdir(), pytest.MonkeyPatch())
+import CycleINR
+logic = CycleINR.CycleINRLogic()
+print(CycleINR.__file__, CycleINR.CycleINRLib.__file__, CycleINR.sampleFolder(), *logic.modelNames(), sep="\\n")
+"""
+
+
+def test_the_installed_module_loads_in_a_scene_with_its_library_samples_and_models(built):
+    pytest.importorskip("slicer", reason="needs slicer-core")
+    modules, standins = scripted_modules(built / "package"), REPOSITORY / "Testing" / "module"
+    code = MODULE_OF_PACKAGE.format(modules=str(modules), standins=str(standins), repository=str(REPOSITORY))
+    done = subprocess.run([sys.executable, "-c", code], cwd=built, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    module, library, samples, *models = done.stdout.splitlines()[-3 - len(cmake_lists.listed(*MODELS)) :]
+    assert (Path(module), Path(library)) == (modules / "CycleINR.py", modules / "CycleINRLib" / "__init__.py")
+    assert Path(samples) == modules / "CycleINRLib" / "samples"
+    assert [f"{name}.safetensors" for name in models] == sorted(cmake_lists.listed(*MODELS))
 
 
 def test_slicer_will_find_one_module_and_no_other(built):
