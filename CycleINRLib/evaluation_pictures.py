@@ -144,18 +144,13 @@ def _noise(axes: Any, case: Facts, names: Sequence[str]) -> None:
         values = np.array([np.nan if value is None else value for value in sigmas], float)
         places = np.arange(len(values)) / case["z_scale"]
         if name == TRUTH:
-            places += _first_inner(case) / case["z_scale"]
+            places += case["inner_slices"][0] / case["z_scale"]
         axes.plot(places, values, "k-" if name == TRUTH else ".-", label=name, linewidth=1.0, markersize=3)
     axes.set_xlabel("source slice", fontsize=8)
     axes.set_ylabel("noise of the slice" + (", HU" if case["modality"] == "CT" else ""), fontsize=8)
     axes.tick_params(labelsize=8)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=7, ncols=min(4, len(names)))
-
-
-def _first_inner(case: Facts) -> int:
-    """The target slice at which the truth's noise begins: the middle of what both ends lack."""
-    return (case["target_slices"] - len(case["truth"]["noise_per_slice"])) // 2
 
 
 # --- texture --------------------------------------------------------------------------------------------------

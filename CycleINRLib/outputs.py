@@ -123,6 +123,11 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """`write_whole` of a text in UTF-8."""
+    write_whole(path, lambda partial: partial.write_text(text, "utf-8"))
+
+
 def draw(path: Path, source: Volume, output: Volume, report: dict[str, Any]) -> None:
     """The comparison across the slices: input, cubic B-spline, CycleINR."""
     from .pictures import coronal_comparison

@@ -6,6 +6,7 @@ One `Likeness` serves all results of one truth: what depends on the truth alone 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -19,8 +20,7 @@ SSIM_VARIANT = "Gaussian 1.5 voxels, 11 taps, K = (0.01, 0.03), population momen
 SIGMA, TRUNCATE = 1.5, 3.5
 C1, C2 = 0.01**2, 0.03**2
 DENSE = 256  # voxels along an axis up to which a matrix is faster than a filter
-PLANES = {"ji": (1, 2), "ki": (0, 2), "kj": (0, 1)}  # axes that the window runs along; "ji" are the slices themselves
-Smooth = dict[str, np.ndarray]
+PLANES = ("ji", "ki", "kj")  # the axes that a window runs along; "ji" are the slices themselves
 
 
 class Likeness:
@@ -50,7 +50,7 @@ class Likeness:
         inside = max(1, int(np.count_nonzero(self.body)))
         self.weights = self.body.astype(np.float32).ravel() / np.float32(inside)
         self.truth = self._relative(truth)
-        self.means, self.squares = _smoothed(self.truth), _smoothed(self.truth * self.truth)
+        self.means, self.squares = dict(_smoothed(self.truth)), dict(_smoothed(self.truth * self.truth))
         self.slopes = self._slopes(self.truth)
 
     def figures(self, output: np.ndarray) -> dict[str, Any]:
@@ -74,14 +74,14 @@ class Likeness:
 
     def _ssim(self, seen: np.ndarray) -> dict[str, float]:
         """Mean similarity in the body for each window."""
-        moments = (_smoothed(values) for values in (seen, seen * seen, seen * self.truth))
         found = {}
-        for a, aa, ab in zip(*(part.items() for part in moments)):
-            name, mean, true_mean = a[0], a[1], self.means[a[0]]
+        parts = zip(*(_smoothed(values) for values in (seen, seen * seen, seen * self.truth)))
+        for (name, mean), (_, square), (_, product) in parts:
+            true_mean = self.means[name]
             both = mean * true_mean
-            covariance = ab[1] - both
+            covariance = product - both
             power = mean * mean + true_mean * true_mean
-            variance = aa[1] + self.squares[name] - power
+            variance = square + self.squares[name] - power
             similarity = (2 * both + C1) * (2 * covariance + C2) / ((power + C1) * (variance + C2))
             found[name] = round(self._mean(similarity), 5)
         return found
@@ -107,11 +107,15 @@ class Likeness:
         return np.sqrt(total, out=total)
 
 
-def _smoothed(values: np.ndarray) -> Smooth:
-    """Means over the windows of all three planes and of space, in six passes instead of nine."""
+def _smoothed(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Means over the windows of space and of all three planes, one at a time, in six passes instead of nine."""
     of_i = _along(values, 2)
     in_slices = _along(of_i, 1)
-    return {"3d": _along(in_slices, 0), "ji": in_slices, "ki": _along(of_i, 0), "kj": _along(_along(values, 1), 0)}
+    yield "3d", _along(in_slices, 0)
+    yield "ji", in_slices
+    del in_slices
+    yield "ki", _along(of_i, 0)
+    yield "kj", _along(_along(values, 1), 0)
 
 
 def _along(values: np.ndarray, axis: int) -> np.ndarray:

@@ -369,9 +369,10 @@ def evaluate(
 
 
 def case_record(ruler: Ruler, results: dict[str, Any]) -> dict[str, Any]:
-    """One case of the table: what it is, its truth, its ceiling, its results."""
+    """One case of the table: what it is, its first and last inner target slice, its truth, its ceiling, its results."""
     return {
         **ruler.case.facts(),
+        "inner_slices": [int(n) for n in np.flatnonzero(ruler.inner)[[0, -1]]],
         "truth": ruler.truth_figures(),
         "noise_ceiling": ruler.noise_ceiling(),
         "results": results,

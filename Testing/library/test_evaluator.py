@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from CycleINRLib import evaluator
+from CycleINRLib import evaluation_cases
 from CycleINRLib.cli import main
 from CycleINRLib.evaluation_pictures import chosen, texture_curves
 from CycleINRLib.imaging.volume import Volume
@@ -81,7 +81,7 @@ def test_json_prints_the_record_alone_and_writes_nothing(scans: Path, run, tmp_p
 
 def test_a_stopped_run_goes_on_where_it_was(scans: Path, run, tmp_path: Path, monkeypatch):
     asked = (scans, "--z-scales", 2, 4, *FAST, "--output", tmp_path / "out")
-    done, whole = [], evaluator.do_case
+    done, whole = [], evaluation_cases.do_case
 
     def stops_at_the_third(work):
         if len(done) == 2:
@@ -89,13 +89,13 @@ def test_a_stopped_run_goes_on_where_it_was(scans: Path, run, tmp_path: Path, mo
         done.append(work)
         return whole(work)
 
-    monkeypatch.setattr(evaluator, "do_case", stops_at_the_third)
+    monkeypatch.setattr(evaluation_cases, "do_case", stops_at_the_third)
     assert run(*asked)[0] == 130
     assert not (tmp_path / "out" / "evaluation.json").exists()
     status, _, err = run(*asked)
     assert status == 2 and "--resume" in err
     more = []
-    monkeypatch.setattr(evaluator, "do_case", lambda work: more.append(work) or whole(work))
+    monkeypatch.setattr(evaluation_cases, "do_case", lambda work: more.append(work) or whole(work))
     assert run(*asked, "--resume")[0] == 0
     assert len(more) == 2 and len(record_of(tmp_path / "out")["cases"]) == 4
     assert run(*asked, "--resume")[0] == 0
@@ -106,8 +106,8 @@ def test_resume_computes_a_new_method_alone_and_a_changed_scan_again(scans: Path
     asked = (scans / "mr_head.nrrd", "--z-scales", 4, "--profiles", "box", "--output", tmp_path / "out")
     assert run(*asked, "--methods", "cubic")[0] == 0
     before = record_of(tmp_path / "out")["cases"][0]["results"]["cubic"]
-    works, whole = [], evaluator.do_case
-    monkeypatch.setattr(evaluator, "do_case", lambda work: works.append(work) or whole(work))
+    works, whole = [], evaluation_cases.do_case
+    monkeypatch.setattr(evaluation_cases, "do_case", lambda work: works.append(work) or whole(work))
     assert run(*asked, "--resume", "--methods", "linear", "cubic")[0] == 0
     assert [one.name for one in works[0].contenders] == ["linear"]
     results = record_of(tmp_path / "out")["cases"][0]["results"]
@@ -175,6 +175,7 @@ def test_a_scan_too_short_for_a_z_scale_is_left_out_with_a_warning(scans: Path, 
         (["--consistency", "total", "--methods", "light"], 2),
         (["--add", "nothing"], 2),
         (["--resume"], 2),
+        (["--jobs", "0"], 2),
         (["--z-scales", "1"], 2),
         (["--phases", "0.5", "--profiles", "skip"], 2),
         (["--methods", "base", "--texture", "0"], 2),
@@ -183,7 +184,7 @@ def test_a_scan_too_short_for_a_z_scale_is_left_out_with_a_warning(scans: Path, 
 def test_what_cannot_be_evaluated_is_refused_before_any_computing(scans: Path, run, asked, status, monkeypatch):
     if asked[1:2] == ["base"]:
         monkeypatch.setattr("CycleINRLib.contenders.list_models", lambda: [])
-    monkeypatch.setattr(evaluator, "do_case", lambda work: pytest.fail("it was computed"))
+    monkeypatch.setattr(evaluation_cases, "do_case", lambda work: pytest.fail("it was computed"))
     assert run(scans, *asked)[0] == status
 
 
