@@ -235,6 +235,7 @@ def _train_options(parser: Parser) -> None:
     parser.add_argument("--rate", metavar="R", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0)
     parser.add_argument("--device", choices=CHOICES["device"], default="auto")
+    parser.add_argument("--workers", metavar="N", type=int, help="processes that draw samples (CUDA: each core)")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="(%(default)s)")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
 import time
@@ -88,9 +89,8 @@ def _train(
     with _stop_after_saving() as stopped:
         time_and_voice = {"minutes": options.minutes, "fit": options.fit, "progress": talk.hear, "cancelled": stopped}
         where = {"device": device, "ranks": ranks}
-        network = train(
-            shown, state, config, start_from=begin, held_out=hidden, on_save=save, **time_and_voice, **where
-        )
+        data = {"held_out": hidden, "workers": _workers(options, device, ranks.world)}
+        network = train(shown, state, config, start_from=begin, on_save=save, **data, **time_and_voice, **where)
     gain = validate(network, hidden, config, **where) if hidden else None
     talk.say(f"written       {output}")
     if gain is not None:
@@ -98,6 +98,17 @@ def _train(
     if ranks.is_first and (problem := draw_curves(state.with_suffix(".csv"), state.with_suffix(".png"))):
         talk.mention(problem)
     talk.finish({"model": str(output), "held_out_gain_db": gain}, (str(output), str(state)))
+
+
+def _workers(options: Namespace, device: str, processes: int) -> int:
+    """Processes that draw samples: on CUDA as many as there are cores to spare, else none, but a thread."""
+    spare = max(1, (os.cpu_count() or 1) // processes - 1)
+    workers = options.workers if options.workers is not None else min(16, spare) if device == "cuda" else 0
+    if workers < 0:
+        raise RequestError("The number of workers makes no sense", str(workers), "give 0 or more")
+    if workers:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the workers, which start with this environment
+    return workers
 
 
 def _configuration(options: Namespace) -> Any:

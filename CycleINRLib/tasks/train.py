@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from ..errors import Cancelled, RequestError
 from ..events import Listener, Progress
@@ -105,6 +108,7 @@ def train(
     fit: bool = False,
     device: str = "cpu",
     ranks: Ranks = Ranks(),  # noqa: B008  frozen
+    workers: int = 0,
     progress: Listener | None = None,
     cancelled: Callable[[], bool] | None = None,
     on_save: Callable[[CycleINR, int], None] | None = None,
@@ -116,7 +120,8 @@ def train(
     `<name>.csv` gets one line per `config.log_every` steps. `on_save` receives the averaged network and the step.
     With `fit`, the run ends after `minutes` (all calls together) instead of `config.steps`, and so does the cosine;
     then the rates follow the clock, and no two runs are the same to the last bit.
-    Of several ranks, each draws its share of every batch, and the first one alone writes, saves and tells.
+    Of several ranks, each draws its share of every batch, and the first one alone writes, saves and tells. Samples
+    are drawn ahead by a thread, or by `workers` processes of this rank.
 
     Raises
     ------
@@ -138,7 +143,7 @@ def train(
             if on_save is not None:
                 on_save(state.average, state.step)
 
-    for batch in _batches(scans, config, state.step, ranks.share(config.batch)):
+    for batch in _batches(_Steps(scans, config, ranks.share(config.batch)), state.step, workers):
         wishes = cancelled is not None and cancelled()
         done, over, stopped = ranks.agree(pace.done(state.step), pace.is_over(state.step), wishes)
         if stopped:
@@ -191,14 +196,35 @@ def learning_part(network: CycleINR, part: str) -> list[torch.nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-def _batches(scans: Sequence[Scan], config: TrainConfig, step: int, share: range) -> Iterator[Batch]:
-    """This rank's share of the batch of each step without end; the next one is drawn behind."""
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(draw_batch, scans, config.samples, config.batch, config.seed, step, share)
-        while True:
-            batch, step = coming.result(), step + 1
-            coming = ahead.submit(draw_batch, scans, config.samples, config.batch, config.seed, step, share)
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """One rank's share of the batch of each step, by number."""
+
+    scans: Sequence[Scan]
+    config: TrainConfig
+    share: range
+
+    def __getitem__(self, step: int) -> Batch:
+        config = self.config
+        return draw_batch(self.scans, config.samples, config.batch, config.seed, step, self.share)
+
+
+def _batches(steps: _Steps, step: int, workers: int) -> Iterator[Batch]:
+    """The batches from `step` on without end, drawn ahead by a thread, or by as many processes as there are workers."""
+    if workers:
+        ahead = {"num_workers": workers, "prefetch_factor": 2, "multiprocessing_context": "spawn"}
+        yield from DataLoader(steps, batch_size=None, sampler=count(step), worker_init_fn=_leave_stopping, **ahead)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(steps.__getitem__, step)
+        for following in count(step + 1):
+            batch, coming = coming.result(), thread.submit(steps.__getitem__, following)
             yield batch
+
+
+def _leave_stopping(_: int) -> None:
+    """A terminal's Ctrl-C reaches workers too; only the loop may act on it, since it saves first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _step(state: RunState, batch: Batch, rate: float, config: TrainConfig, ranks: Ranks) -> float:

@@ -150,3 +150,20 @@ def test_the_log_forgets_what_the_state_does_not_know(tmp_path):
         file.write("8,lo")  # cut off in the middle
     forget_after(path, 4)
     assert path.read_text() == f"step,kind,value,seconds\n2,loss,{1 / 3 + 2!r},0.1\n4,loss,{1 / 3 + 4!r},0.1\n"
+
+
+@pytest.mark.slow
+def test_processes_that_draw_give_the_batches_of_the_thread(scans):
+    """From any step on, in order; they end with the generator."""
+    import multiprocessing
+
+    from CycleINRLib.tasks.train import _batches, _Steps
+
+    steps = _Steps(scans, CONFIG, range(2))
+    by_thread, by_processes = (_batches(steps, 3, workers) for workers in (0, 1))
+    for _ in range(4):
+        one, other = next(by_thread), next(by_processes)
+        assert torch.equal(one.source, other.source) and torch.equal(one.places.weights, other.places.weights)
+    by_thread.close()
+    by_processes.close()
+    assert not multiprocessing.active_children()

@@ -161,7 +161,7 @@ def arguments(data: Path, output: Path, *more: object) -> tuple[object, ...]:
 def test_a_run_that_was_killed_goes_on_with_the_very_same_losses(data, tmp_path, tiny_runs):
     cut = child("--kill-at", 8, *arguments(data, tmp_path / "cut.safetensors"))
     assert main(list(map(str, arguments(data, tmp_path / "whole.safetensors")))) == 0
-    said = cut.communicate(timeout=300)
+    said = cut.communicate(timeout=900)
     assert cut.returncode == -signal.SIGKILL, said
     at_the_kill = read_log(tmp_path / "cut.csv")["loss"]
     assert [step for step, _ in at_the_kill] == [2, 4, 6, 8]  # the state is that after step 5
@@ -184,7 +184,7 @@ def test_two_processes_take_the_steps_of_one(data, tmp_path, tiny_runs):
     words = arguments(data, tmp_path / "two.safetensors")
     pair = [child(*words, **everyone, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
     assert main(list(map(str, arguments(data, tmp_path / "one.safetensors")))) == 0
-    said = [one.communicate(timeout=300) for one in pair]
+    said = [one.communicate(timeout=900) for one in pair]
     assert [one.returncode for one in pair] == [0, 0], said
     assert b"written" in said[0][0] and said[1][0] == b""  # the first speaks for both
     one, two = (read_log(tmp_path / f"{name}.csv") for name in ("one", "two"))
