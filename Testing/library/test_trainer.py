@@ -176,13 +176,17 @@ def test_a_run_that_was_killed_goes_on_with_the_very_same_losses(data, tmp_path,
 
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(data, tmp_path, tiny_runs):
-    """Three patches a step, so that the shares differ; error, cycle and noise are all in the loss."""
+    """Three patches a step, so that the shares differ; error, cycle and noise are all in the loss.
+
+    The two train on a pack, where neither an image library nor scipy is installed.
+    """
+    assert main(["pack", str(data), str(tmp_path / "thin.pack")]) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     everyone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    words = arguments(data, tmp_path / "two.safetensors")
-    pair = [child(*words, **everyone, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
+    words = arguments(tmp_path / "thin.pack", tmp_path / "two.safetensors")
+    pair = [child("--bare", *words, **everyone, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
     assert main(list(map(str, arguments(data, tmp_path / "one.safetensors")))) == 0
     said = [one.communicate(timeout=900) for one in pair]
     assert [one.returncode for one in pair] == [0, 0], said

@@ -1,6 +1,8 @@
-"""`cycleinr train` with a tiny network and a line of log for each step; `--kill-at N` ends it as a power cut would.
+"""`cycleinr train` with a tiny network and a line of log for each second step.
 
-python train_child.py [--kill-at N] train DATA --output FILE ...
+python train_child.py [--kill-at N | --bare] train DATA --output FILE ...
+
+`--kill-at N` ends it as a power cut would; `--bare` has no package but torch, numpy and safetensors.
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ def kill_after(step: int) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    if sys.argv[1] == "--bare":
+        del sys.argv[1]
+        sys.modules.update(dict.fromkeys(("scipy", "SimpleITK", "pydicom", "vtk", "slicer", "matplotlib")))
     import torch
 
     from CycleINRLib import trainer
