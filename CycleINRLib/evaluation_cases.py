@@ -29,7 +29,7 @@ from .outputs import write_text
 from .talk import Talk
 from .tasks.evaluate import Case, Protocol, Ruler, case_record, central_block
 
-STATE_VERSION = 1  # of the files in cases/; raised when a figure changes its meaning
+STATE_VERSION = 2  # of the files in cases/; raised when a figure changes its meaning
 SHOWN_Z_SCALE = 4.0  # each scan has one picture: of the z-scale nearest to this one
 KINDS = {"ct_": "CT", "mr_": "MR"}  # what the name of a scan tells, where the file does not
 
