@@ -22,7 +22,7 @@ TRUTH = "truth"
 MOST_RIVALS, MOST_OURS, MOST_ADDED = 2, 3, 2
 WHOLE_COLUMNS = 96  # a plane so narrow is shown whole
 CROP_ZOOM = 2.0  # of wider ones, a quarter of the area
-ERROR_SHARE = 0.25  # of the window: the errors' own range
+ERROR_SHARE = 0.12  # of the window: the errors' own range
 PANEL_INCHES, TITLE_INCHES, NOISE_INCHES, GAP_INCHES = 2.6, 0.45, 2.3, 0.08
 Facts = dict[str, Any]
 
