@@ -2,9 +2,11 @@
 """Puts the figures of `cycleinr evaluate --output FOLDER` into a model's card, and the summary into README.md.
 
     python Testing/benchmarks/write_card.py Resources/Models/light.safetensors FOLDER/evaluation.json
+        [--default-texture T] [--readme FILE | --no-readme]
 
-The weights stay bit for bit the same. README.md gets, between its accuracy marks, the gain of each scan and profile.
-An evaluation of other weights than those in the file is refused.
+The weights stay bit for bit the same. README.md gets, between its accuracy marks, the gain of each scan and profile at
+the default texture and at texture 0. An evaluation of other weights than those in the file is refused.
+`--default-texture` writes the texture of jobs that do not say into the card; then evaluate again.
 """
 
 from __future__ import annotations
@@ -99,22 +101,32 @@ def _end(record: dict, name: str) -> str:
     )
 
 
+def _is_shown(facts: dict) -> bool:
+    """The default texture and least error; consistency as it is chosen."""
+    return facts["consistency"] == "auto" and (facts["texture_is_default"] or facts["texture"] == 0)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("evaluation", type=Path)
     parser.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
+    parser.add_argument("--no-readme", action="store_true", help="the card alone")
+    parser.add_argument("--default-texture", type=float, metavar="T")
     asked = parser.parse_args(argv)
     record = json.loads(asked.evaluation.read_text("utf-8"))
     ours = columns_of(record, weights_sha256(asked.model))
     network, card = load_model(asked.model)
     figures, limits = card_figures(record, ours), limits_of(record, ours[0])
-    save_model(network, dataclasses.replace(card, figures=figures, limits=limits), asked.model)
+    usual = card.texture_default if asked.default_texture is None else asked.default_texture
+    save_model(network, dataclasses.replace(card, figures=figures, limits=limits, texture_default=usual), asked.model)
+    text = "\n\n".join(summary(record, name) for name in ours if _is_shown(record["methods"][name]))
+    print(text)
+    if asked.no_readme:
+        return
     before, _, rest = asked.readme.read_text("utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    text = summary(record, ours[0])
     asked.readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
-    print(text)
 
 
 if __name__ == "__main__":
