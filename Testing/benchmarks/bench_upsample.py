@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a bare checkout
 
 import numpy as np
@@ -133,10 +134,11 @@ def run_spline(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, in
 
 def run_arssr(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
     import torch
+    from peers.arssr import Decoder, Encoder
 
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
-    encoder, decoder = arssr_encoder(), arssr_decoder()
+    encoder, decoder = Encoder().eval(), Decoder().eval()
     facts = {"parameters": sum(p.numel() for part in (encoder, decoder) for p in part.parameters())}
     low = torch.from_numpy(values.astype(np.float32) / 1000)[None, None]
     slices = target_slices(len(values), asked.z_scale)
@@ -157,68 +159,6 @@ def run_arssr(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int
 
 def target_slices(slices: int, z_scale: float) -> int:
     return int(np.floor((slices - 1) * z_scale + 1e-6)) + 1
-
-
-# --- ArSSR's published sizes (arXiv 2110.14476; 5.92 M and 0.36 M weights), written anew, random weights -----------
-def arssr_encoder(features: int = 64, growth: int = 64, blocks: int = 8, layers: int = 3, latent: int = 128) -> Any:
-    """A residual dense network in 3D: (1, 1, K, J, I) to (1, 128, K, J, I)."""
-    import torch
-    from torch import nn
-
-    def conv(channels: int, out: int, width: int = 3) -> nn.Module:
-        return nn.Conv3d(channels, out, width, padding=width // 2)
-
-    class Dense(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.ModuleList(conv(features + n * growth, growth) for n in range(layers))
-            self.fuse = conv(features + layers * growth, features, 1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen = x
-            for layer in self.layers:
-                seen = torch.cat([seen, torch.relu(layer(seen))], 1)
-            return x + self.fuse(seen)
-
-    class Encoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = conv(1, features), conv(features, features)
-            self.blocks = nn.ModuleList(Dense() for _ in range(blocks))
-            self.fuse = nn.Sequential(conv(features * blocks, features, 1), conv(features, features))
-            self.last = conv(features, latent)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            shallow = self.first(x)
-            x, seen = self.second(shallow), []
-            for block in self.blocks:
-                x = block(x)
-                seen.append(x)
-            return self.last(self.fuse(torch.cat(seen, 1)) + shallow)
-
-    return Encoder().eval()
-
-
-def arssr_decoder(inputs: int = 131, width: int = 256, depth: int = 4) -> Any:
-    """Eight linear layers in two stages: (N, 128 + 3) to (N, 1)."""
-    from torch import nn
-
-    def stage(out: int) -> nn.Module:
-        widths = [inputs, *[width] * (depth - 1), out]
-        parts: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:]):
-            parts += [nn.Linear(a, b), nn.ReLU()]
-        return nn.Sequential(*parts[:-1]) if out == 1 else nn.Sequential(*parts)
-
-    class Decoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one, self.two = stage(inputs), stage(1)
-
-        def forward(self, x: Any) -> Any:
-            return self.two(x + self.one(x))
-
-    return Decoder().eval()
 
 
 RUNS = {"product": run_product, "convolutions": run_convolutions, "zoom": run_zoom, "spline": run_spline}

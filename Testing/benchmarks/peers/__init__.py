@@ -1,0 +1,1 @@
+"""Other methods beside CycleINR, in one run: no part of the package (see docs/peers.md)."""
