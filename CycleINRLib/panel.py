@@ -19,8 +19,9 @@ from typing import Any
 from .errors import Cancelled, CycleINRError
 from .events import Event, Progress, Warned
 from .readout import Compared, Row, percent, progress_text, readout
+from .words import tr as _
 
-APPLY, CANCEL = "Apply", "Cancel"
+APPLY, CANCEL = _("&Apply"), _("C&ancel")  # one key for both
 
 
 class State(Enum):
@@ -60,7 +61,7 @@ class Panel:
 
     def __init__(self) -> None:
         self.state = State.CANNOT_RUN
-        self._reason = "Choose an input volume."
+        self._reason = _("Choose an input volume.")
         self._request: Hashable = None
         self._message = self._details = ""
         self._percent: int | None = None
@@ -100,13 +101,13 @@ class Panel:
         """A job for each of `names` was begun with the first."""
         self._begin()
         self._queue, self._at, self._made, self._failures = tuple(names), 0, [], []
-        self._message = self._turn() + "Starting…"
+        self._message = self._turn() + _("Starting…")
         self._readout = ()
 
     def start_preview(self) -> None:
         """Two planes are being computed; the readout of the last result stays."""
         self._begin()
-        self._queue, self._message = ("",), "Preview: starting…"
+        self._queue, self._message = ("",), _("Preview: starting…")
 
     def _begin(self) -> None:
         if self.state in BUSY or self.state is State.CANNOT_RUN:
@@ -129,7 +130,7 @@ class Panel:
     def cancel(self) -> None:
         """The user asked to stop, the queue too."""
         if self.state is State.RUNNING:
-            self.state, self._message, self._percent = State.CANCELLING, "Stopping…", None
+            self.state, self._message, self._percent = State.CANCELLING, _("Stopping…"), None
 
     def finish(self, report: dict[str, Any], name: str = "") -> None:
         """The result of the present job is in the scene, as `name`."""
@@ -140,13 +141,14 @@ class Panel:
 
     def preview_shown(self) -> None:
         """The planes are in the views."""
-        self._end(State.IDLE, "Preview shown: the scan on the left, the result on the right.")
+        self._end(State.IDLE, _("Preview shown: the scan on the left, the result on the right."))
         self._warnings = self._foreseen
 
     def fail(self, error: Exception, details: str = "") -> None:
         """The present job ended without a result; the user's own stop is no failure and ends the queue."""
         if isinstance(error, Cancelled):
-            self.stop("Stopped; the scene is as it was." if not self._made else f"Stopped after {_list(self._made)}.")
+            made = _("Stopped after {names}.").format(names=_list(self._made))
+            self.stop(made if self._made else _("Stopped; the scene is as it was."))
             return
         words = str(error) or type(error).__name__
         name = self._queue[self._at] if len(self._queue) > 1 else ""
@@ -174,12 +176,13 @@ class Panel:
         """Goes to the next job of the queue; after the last one, says what came of them."""
         if self._at + 1 < len(self._queue) and self.state is not State.CANCELLING:
             self._at += 1
-            self._message, self._percent = self._turn() + "Starting…", 0
+            self._message, self._percent = self._turn() + _("Starting…"), 0
             return
         if not self._failures:
-            self._end(State.DONE, f"Done: {_list(self._made)}" if any(self._made) else "Done.")
+            done = _("Done: {names}").format(names=_list(self._made))
+            self._end(State.DONE, done if any(self._made) else _("Done."))
         else:
-            done = f"Done: {_list(self._made)}. " if self._made else ""
+            done = _("Done: {names}.").format(names=_list(self._made)) + " " if self._made else ""
             self._end(State.FAILED, done + " ".join(self._failures))
 
     def _end(self, state: State, message: str) -> None:
@@ -211,19 +214,20 @@ class Panel:
         """`2 of 5, CT chest. ` while a queue is worked off."""
         if len(self._queue) < 2:
             return ""
-        return f"{self._at + 1} of {len(self._queue)}, {self._queue[self._at]}. "
+        text = _("{at} of {count}, {name}.") + " "
+        return text.format(at=self._at + 1, count=len(self._queue), name=self._queue[self._at])
 
     def _tooltip(self) -> str:
         if self.state is State.RUNNING:
-            return "Stop, and leave the scene as it is."
+            return _("Stop, and leave the scene as it is.")
         if self.state is State.CANCELLING:
-            return "The job stops within two seconds."
-        return self._reason or "Compute the slices between the acquired ones, as a new volume."
+            return _("The job stops within two seconds.")
+        return self._reason or _("Compute the slices between the acquired ones, as a new volume.")
 
     def _preview_tooltip(self, busy: bool) -> str:
         if busy:
-            return "Wait until the running job ends, or cancel it."
-        return self._reason or (
+            return _("Wait until the running job ends, or cancel it.")
+        return self._reason or _(
             "Compute only the coronal and the sagittal plane at the crosshair, and show them beside the scan."
         )
 

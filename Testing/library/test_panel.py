@@ -6,7 +6,7 @@ import pytest
 
 from CycleINRLib.errors import Cancelled, CycleINRError, ResourceError
 from CycleINRLib.events import Finished, Progress, Warned
-from CycleINRLib.panel import Panel, State
+from CycleINRLib.panel import APPLY, CANCEL, Panel, State
 from CycleINRLib.readout import Compared
 
 REPORT = {
@@ -40,14 +40,14 @@ def a_running_panel(a_panel: Panel) -> Panel:
 
 def test_a_new_panel_says_why_it_cannot_run():
     view = Panel().view()
-    assert (view.state, view.button, view.button_enabled) == (State.CANNOT_RUN, "Apply", False)
+    assert (view.state, view.button, view.button_enabled) == (State.CANNOT_RUN, APPLY, False)
     assert view.tooltip == view.message == "Choose an input volume."
     assert view.is_problem and view.inputs_enabled and view.percent is None
 
 
 def test_a_request_that_can_run_enables_apply_and_tells_what_it_gives(a_panel):
     view = a_panel.view()
-    assert (view.state, view.button, view.button_enabled) == (State.IDLE, "Apply", True)
+    assert (view.state, view.button, view.button_enabled) == (State.IDLE, APPLY, True)
     assert view.information == (ROW,)
     assert not view.is_problem
 
@@ -62,7 +62,7 @@ def test_a_request_that_cannot_run_shows_the_reason_twice(a_panel):
 
 def test_a_running_job_turns_apply_into_cancel_and_locks_the_inputs(a_running_panel):
     view = a_running_panel.view()
-    assert (view.state, view.button, view.button_enabled) == (State.RUNNING, "Cancel", True)
+    assert (view.state, view.button, view.button_enabled) == (State.RUNNING, CANCEL, True)
     assert not view.inputs_enabled
     assert view.percent == 0
     assert "leave the scene as it is" in view.tooltip
@@ -82,12 +82,12 @@ def test_cancel_waits_for_the_child_and_cannot_be_pressed_again(a_running_panel)
     a_running_panel.cancel()
     a_running_panel.hear(Progress("upsample", 4, 40, 10.0))
     view = a_running_panel.view()
-    assert (view.state, view.button, view.button_enabled) == (State.CANCELLING, "Cancel", False)
+    assert (view.state, view.button, view.button_enabled) == (State.CANCELLING, CANCEL, False)
     assert view.message == "Stopping…"
     assert not view.inputs_enabled
     a_running_panel.fail(Cancelled())
     view = a_running_panel.view()
-    assert (view.state, view.button, view.button_enabled) == (State.IDLE, "Apply", True)
+    assert (view.state, view.button, view.button_enabled) == (State.IDLE, APPLY, True)
     assert view.message == "Stopped; the scene is as it was."
     assert not view.is_problem
 
@@ -95,7 +95,7 @@ def test_cancel_waits_for_the_child_and_cannot_be_pressed_again(a_running_panel)
 def test_a_finished_job_shows_its_figures_and_can_be_repeated(a_running_panel):
     a_running_panel.finish(REPORT, "CT z7")
     view = a_running_panel.view()
-    assert (view.state, view.button, view.button_enabled, view.percent) == (State.DONE, "Apply", True, None)
+    assert (view.state, view.button, view.button_enabled, view.percent) == (State.DONE, APPLY, True, None)
     assert view.message == "Done: CT z7"
     assert view.readout[1].text == "scan 0.110, result 0.123, linear interpolation 0.310"
     assert view.warnings == ("Slice thickness is unknown.",)
@@ -169,7 +169,7 @@ def test_the_same_request_looked_at_again_leaves_what_is_said_about_the_last_job
 def test_a_preview_keeps_the_last_readout_and_ends_idle(a_running_panel):
     a_running_panel.finish(REPORT)
     a_running_panel.start_preview()
-    assert a_running_panel.view().button == "Cancel" and a_running_panel.view().readout
+    assert a_running_panel.view().button == CANCEL and a_running_panel.view().readout
     a_running_panel.hear(Progress("preview", 1, 2))
     assert a_running_panel.view().message == "Preview: 1 of 2"
     a_running_panel.preview_shown()

@@ -95,7 +95,7 @@ def left_behind(app) -> list[Path]:
 def test_the_panel_opens_with_the_scan_chosen_and_says_what_it_would_give(a_panel, a_scan):
     ui = a_panel.ui
     assert ui.inputSelector.currentNode() is a_scan
-    assert ui.applyButton.enabled and ui.applyButton.text == "Apply"
+    assert ui.applyButton.enabled and ui.applyButton.text == "&Apply"
     table = rows(ui.informationTable)
     assert table["Dimensions"] == ["7 × 8 × 6", "7 × 8 × 21"]
     assert table["Spacing"] == ["1 × 1 × 4 mm", "1 × 1 × 1 mm"]
@@ -211,7 +211,7 @@ def test_apply_makes_a_node_and_shows_its_figures(a_panel, a_scan, an_app):
     before = slicer.util.arrayFromVolume(a_scan).copy()
     ui = a_panel.ui
     ui.applyButton.click()
-    assert ui.applyButton.text == "Cancel" and ui.applyButton.enabled
+    assert ui.applyButton.text == "C&ancel" and ui.applyButton.enabled
     assert not ui.inputsCollapsibleButton.enabled and ui.progressBar.visible
     assert volumes() == ["Scan"]  # nothing before success
     finish(a_panel)
@@ -222,7 +222,7 @@ def test_apply_makes_a_node_and_shows_its_figures(a_panel, a_scan, an_app):
     assert np.array_equal(slicer.util.arrayFromVolume(a_scan), before)
     assert ui.messageLabel.text == "Done: Scan z2"
     assert rows(ui.readoutTable)["SNLI"] == ["scan 0.100, result 0.200"]
-    assert ui.applyButton.text == "Apply" and ui.applyButton.enabled
+    assert ui.applyButton.text == "&Apply" and ui.applyButton.enabled
     assert ui.inputsCollapsibleButton.enabled and not ui.progressBar.visible
     assert an_app.shown == [node]
     assert left_behind(an_app) == []
@@ -269,7 +269,7 @@ def test_progress_is_shown_and_cancel_leaves_the_scene_as_it_was(a_panel, fake_c
     assert ui.messageLabel.text == "Upsampling: 1 of 4, 3 s left"
     pid = a_panel._jobs.run._child.pid
     ui.applyButton.click()
-    assert ui.applyButton.text == "Cancel" and not ui.applyButton.enabled
+    assert ui.applyButton.text == "C&ancel" and not ui.applyButton.enabled
     finish(a_panel)
     assert ui.messageLabel.text.startswith("Stopped; the scene is as it was.")
     assert a_panel._panel.state is State.IDLE and ui.applyButton.enabled
@@ -378,7 +378,7 @@ def test_without_consent_nothing_is_installed_and_nothing_runs(a_panel, without_
     an_app.agrees = False
     a_panel.ui.applyButton.click()
     assert without_torch == [] and a_panel._jobs.run is None
-    assert a_panel.ui.applyButton.text == "Apply" and a_panel.ui.applyButton.enabled
+    assert a_panel.ui.applyButton.text == "&Apply" and a_panel.ui.applyButton.enabled
 
 
 def test_without_the_pytorch_extension_the_user_is_told_to_install_it(a_panel, without_torch, an_app, monkeypatch):
@@ -496,7 +496,7 @@ def test_preview_shows_two_planes_beside_the_scan_and_gives_the_layout_back(a_pa
     a_scan.CreateDefaultDisplayNodes()
     before = arrangement(an_app)
     a_panel.ui.previewButton.click()
-    assert a_panel.ui.applyButton.text == "Cancel" and not a_panel.ui.previewButton.enabled
+    assert a_panel.ui.applyButton.text == "C&ancel" and not a_panel.ui.previewButton.enabled
     finish(a_panel)
     assert a_panel.ui.messageLabel.text.startswith("Preview shown")
     assert arrangement(an_app) != before
