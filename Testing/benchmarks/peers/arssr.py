@@ -95,11 +95,11 @@ class ArSSRStyle(nn.Module):
         row, below, t : [P] which of the B volumes, the source slice below, the offset in [0, 1]
         """
         N, H, W = codes.shape[2:]
-        inner = (slice(rim, H - rim), slice(rim, W - rim))
-        low, high = (codes[row, :, k][(..., *inner)] for k in (below, below + 1))
+        inner = (..., slice(rim, H - rim), slice(rim, W - rim))
+        low, high = (codes[row, :, k][inner] for k in (below, below + 1))
         blend = torch.lerp(low, high, t[:, None, None, None]).permute(0, 2, 3, 1)  # [P, h, w, 128]
         z = (2 * (below + t) + 1) / N - 1  # cell-centered, -1 to 1 over what was encoded, as published
         y, x = ((2 * torch.arange(n, device=t.device) + 1) / n - 1 for n in (H, W))
-        places = [z[:, None, None], y[inner[0], None], x[inner[1]]]
+        places = [z[:, None, None], y[inner[1], None], x[inner[2]]]
         places = [place.expand(blend.shape[:3]) for place in places]
         return self.decoder(torch.cat([blend, torch.stack(places, 3)], 3))[..., 0]

@@ -62,10 +62,10 @@ class SAINRStyle(nn.Module):
         row, below, t : [P] which of the B volumes, the source slice below, the offset in [0, 1]
         """
         h, w = (n - 2 * REACH - 2 * rim for n in codes.shape[3:])
-        around = (slice(rim, rim + h + 2 * REACH), slice(rim, rim + w + 2 * REACH))
-        slices = [codes[row, :, k][(..., *around)].chunk(3, 1) for k in (below, below + 1)]
-        center = (slice(REACH, REACH + h), slice(REACH, REACH + w))
-        low, high = (code[(..., *center)] for code, _, _ in slices)
+        around = (..., slice(rim, rim + h + 2 * REACH), slice(rim, rim + w + 2 * REACH))
+        slices = [codes[row, :, k][around].chunk(3, 1) for k in (below, below + 1)]
+        center = (..., slice(REACH, REACH + h), slice(REACH, REACH + w))
+        low, high = (code[center] for code, _, _ in slices)
         blend = torch.lerp(low, high, t[:, None, None, None])  # [P, C, h, w]
         heard = blend + _attended(_of_each(self.query, blend), slices)
         return self.perceptron(heard.permute(0, 2, 3, 1))[..., 0]
