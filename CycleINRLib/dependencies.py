@@ -14,7 +14,7 @@ from typing import Any
 from .errors import MissingPackageError
 
 TORCH = "torch>=2.4"  # the first that works with the NumPy of Slicer
-OFFLINE = "or install it without a network as docs/install.md tells"
+OFFLINE = "or install it without a network (docs/install.md on the home page)"
 
 
 def missing(requirements: str | Path) -> list[str]:

@@ -149,6 +149,16 @@ def test_the_links_of_the_documents_lead_somewhere():
                 assert part in headings_of(found), f"{document.relative_to(REPOSITORY)}: {target}"
 
 
+def test_every_picture_has_its_caption_and_a_mock_up_is_called_one():
+    folder = REPOSITORY / "Resources" / "Screenshots"
+    captions = dict(re.findall(r"^\| `(\S+)` \| (.+?) \|", (folder / "README.md").read_text("utf-8"), re.MULTILINE))
+    assert sorted(captions) == sorted(path.name for path in folder.iterdir() if path.suffix != ".md")
+    pages = [path.read_text("utf-8") for path in tracked_files() if path.suffix == ".md"]
+    for name in (name for name, caption in captions.items() if caption.startswith("mock-up")):
+        shown = [alt for page in pages for alt in re.findall(rf"!\[([^\]]*)\]\([^)]*{name}\)", page)]
+        assert all("mock-up" in alt.lower() for alt in shown), name
+
+
 def headings_of(document: Path) -> set[str]:
     """The anchors of a page, as GitHub makes them of its headings."""
     titles = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), re.MULTILINE)
