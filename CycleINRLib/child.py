@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import Cancelled, RequestError, VolumeError
 from .events import Event, Finished
@@ -198,10 +198,16 @@ def _save_array(path: Path, values: Any) -> None:
     partial = path.with_name(f".{path.name}")
     try:
         with open(partial, "wb") as file:
-            np.save(file, np.ascontiguousarray(values), allow_pickle=False)
+            np.save(_Sink(file.write), np.ascontiguousarray(values), allow_pickle=False)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class _Sink(NamedTuple):
+    """A file that numpy does not know as one: into real files it writes by itself, and a full disk has no name then."""
+
+    write: Callable[[bytes], int]
 
 
 def _save_json(path: Path, facts: dict[str, Any]) -> None:

@@ -75,8 +75,8 @@ def counts(dimensions: Any) -> str:
 
 
 def lengths(spacing_mm: Any) -> str:
-    """`0.7 × 0.7 × 0.714 mm`, in the order given."""
-    return " × ".join(f"{mm:.{SHORT_MM}g}" for mm in spacing_mm) + " mm"
+    """`0.7 × 0.7 × 0.714`, in the order given."""
+    return " × ".join(f"{mm:.{SHORT_MM}g}" for mm in spacing_mm)
 
 
 # --- before ------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def information(volume: Any, plan: Any, seconds: float | None = None) -> tuple[C
             _("Number of voxels along columns, rows and slices."),
         ),
         Compared(
-            _("Spacing"),
+            _("Spacing (mm)"),
             lengths(volume.spacing_mm[::-1]),
             lengths(plan.target.spacing_mm[::-1]),
             _("Distance from one voxel center to the next. Slices become {z:.4g} times denser (z-scale).").format(
@@ -223,7 +223,7 @@ def _size_text(output: dict[str, Any]) -> str:
     known = output.get("dimensions") and output.get("spacing_mm")
     if not known:
         return ""
-    text = _("{counts} voxels of {lengths}")
+    text = _("{counts} voxels of {lengths} mm")
     return text.format(counts=counts(output["dimensions"]), lengths=lengths(output["spacing_mm"]))
 
 

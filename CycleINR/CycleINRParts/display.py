@@ -37,6 +37,11 @@ class Display:
         self._information.show(view.information)
         self._readout.show(view.readout)
 
+    def fit(self) -> None:
+        """Tables as high as their rows, after the panel changed its width."""
+        self._information.fit()
+        self._readout.fit()
+
     def result(self, node, views_shown: bool, view: View) -> None:
         """The buttons that look at the last result.
 

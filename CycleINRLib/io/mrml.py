@@ -310,7 +310,7 @@ def neighbors_of(node: Any) -> list[Any]:
     """The other scans in a volume's folder of the subject hierarchy; results and previews of CycleINR are no scans."""
     hierarchy = _hierarchy(node.GetScene()) if node is not None else None
     item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
-    if not item:
+    if hierarchy is None or not item:
         return []
     children = vtk.vtkIdList()
     hierarchy.GetItemChildren(hierarchy.GetItemParent(item), children)

@@ -265,3 +265,42 @@ def test_ctrl_c_ends_a_child_with_130_and_nothing_is_left(tmp_path, thick_ct):
     timer.cancel()
     assert process.returncode == 130, err
     assert names(folder) == {"job.json", "input.npy"}
+
+
+def test_the_child_previews_planes_that_equal_those_of_the_library(tmp_path, thick_ct):
+    from CycleINRLib.tasks.upsample import preview
+
+    volume = small(thick_ct)
+    folder = prepare(tmp_path / "job", volume, "preview", z_scale=2.0, device="cpu")
+    facts = json.loads((folder / "job.json").read_text("utf-8"))
+    at = float(volume.geometry.ras_of(np.array([7, 5, 12]))[1])
+    (folder / "job.json").write_text(json.dumps({**facts, "planes": {"coronal": at, "sagittal": None}}), "utf-8")
+    heard: list = []
+    run_folder(folder, heard.append)
+    assert names(folder) == {"job.json", "input.npy", "coronal.npy", "sagittal.npy", "result.json"}
+    places = json.loads((folder / "result.json").read_text("utf-8"))["volumes"]
+    for name, place_mm in (("coronal", at), ("sagittal", None)):
+        expected = preview(volume, name, place_mm, z_scale=2.0, device="cpu")
+        values = np.load(folder / f"{name}.npy")
+        assert np.array_equal(values, expected.values)
+        assert Geometry(values.shape, places[name]["ijk_to_ras"]).same_place_as(expected.geometry)
+    assert [event.done for event in heard if isinstance(event, Progress)] == [0, 1, 2]
+    assert isinstance(heard[-1], Finished)
+
+
+def test_a_preview_that_fails_leaves_no_plane(tmp_path, thick_ct):
+    folder = prepare(tmp_path / "job", small(thick_ct), "preview", z_scale=2.0, device="cpu")
+    facts = json.loads((folder / "job.json").read_text("utf-8"))
+    (folder / "job.json").write_text(json.dumps({**facts, "planes": {"coronal": None, "axial": None}}), "utf-8")
+    with pytest.raises(RequestError, match="no such plane"):
+        run_folder(folder, lambda event: None)
+    assert names(folder) == {"job.json", "input.npy"}
+
+
+def test_the_child_tells_how_fast_this_machine_is(tmp_path, thick_ct):
+    from CycleINRLib.tasks.speed import Speed
+
+    folder = prepare(tmp_path / "job", small(thick_ct), "speed", z_scale=2.0, device="cpu", precision="float32")
+    run_folder(folder, lambda event: None)
+    speed = Speed(**json.loads((folder / "result.json").read_text("utf-8"))["report"])
+    assert speed.encode_s > 0 and speed.decode_s >= 0 and speed.device.startswith("cpu (")

@@ -63,7 +63,7 @@ def a_scan() -> Volume:
 def test_the_volume_table_compares_scan_and_result(a_scan):
     rows = {row.label: (row.input, row.output) for row in information(a_scan, plan(a_scan), 130)}
     assert rows["Dimensions"] == ("10 × 8 × 20", "10 × 8 × 77")
-    assert rows["Spacing"] == ("1 × 1 × 4 mm", "1 × 1 × 1 mm")
+    assert rows["Spacing (mm)"] == ("1 × 1 × 4", "1 × 1 × 1")
     assert rows["Slice thickness"] == ("3 mm", "1 mm")
     assert rows["Volume size"] == ("0.1 MB", "0.1 MB")
     assert rows["Memory to compute"] == ("", "1.7 GB")

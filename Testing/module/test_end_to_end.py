@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import types
 import unittest
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from standins import MODULE
 
 from CycleINRLib import launcher
-from CycleINRLib.errors import Cancelled, ModelError
+from CycleINRLib.errors import Cancelled, CycleINRError, ModelError, ResourceError
 from CycleINRLib.events import Progress
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.panel import State
@@ -92,29 +94,112 @@ def test_an_oblique_mr_node_under_a_transform_comes_back_from_a_saved_bundle(the
     assert back.GetAttribute("CycleINR.consistency") == "project"
 
 
-def test_the_panel_gives_the_same_voxels_as_python(the_module, a_ct):
+def test_a_user_clicks_from_the_scan_to_a_saved_result(the_module, widgets, a_ct, a_scene, an_app, tmp_path):
+    """Select, Preview, Apply, Cancel, Apply, save, reload; the voxels are those of the Python call."""
     import CycleINRLib as cycleinr
 
     widget = the_module.CycleINRWidget(types.SimpleNamespace(isEntered=True))
     widget.setup()
-    widget.ui.deviceComboBox.setCurrentText("cpu")
-    widget.ui.isotropicCheckBox.checked = False
-    widget.ui.zScaleSpinBox.value = 2.0
-    widget.ui.applyButton.click()
-    messages = set()
-    end = time.monotonic() + 300
-    while widget._run is not None:
-        assert time.monotonic() < end
-        widget._timer.tick()
-        messages.add(widget.ui.messageLabel.text)
-        time.sleep(0.05)
-    assert widget._panel.state is State.DONE, widget.ui.messageLabel.text
-    assert any(message.startswith("Upsampling: ") for message in messages)
-    assert "SNLI: input" in widget.ui.readoutLabel.text and "linear interpolation" in widget.ui.readoutLabel.text
+    ui = widget.ui
+    before = slicer.util.arrayFromVolume(a_ct).copy()
+    assert ui.inputSelector.currentNode() is a_ct
+    ui.deviceComboBox.setCurrentText("cpu")
+    ui.targetComboBox.setCurrentText("z-scale")
+    ui.zScaleSpinBox.value = 2.0
+
+    ui.previewButton.click()
+    run(widget, lambda: widget._jobs.run is None)
+    assert ui.messageLabel.text.startswith("Preview shown"), ui.messageLabel.text
+    plane = slicer.util.getNode("CT preview coronal")
+    rows = slicer.util.arrayFromVolume(plane).copy()
+    at = volume_from_node(plane).geometry.ras_of(np.zeros(3))
+    j = round(volume_from_node(a_ct).geometry.kji_of(at)[1])
+
+    ui.applyButton.click()
+    run(widget, lambda: ui.messageLabel.text.startswith("Upsampling: "))
+    ui.applyButton.click()
+    run(widget, lambda: widget._jobs.run is None)
+    assert ui.messageLabel.text == "Stopped; the scene is as it was."
+    assert scalar_volumes() == ["CT"]
+
+    ui.applyButton.click()
+    run(widget, lambda: widget._jobs.run is None)
+    assert widget._panel.state is State.DONE, ui.messageLabel.text
+    labels = [row.label for row in widget._panel.view().readout]
+    assert {"SNLI", "Noise of the result", "Generated gap", "Self-check", "Computed by"} <= set(labels)
     direct = cycleinr.upsample(volume_from_node(a_ct), z_scale=2.0, device="cpu").volume
-    made = slicer.util.arrayFromVolume(slicer.util.getNode("CT z2"))
+    made = slicer.util.arrayFromVolume(slicer.util.getNode("CT z2")).copy()
     assert np.abs(made.astype(int) - direct.values).max() <= 1  # the child may choose another number of threads
+    assert np.abs(rows[:, 0].astype(int) - made[:, j]).max() <= 1  # the preview showed what Apply gave
+    assert np.array_equal(slicer.util.arrayFromVolume(a_ct), before)
+
+    a_scene.load(a_scene.save(tmp_path / "case.mrb"))
+    assert scalar_volumes() == ["CT", "CT z2"] and ui.zScaleSpinBox.value == 2.0
+    assert [row.label for row in widget._panel.view().readout] == labels
+    assert np.array_equal(slicer.util.arrayFromVolume(slicer.util.getNode("CT z2")), made)
     widget.cleanup()
+    assert list(Path(an_app.temporaryPath).iterdir()) == []
+
+
+def run(widget, until, timeout_s: float = 400.0) -> None:
+    """Qt's event loop."""
+    from PySide6.QtWidgets import QApplication
+
+    end = time.monotonic() + timeout_s
+    while not until():
+        assert time.monotonic() < end, widget.ui.messageLabel.text
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def scalar_volumes() -> list[str]:
+    return [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]
+
+
+def test_the_expected_time_is_measured_in_a_child(the_module, a_ct):
+    speed = the_module.CycleINRLogic().speed(volume_from_node(a_ct), device="cpu", precision="float32")
+    assert speed.encode_s > 0 and speed.decode_s > 0 and speed.device.startswith("cpu")
+
+
+def test_a_bad_weight_file_is_told_by_the_real_child(the_module, a_ct, tmp_path, an_app):
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"\x80\x04 a pickle")
+    with pytest.raises(ModelError, match="not safetensors"):
+        the_module.CycleINRLogic().upsample(a_ct, model=str(bad))
+    assert scalar_volumes() == ["CT"] and list(Path(an_app.temporaryPath).iterdir()) == []
+
+
+NO_MEMORY = f"""
+import sys
+sys.path.insert(0, {str(MODULE.parents[1])!r})
+from CycleINRLib.cli import entry
+from CycleINRLib.tasks.engine import Engine
+def refuse(*_):
+    raise MemoryError("Unable to allocate 9.0 GiB")
+Engine._slab = refuse
+sys.exit(entry())
+"""
+
+
+def test_memory_that_does_not_suffice_for_the_smallest_slab_is_told(the_module, a_ct, an_app, monkeypatch):
+    """The real child, in which every slab asks for more than there is."""
+    command = [sys.executable, "-c", NO_MEMORY, "run"]
+    monkeypatch.setattr(launcher, "own_command", lambda folder: [*command, str(folder)])
+    with pytest.raises(ResourceError, match="not enough memory.*close other programs, or crop the volume"):
+        the_module.CycleINRLogic().upsample(a_ct, zScale=2.0)
+    assert scalar_volumes() == ["CT"] and list(Path(an_app.temporaryPath).iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of the shell")
+def test_a_disk_that_is_full_when_the_child_writes_is_told(the_module, a_ct, an_app, monkeypatch):
+    """No file of the child may grow beyond 10 blocks."""
+    real = launcher.own_command
+    limit = ["bash", "-c", 'ulimit -f 10; exec "$@"', "bash"]
+    monkeypatch.setattr(launcher, "own_command", lambda folder: [*limit, *real(folder)])
+    with pytest.raises(CycleINRError, match="(?i)too large|space") as caught:
+        the_module.CycleINRLogic().upsample(a_ct, zScale=2.0)
+    assert "Next:" in str(caught.value)
+    assert scalar_volumes() == ["CT"] and list(Path(an_app.temporaryPath).iterdir()) == []
 
 
 @pytest.mark.parametrize("moment", ["at the start", "while upsampling"])

@@ -98,7 +98,7 @@ def test_the_panel_opens_with_the_scan_chosen_and_says_what_it_would_give(a_pane
     assert ui.applyButton.enabled and ui.applyButton.text == "&Apply"
     table = rows(ui.informationTable)
     assert table["Dimensions"] == ["7 × 8 × 6", "7 × 8 × 21"]
-    assert table["Spacing"] == ["1 × 1 × 4 mm", "1 × 1 × 1 mm"]
+    assert table["Spacing (mm)"] == ["1 × 1 × 4", "1 × 1 × 1"]
     assert ui.outputSelector.noneDisplay == "New volume: Scan z4"
     assert "thickness is unknown" in ui.warningsLabel.text
     assert not ui.zScaleSpinBox.enabled and not ui.progressBar.visible
@@ -138,7 +138,7 @@ def test_every_change_of_the_request_is_judged_at_once(a_panel, a_scan):
     assert rows(ui.informationTable)["Dimensions"][1] == "7 × 8 × 13"
     ui.targetComboBox.setCurrentText("spacing")
     ui.spacingSpinBox.value = 0.5
-    assert rows(ui.informationTable)["Spacing"][1] == "1 × 1 × 0.5 mm"
+    assert rows(ui.informationTable)["Spacing (mm)"][1] == "1 × 1 × 0.5"
     ui.spacingSpinBox.value = 5.0
     assert "not finer than the source" in ui.applyButton.toolTip and not ui.applyButton.enabled
     ui.targetComboBox.setCurrentText("isotropic")
