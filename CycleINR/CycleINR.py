@@ -146,7 +146,7 @@ class CycleINRParameterNode:
     modelFile - A .safetensors file that takes the place of `model`.
     thickness - Slice thickness in mm; 0: as the scan says.
     consistency - How the result keeps to the acquired slices.
-    textureDefault - Whether the model chooses the texture.
+    textureDefault - Whether the texture is fitted to the scan.
     texture - 0: least error, 1: natural noise.
     selfCheck - Whether every second slice is rebuilt from the others, to say how well that goes.
     device - Where the network runs.
@@ -191,6 +191,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._speeds, self._checkRun = Speeds(), Quiet()
         self._watched: list = []  # nodes whose changes change what Apply would give
         self._previews: list = []
+        self._preparing = False
         self._timer = None
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -386,7 +387,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._display.result(result, self._views.shown, self._panel.view())
         if self._parameterNode:
             model = self._parameterNode.modelFile or self._parameterNode.model
-            self._display.request(self._parameterNode, len(self._volumes()), self.logic.textureOf(model))
+            self._display.request(self._parameterNode, len(self._volumes()), self.logic.knowsTexture(model))
 
     # --- buttons ----------------------------------------------------------------------------------------------
     def onApplyButton(self, checked: bool = False) -> None:
@@ -415,13 +416,18 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _prepare(self) -> bool:
         """Whether the child will find its packages; the user is asked before anything is installed."""
+        if self._preparing:  # a second click while packages are being installed
+            return False
         self._speeds.drop()
         self._dropPreviews()
+        self._preparing = True
         try:
             return dependencies.ensure(self.resourcePath("requirements.txt"), self._say)
         except CycleINRError as error:
             self._panel.fail(error)
             return False
+        finally:
+            self._preparing = False
 
     def _say(self, message: str) -> None:
         self._panel.say(message)

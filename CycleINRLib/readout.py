@@ -90,7 +90,7 @@ def information(volume: Any, plan: Any, seconds: float | None = None) -> tuple[C
     seconds : what computing takes on this machine, None while it is not known
     """
     thickness = min(dict(zip("kji", plan.target.spacing_mm))[plan.axis], plan.thickness_mm)
-    time = _("known after a short test") if seconds is None else duration(seconds)
+    time = _("not known yet") if seconds is None else duration(seconds)
     acquired = _("{mm:.3g} mm") if volume.thickness_mm else _("{mm:.3g} mm (assumed)")
     return (
         Compared(

@@ -145,12 +145,13 @@ class SideBySide:
     def _same_window(self, nodes) -> None:
         """From now on each of the nodes is shown with the window and level of the one that was changed last."""
         self.forget()
-        displays = [node.GetDisplayNode() for node in nodes]
+        displays = [display for display in (node.GetDisplayNode() for node in nodes) if display is not None]
         self._observed = [
             (display, display.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_, one=display: _copy(one, displays)))
             for display in displays
         ]
-        _copy(displays[0], displays)
+        if displays:
+            _copy(displays[0], displays)
 
 
 def _copy(one, displays) -> None:

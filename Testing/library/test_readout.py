@@ -73,7 +73,7 @@ def test_the_volume_table_compares_scan_and_result(a_scan):
 def test_an_unknown_time_and_an_assumed_thickness_are_said(a_scan):
     scan = Volume(a_scan.values, a_scan.geometry, "CT")
     rows = {row.label: (row.input, row.output) for row in information(scan, plan(scan, UpsampleJob(z_scale=2)))}
-    assert rows["Expected time"] == ("", "known after a short test")
+    assert rows["Expected time"] == ("", "not known yet")
     assert rows["Slice thickness"] == ("4 mm (assumed)", "2 mm")
 
 

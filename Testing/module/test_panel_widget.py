@@ -107,7 +107,7 @@ def test_the_panel_opens_with_the_scan_chosen_and_says_what_it_would_give(a_pane
 
 def test_the_expected_time_comes_from_a_quiet_run_and_follows_the_request(a_panel, an_app):
     ui = a_panel.ui
-    assert rows(ui.informationTable)["Expected time"] == ["", "known after a short test"]
+    assert rows(ui.informationTable)["Expected time"] == ["", "not known yet"]
     run_until(a_panel, lambda: not a_panel._speeds.busy)
     assert left_behind(an_app) == [] and ui.applyButton.enabled
     before = rows(ui.informationTable)["Expected time"][1]
@@ -172,22 +172,21 @@ def test_a_model_file_takes_the_place_of_the_model_and_comes_back_with_the_scene
 
 def test_texture_can_be_chosen_where_the_model_understands_it(a_panel, monkeypatch):
     ui = a_panel.ui
-    monkeypatch.setattr(a_panel.logic, "textureOf", lambda model: (False, 0.0))
+    monkeypatch.setattr(a_panel.logic, "knowsTexture", lambda model: False)
     a_panel._checkCanApply()
     assert not ui.textureSlider.enabled and "least error only" in ui.textureSlider.toolTip
-    monkeypatch.setattr(a_panel.logic, "textureOf", lambda model: (True, 0.3))
+    monkeypatch.setattr(a_panel.logic, "knowsTexture", lambda model: True)
     ui.textureCheckBox.checked = False
     ui.textureSlider.value = 0.6
-    assert ui.textureSlider.enabled and "choice is 0.3" in ui.textureSlider.toolTip
+    assert ui.textureSlider.enabled and "natural grain" in ui.textureSlider.toolTip
     assert a_panel._request()["texture"] == 0.6
     ui.textureCheckBox.checked = True
     assert a_panel._request()["texture"] is None
 
 
 def test_the_card_of_a_model_says_whether_it_knows_texture(the_module, a_scene):
-    knows, default = the_module.CycleINRLogic().textureOf("light")
-    assert isinstance(knows, bool) and 0 <= default <= 1
-    assert the_module.CycleINRLogic().textureOf("no such model") == (False, 0.0)
+    assert the_module.CycleINRLogic().knowsTexture("light")
+    assert not the_module.CycleINRLogic().knowsTexture("no such model")
 
 
 # --- region of interest -----------------------------------------------------------------------------------------
@@ -370,6 +369,20 @@ def test_torch_is_installed_by_its_extension_after_consent(a_panel, without_torc
     a_panel.ui.applyButton.click()
     assert len(an_app.questions) == 1 and "PyTorch" in an_app.questions[0]
     assert without_torch == [{"askConfirmation": False, "torchVersionRequirement": ">=2.4"}]
+    finish(a_panel)
+    assert volumes() == ["Scan", "Scan z2"]
+
+
+def test_a_second_click_while_packages_are_installed_does_nothing(a_panel, without_torch, an_app, monkeypatch):
+    clicks = []
+
+    def process_events():
+        clicks.append(a_panel.ui.applyButton.enabled)
+        a_panel.onApplyButton()
+
+    monkeypatch.setattr(an_app, "processEvents", process_events)
+    a_panel.ui.applyButton.click()
+    assert clicks and len(an_app.questions) == 1 and len(without_torch) == 1
     finish(a_panel)
     assert volumes() == ["Scan", "Scan z2"]
 
