@@ -177,7 +177,7 @@ def _upsample_options(parser: Parser) -> None:
     parser.add_argument("--model", default="auto", metavar="NAME", help="a name `cycleinr models` lists, or a file")
     parser.add_argument("--thickness", metavar="MM", type=number, dest="thickness_mm", help="slice thickness")
     parser.add_argument(
-        "--texture", metavar="T", type=number, help="0 least error, 1 natural noise (default: the model's)"
+        "--texture", metavar="T", type=number, help="0 least error, 1 natural noise (default: fitted to the scan)"
     )
     parser.add_argument("--gain", metavar="G", type=number, help="0..1, correction used (default: fitted to the scan)")
     parser.add_argument("--report", metavar="FILE.json", help="write the report")

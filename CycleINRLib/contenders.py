@@ -114,7 +114,7 @@ def _of_model(name: str, options: Namespace, talk: Talk) -> Iterator[Contender]:
     path = find_model(name)
     card, digest, weights = read_card(path), sha256(path), weights_sha256(path)
     label = name if name in dict(list_models()) else path.stem
-    usual = float(getattr(card, "texture_default", 0.0))
+    usual = None if card.texture else 0.0  # None: fitted to each scan
     for texture in _textures(options.texture, usual, card, label, talk):
         for consistency in dict.fromkeys(options.consistency):
             if consistency not in CHOICES["consistency"]:
@@ -136,14 +136,14 @@ def weights_sha256(path: Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def _textures(asked: list[str], usual: float, card: ModelCard, label: str, talk: Talk) -> list[float]:
-    found: dict[float, None] = {}
+def _textures(asked: list[str], usual: float | None, card: ModelCard, label: str, talk: Talk) -> list[float | None]:
+    found: dict[float | None, None] = {}
     for text in asked:
         try:
             value = usual if text == "default" else float(text)
         except ValueError:
             value = -1.0
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise RequestError("The texture is not understood", text, "give default or a number from 0 to 1")
         if value and not card.texture:
             talk.warn(f"The model {label} knows no texture: {text} is left out.")

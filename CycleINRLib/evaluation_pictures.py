@@ -163,7 +163,7 @@ def texture_curves(record: Facts) -> dict[tuple[str, str], list[tuple[float, dic
     found: dict[tuple[str, str], list[tuple[float, dict[str, float]]]] = {}
     for name in names_of(record, "model"):
         facts = record["methods"][name]
-        if facts["consistency"] != "auto":
+        if facts["consistency"] != "auto" or facts["texture"] is None:
             continue
         for modality in dict.fromkeys(case["modality"] for case in record["cases"]):
             means = _means([case for case in record["cases"] if case["modality"] == modality], name)

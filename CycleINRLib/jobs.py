@@ -49,7 +49,7 @@ class UpsampleJob:
     thickness_mm: float | None = None  # overrides the source's slice thickness
     profile: str = "auto"
     consistency: str = "auto"
-    texture: float | None = None  # 0 least error, 1 natural noise; None: the model's default
+    texture: float | None = None  # 0 least error, 1 natural noise; None: as the scan asks for
     gain: float | None = None  # on the network's correction, 0 to 1; None: fitted on dropped slices of the scan
     device: str = "auto"
     precision: str = "auto"

@@ -31,7 +31,6 @@ class ModelCard:
     z_scale_range: tuple[float, float] = (1.5, 6.0)  # seen in training
     spacing_range_mm: tuple[float, float] = (0.25, 10.0)  # source spacing along the slice axis seen in training
     texture: bool = False  # whether --texture other than 0 is understood
-    texture_default: float = 0.0  # of jobs that do not say
     trained_on: tuple[dict[str, Any], ...] = ()  # scan, modality, license, source
     training: dict[str, Any] = field(default_factory=dict)  # steps, seconds, device, configuration, git revision
     figures: dict[str, Any] = field(default_factory=dict)  # accuracy on scans never seen

@@ -64,12 +64,12 @@ class Display:
             else _("Wait until the running job ends.")
         )
 
-    def request(self, asked, volumes: int, texture: tuple[bool, float]) -> None:
+    def request(self, asked, volumes: int, knows_texture: bool) -> None:
         """What depends on another choice is enabled by it, and says so where it is not.
 
         :param asked: the parameter node
         :param volumes: how many are chosen
-        :param texture: whether the model understands it, and the model's own choice
+        :param knows_texture: whether the model understands texture
         """
         ui = self._ui
         ui.zScaleSpinBox.enabled = asked.target == "z-scale"
@@ -89,12 +89,12 @@ class Display:
             if ui.folderButton.enabled
             else _("The scan's folder in the subject hierarchy holds no other volume.")
         )
-        self._texture(asked, *texture)
+        self._texture(asked, knows_texture)
 
-    def _texture(self, asked, knows: bool, default: float) -> None:
+    def _texture(self, asked, knows: bool) -> None:
         ui = self._ui
         ui.textureCheckBox.enabled = knows
         ui.textureSlider.enabled = knows and not asked.textureDefault
-        tip = _("0: least error, generated slices are smoother. 1: natural grain. This model's choice is {value:g}.")
+        tip = _("0: least error, generated slices are smoother. 1: natural grain.")
         never = _("This model was trained for least error only.")
-        ui.textureSlider.toolTip = tip.format(value=default) if knows else never
+        ui.textureSlider.toolTip = tip if knows else never

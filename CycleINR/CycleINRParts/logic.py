@@ -176,15 +176,15 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         return [name for name, _path in list_models()]
 
-    def textureOf(self, model: str) -> tuple[bool, float]:
-        """Whether a model understands texture, and what it chooses by itself; (False, 0) where it cannot be read."""
+    def knowsTexture(self, model: str) -> bool:
+        """Whether a model understands texture; false where it cannot be read."""
         from CycleINRLib.network.weights import find_model
 
         try:
             card = read_card(find_model(model))
         except CycleINRError:
-            return False, 0.0
-        return card.texture, card.texture_default
+            return False
+        return card.texture
 
     def toWorld(self, node, place) -> np.ndarray:
         """A place in the volume's own frame (RAS, mm) in the world."""

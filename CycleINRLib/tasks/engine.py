@@ -77,7 +77,7 @@ class Engine:
         device = choose_device(job.device)
         path = find_model(job.model, device)
         network, card = load_model(path)
-        texture = card.texture_default if job.texture is None else float(job.texture)
+        texture = float(job.texture or 0.0)  # None is settled later, by `settle_texture`
         if texture and not card.texture:
             raise RequestError("This model knows no texture", f"--texture {texture:g}", "use --texture 0")
         precision = choose_precision(job.precision, network, device)

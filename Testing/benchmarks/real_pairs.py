@@ -165,13 +165,13 @@ def _read(path: Path, modality: str) -> Volume:
 
 
 def textures(asked: argparse.Namespace) -> dict[str, float | None]:
-    """Our columns: texture 0, and the model's default where that is another."""
+    """Our columns: texture 0, and fitted to the scan where the model knows it."""
     if asked.rivals_only:
         return {}
     from CycleINRLib.modelcard import read_card
 
-    usual = read_card(find_model(asked.model, asked.device)).texture_default
-    return {OURS[0]: 0.0, **({OURS[1]: None} if usual else {})}
+    knows = read_card(find_model(asked.model, asked.device)).texture
+    return {OURS[0]: 0.0, **({OURS[1]: None} if knows else {})}
 
 
 def ours(source: Volume, like: Geometry, pair: Pair, texture: float | None, asked: argparse.Namespace) -> np.ndarray:

@@ -6,7 +6,7 @@
 
 DATA is the folder of scans with the folders eval, thick and odd. Thin scans are thickened as in `cycleinr evaluate`
 and upsampled again by linear, cubic B-spline, windowed sinc, histospline, cubic + projection (the best of 12 steps,
-picked by the truth) and CycleINR (texture 0, and the model's default where that is another). One fixed rule
+picked by the truth) and CycleINR (texture 0, and fitted to the scan where the model knows it). One fixed rule
 (structures.py) finds the structures in every result and in the thin scan. Where the data have masks drawn by hand,
 those are the reference, and the rule on the thin scan itself stands beside: the most that the rule can reach. Counted
 are slices at least one source slice from the ends; "generated" are those between acquired slices. Markdown goes to
@@ -161,14 +161,14 @@ def segmenter(scan: Scan, case: ev.Case, masks: Mapping[str, np.ndarray]) -> st.
 
 
 def methods(asked: argparse.Namespace) -> dict[str, ev.Method]:
-    """The rivals, CycleINR at texture 0, and at the model's default texture where that is another."""
+    """The rivals, CycleINR at texture 0, and with the texture fitted to the scan where the model knows it."""
     found: dict[str, ev.Method] = dict(RIVALS)
     if not asked.rivals_only:
         from CycleINRLib.modelcard import read_card
 
         choice = {"model": asked.model, "device": asked.device}
         found[OURS[0]] = ev.product(texture=0.0, **choice)
-        if read_card(find_model(asked.model, asked.device)).texture_default:
+        if read_card(find_model(asked.model, asked.device)).texture:
             found[OURS[1]] = ev.product(**choice)
     return found
 

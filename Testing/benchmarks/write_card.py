@@ -2,11 +2,10 @@
 """Puts the figures of `cycleinr evaluate --output FOLDER` into a model's card, and the summary into README.md.
 
     python Testing/benchmarks/write_card.py Resources/Models/light.safetensors FOLDER/evaluation.json
-        [--default-texture T] [--readme FILE | --no-readme]
+        [--readme FILE | --no-readme]
 
 The weights stay bit for bit the same. README.md gets, between its accuracy marks, the gain of each scan and profile at
-the default texture and at texture 0. An evaluation of other weights than those in the file is refused.
-`--default-texture` writes the texture of jobs that do not say into the card; then evaluate again.
+the texture fitted to each scan and at texture 0. An evaluation of other weights than those in the file is refused.
 """
 
 from __future__ import annotations
@@ -66,8 +65,9 @@ def summary(record: dict, name: str) -> str:
     cases = record["cases"]
     z_scales = ", ".join(f"{z:g}" for z in sorted({case["z_scale"] for case in cases}))
     facts = record["methods"][name]
+    texture = "fitted to each scan (the default)" if facts["texture"] is None else f"{facts['texture']:g}"
     lines = [
-        f"Gain of `{facts['model']}` at texture {facts['texture']:g} in PSNR (dB) on generated slices inside the body "
+        f"Gain of `{facts['model']}`, texture {texture}, in PSNR (dB) on generated slices inside the body "
         f"over cubic B-spline / over cubic + projection, mean of z-scales {z_scales}, on scans that training never "
         "saw; in brackets the least gain over both. Cubic + projection is generous: the truth picks its best step.",
         "",
@@ -112,14 +112,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("evaluation", type=Path)
     parser.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
     parser.add_argument("--no-readme", action="store_true", help="the card alone")
-    parser.add_argument("--default-texture", type=float, metavar="T")
     asked = parser.parse_args(argv)
     record = json.loads(asked.evaluation.read_text("utf-8"))
     ours = columns_of(record, weights_sha256(asked.model))
     network, card = load_model(asked.model)
     figures, limits = card_figures(record, ours), limits_of(record, ours[0])
-    usual = card.texture_default if asked.default_texture is None else asked.default_texture
-    save_model(network, dataclasses.replace(card, figures=figures, limits=limits, texture_default=usual), asked.model)
+    save_model(network, dataclasses.replace(card, figures=figures, limits=limits), asked.model)
     text = "\n\n".join(summary(record, name) for name in ours if _is_shown(record["methods"][name]))
     print(text)
     if asked.no_readme:

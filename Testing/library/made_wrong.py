@@ -128,7 +128,7 @@ def model_without_texture(path: Path) -> Path:
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     card = json.loads(header["__metadata__"]["card"])
-    header["__metadata__"]["card"] = json.dumps({**card, "texture": False, "texture_default": 0.0})
+    header["__metadata__"]["card"] = json.dumps({**card, "texture": False})
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     return path

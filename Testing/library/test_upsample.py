@@ -242,7 +242,8 @@ def test_less_memory_means_smaller_slabs_and_the_same_values(small_mr, result, m
         return real(network, source, rows, positions, **facts)
 
     monkeypatch.setattr(infer, "corrections", tight)
-    tightened = cycleinr.upsample(small_mr, z_scale=4, gain=result.report["gain"])
+    settled = {name: result.report[name] for name in ("gain", "texture")}
+    tightened = cycleinr.upsample(small_mr, z_scale=4, **settled)
     assert refused == [40, 20]
     np.testing.assert_allclose(tightened.volume.values.astype(int), result.volume.values.astype(int), atol=1)
     assert sum("Memory ran out" in warning for warning in tightened.report["warnings"]) == 2

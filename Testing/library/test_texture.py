@@ -1,0 +1,59 @@
+"""The texture that is fitted to a scan: as little as hides the generated slices, the same for the whole and a plane."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the network needs torch")
+
+import CycleINRLib as cycleinr  # noqa: E402
+from CycleINRLib.tasks.texture import ALLOWED  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def thick(mr_thin):
+    from CycleINRLib.tasks.evaluate import Case, Protocol
+
+    return Case.of(mr_thin, Protocol(3, "skip")).source
+
+
+@pytest.fixture(scope="module")
+def result(thick):
+    return cycleinr.upsample(thick, z_scale=3, axis="k")
+
+
+def test_generated_slices_are_hidden_by_no_more_texture_than_needed(thick, result):
+    texture = result.report["texture"]
+    assert 0 < texture <= 1
+    assert texture == 1 or abs(result.report["generated_gap"]) < ALLOWED + 0.03
+    less = cycleinr.upsample(thick, z_scale=3, axis="k", texture=0.8 * texture)
+    assert less.report["generated_gap"] > result.report["generated_gap"]
+    none = cycleinr.upsample(thick, z_scale=3, axis="k", texture=0)
+    assert none.report["generated_gap"] > ALLOWED and none.report["noise_ratio"] < result.report["noise_ratio"]
+
+
+def test_the_reported_texture_asked_for_gives_the_same_result(thick, result):
+    again = cycleinr.upsample(thick, z_scale=3, axis="k", texture=result.report["texture"])
+    np.testing.assert_array_equal(again.volume.values, result.volume.values)
+
+
+def test_a_preview_has_the_texture_of_the_whole(thick, result):
+    plane = cycleinr.preview(thick, "coronal", z_scale=3, axis="k")
+    across = plane.values.shape.index(1)
+    same = result.volume.values.take(result.volume.values.shape[across] // 2, axis=across)
+    difference = plane.values.squeeze().astype(int) - same.astype(int)
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_texture_that_is_asked_for_is_not_fitted(thick):
+    report = cycleinr.upsample(thick, z_scale=3, axis="k", texture=0.25).report
+    assert report["texture"] == 0.25 and report["texture_seconds"] == 0
+
+
+def test_too_few_slices_get_least_error(mr_thin):
+    from CycleINRLib.tasks.evaluate import Case, Protocol
+
+    source = Case.of(mr_thin, Protocol(3, "skip")).source
+    few = source.with_values(source.values[:5], source.geometry.cropped((0, 0, 0), (5, *source.values.shape[1:])))
+    assert cycleinr.upsample(few, z_scale=3, axis="k").report["texture"] == 0
