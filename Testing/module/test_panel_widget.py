@@ -185,8 +185,12 @@ def test_texture_can_be_chosen_where_the_model_understands_it(a_panel, monkeypat
 
 
 def test_the_card_of_a_model_says_whether_it_knows_texture(the_module, a_scene):
-    assert the_module.CycleINRLogic().knowsTexture("light")
-    assert not the_module.CycleINRLogic().knowsTexture("no such model")
+    from CycleINRLib.modelcard import read_card
+    from CycleINRLib.network.weights import find_model
+
+    logic = the_module.CycleINRLogic()
+    assert logic.knowsTexture("light") is read_card(find_model("light")).texture
+    assert logic.knowsTexture("no such model") is False
 
 
 # --- region of interest -----------------------------------------------------------------------------------------
