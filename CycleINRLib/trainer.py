@@ -87,10 +87,15 @@ def _train(
     )
     begin = None if options.start is None else load_model(find_model(options.start))[0]
     with _stop_after_saving() as stopped:
-        time_and_voice = {"minutes": options.minutes, "fit": options.fit, "progress": talk.hear, "cancelled": stopped}
-        where = {"device": device, "ranks": ranks}
-        data = {"held_out": hidden, "workers": _workers(options, device, ranks.world)}
-        network = train(shown, state, config, start_from=begin, on_save=save, **data, **time_and_voice, **where)
+        how: dict[str, Any] = {
+            "minutes": options.minutes,
+            "fit": options.fit,
+            "progress": talk.hear,
+            "cancelled": stopped,
+        }
+        where: dict[str, Any] = {"device": device, "ranks": ranks}
+        data: dict[str, Any] = {"held_out": hidden, "workers": _workers(options, device, ranks.world)}
+        network = train(shown, state, config, start_from=begin, on_save=save, **data, **how, **where)
     gain = validate(network, hidden, config, **where) if hidden else None
     talk.say(f"written       {output}")
     if gain is not None:

@@ -63,11 +63,12 @@ class Objective:
         """
         scale, m = batch.detail[:, None, None, None], batch.margin
         output = batch.base + batch.gate[..., None, None] * correction * scale
-        rim = slice(m, batch.source.shape[-2] - m), slice(m, batch.source.shape[-1] - m)
+        rows, columns = (slice(m, n - m) for n in batch.source.shape[-2:])
         own = (base_of(batch.source, batch.acquired, m) + at_acquired * scale).detach()
-        acquired = torch.where(batch.keeps[:, None, None, None], batch.source[(..., *rim)], own)
-        rows = torch.arange(len(acquired), device=acquired.device)[:, None]
-        bracket = torch.stack([acquired[rows, batch.places.below], acquired[rows, batch.places.below + 1]])
+        acquired = torch.where(batch.keeps[:, None, None, None], batch.source[..., rows, columns], own)
+        patches = torch.arange(len(acquired), device=acquired.device)[:, None]
+        below = batch.places.below
+        bracket = torch.stack([acquired[patches, below], acquired[patches, below + 1]])
         floor = NOISE_FLOOR * batch.detail
         found = noise_difference(output, bracket, batch.places.t, batch.weight, floor)
         return (found * batch.gate).mean(1)
