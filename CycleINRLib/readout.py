@@ -123,7 +123,7 @@ def information(volume: Any, plan: Any, seconds: float | None = None) -> tuple[C
             _("Memory that the voxels take in Slicer."),
         ),
         Compared(
-            _("Memory to compute"),
+            _("Working memory"),
             "",
             size(plan.memory_mb),
             _("Most main memory that computing takes, beside Slicer itself."),

@@ -66,7 +66,7 @@ def test_the_volume_table_compares_scan_and_result(a_scan):
     assert rows["Spacing (mm)"] == ("1 × 1 × 4", "1 × 1 × 1")
     assert rows["Slice thickness"] == ("3 mm", "1 mm")
     assert rows["Volume size"] == ("0.1 MB", "0.1 MB")
-    assert rows["Memory to compute"] == ("", "1.7 GB")
+    assert rows["Working memory"] == ("", "1.7 GB")
     assert rows["Expected time"] == ("", "about 2 min")
 
 

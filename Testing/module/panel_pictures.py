@@ -165,10 +165,7 @@ def drawn(app: standins.Application, view: str) -> QtGui.QImage:
 
     logic = app.manager.sliceWidget(view).sliceLogic()
     node = logic.GetSliceNode()
-    offset = node.GetSliceOffset()
     node.SetDimensions(VIEW, VIEW, 1)
-    logic.FitSliceToBackground(VIEW, VIEW)
-    node.SetSliceOffset(offset)
     logic.UpdateImageData()
     connection = logic.GetImageDataConnection()
     connection.GetProducer().Update()
