@@ -20,7 +20,7 @@ from .engine import Engine
 BLOCK = (24, 128, 128)  # slices, rows and columns at most, from the middle
 MOST_OUTPUT = 96  # slices of the block's result
 LEAST_SLICES = 6
-ALLOWED = 0.03  # generated gap that stays: less than what is called hidden (0.05), since a block is not the whole scan
+ALLOWED = 0.02  # generated gap that stays: less than what is called hidden (0.05), since a block is not the whole scan
 HALVINGS = 6
 
 
