@@ -25,7 +25,7 @@ class Objective:
 
     epsilon: float = 0.3  # of Charbonnier
     cycle: float = 1.0
-    noise: float = 1.0
+    noise: float = 2.0
     gradient: float = 0.0
     precision: str = "float32"  # or "bfloat16": in which the network runs; losses are float32
 
