@@ -20,7 +20,7 @@ def console_block(document: str) -> str:
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/module.md"])
-def test_a_console_example_runs_as_it_stands(document, the_module, an_app, monkeypatch, capsys):
+def test_a_console_example_runs_as_it_stands(document, the_module, an_app, monkeypatch, capfd):
     pytest.importorskip("torch", reason="the child computes with torch")
     import slicer
 
@@ -36,5 +36,5 @@ def test_a_console_example_runs_as_it_stands(document, the_module, an_app, monke
     assert names["node"].GetNodeReference("CycleINR.source") is scan
     assert slicer.util.arrayFromVolume(names["node"]).shape == (11, 20, 18)
     assert set(names["report"]["snli"]) == {"input", "output", "linear"}
-    assert "'linear':" in capsys.readouterr().out  # the figures were printed
+    assert "'linear':" in capfd.readouterr().out  # the figures were printed
     assert np.array_equal(slicer.util.arrayFromVolume(scan), values)
