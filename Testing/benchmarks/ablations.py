@@ -33,7 +33,7 @@ from CycleINRLib.tasks.train import learning_part
 
 NETWORK = NetworkConfig(channels=32, blocks=6)
 PLACES = ("places", "acquired", "first", "second")
-BATCHES = 24  # of four patches, per modality
+BATCHES = 16  # of four patches, per modality
 THICKNESS = (0, 1), (3, 4)  # columns of the scan's and of the place's conditions that tell the slice thickness
 
 
