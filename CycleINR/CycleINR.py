@@ -41,7 +41,7 @@ from CycleINRLib.errors import CycleINRError
 from CycleINRLib.io.mrml import neighbors_of, report_of, result_name, volume_from_node
 from CycleINRLib.io.noise import noise_chart
 from CycleINRLib.io.region import fit
-from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE
+from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE, UpsampleJob
 from CycleINRLib.panel import Panel
 from CycleINRLib.readout import information
 
@@ -375,7 +375,8 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._timer.start()
         ids = [node.GetID() for node in (*self._volumes(), output) if node]
         key = (*ids, plan.target.shape, plan.target.ijk_to_ras.tobytes(), repr({**request, "region": None}))
-        self._panel.aim("", information(source, plan, speed and speed.seconds(source, plan)), plan.warnings, key)
+        job = UpsampleJob(texture=request["texture"], self_check=asked.selfCheck)
+        self._panel.aim("", information(source, plan, speed and speed.seconds(source, plan, job)), plan.warnings, key)
         self.ui.outputSelector.noneDisplay = _("New volume: {name}").format(
             name=result_name(asked.inputVolume, plan.z_scale)
         )

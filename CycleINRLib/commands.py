@@ -125,7 +125,7 @@ def _volume_facts(volume: Volume, talk: Talk) -> dict[str, Any]:
 
 def _plan_facts(volume: Volume, talk: Talk) -> dict[str, Any]:
     """What upsample would do by default, or why it would refuse."""
-    from .tasks.engine import expected_seconds
+    from .tasks.speed import expected_seconds
     from .tasks.upsample import plan
 
     try:

@@ -139,8 +139,8 @@ class Speeds:
         :param request: what the panel asks for
         :param again: called when the speed is known
         """
-        options = {name: request[name] for name in ("model", "device", "precision", "texture")}
-        key = tuple(options.values())[:3]
+        options = {name: request[name] for name in ("model", "device", "precision")}
+        key = tuple(options.values())
         if key not in self._known and not self._quiet.busy:
 
             def heard(outcome) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from ..modelcard import ModelCard
 from .aim import WORKING_BYTES, Plan, available_memory_bytes
 
 CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
-CALIBRATION = (6, 128, 128)  # slices, rows and columns that `expected_seconds` computes
-BESIDES = 1.2  # base, consistency and measures beside the network
 LEAST_GAIN = 1e-3  # below it the network's correction is nothing
 RATIO_SEEN = 1.3  # thickness / spacing up to which the network was trained
 
@@ -303,41 +300,6 @@ class Engine:
             self.warnings.append(message)
             if self.progress is not None:
                 self.progress(Warned(message))
-
-
-def expected_seconds(volume: Volume, aim: Plan, job: UpsampleJob | None = None) -> float | None:
-    """Seconds that the plan will take on this machine, from a calibration of about a second; None without torch."""
-    try:
-        engine = Engine.of(volume, job or UpsampleJob(), aim, None, None)
-    except MissingPackageError:
-        return None
-    values = volume.slices_first(aim.axis).values
-    N, J, width = values.shape
-    encode, decode = calibrated(engine, values)
-    read = sum(slab.read_last - slab.read_first for slab in engine._slabs(values.shape, 0, J, aim.grid))
-    total = encode * N * read * width + decode * len(aim.grid.positions) * J * width
-    return round(total * BESIDES, 1)
-
-
-def calibrated(engine: Engine, values: np.ndarray) -> tuple[float, float]:
-    """Seconds for each voxel of the scan to encode, and for each voxel of the result to decode; takes about a second.
-
-    values : (N, J, I) of the scan; a block of them is computed
-    """
-    block = np.asarray(values[: CALIBRATION[0], : CALIBRATION[1], : CALIBRATION[2]], np.float32)
-    grid = dataclasses.replace(engine.aim.grid, count=len(block))
-    rows, columns = slice(0, block.shape[1]), slice(0, block.shape[2])
-
-    def seconds(places: np.ndarray) -> float:
-        start = time.perf_counter()
-        engine._corrections(block, rows, columns, places, grid, Stopwatch("calibrate", 1, None))
-        return time.perf_counter() - start
-
-    few, many = np.zeros(1), np.linspace(0, 1, 9)
-    seconds(few)
-    encode = seconds(few)
-    decode = max(0.0, seconds(many) - encode) / (len(many) - 1) / (block.shape[1] * block.shape[2])
-    return encode / block.size, decode
 
 
 class Remainder:

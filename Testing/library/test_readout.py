@@ -11,7 +11,7 @@ from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.readout import duration, information, percent, progress_text, readout, size
 from CycleINRLib.tasks.aim import plan
-from CycleINRLib.tasks.speed import Speed
+from CycleINRLib.tasks.speed import START_S, Speed
 
 REPORT = {
     "output": {"dimensions": [512, 512, 197], "spacing_mm": [0.7, 0.7, 0.714]},
@@ -77,12 +77,30 @@ def test_an_unknown_time_and_an_assumed_thickness_are_said(a_scan):
     assert rows["Slice thickness"] == ("4 mm (assumed)", "2 mm")
 
 
-def test_the_expected_time_grows_with_both_volumes(a_scan):
-    speed = Speed(encode_s=1e-3, decode_s=1e-4, device="cpu")
+def test_the_expected_time_grows_with_both_volumes_after_the_start(a_scan):
+    speed = Speed(encode_s=1e-3, decode_s=1e-4, textured_s=None, device="cpu")
+    job = UpsampleJob(gain=1.0)  # nothing is fitted
     two, four = (plan(a_scan, UpsampleJob(z_scale=z, consistency="none")) for z in (2.0, 4.0))
     encode, decode = 1.2 * 80 * 20 * 1e-3, 1.2 * 80 * 1e-4
-    assert speed.seconds(a_scan, two) == pytest.approx(encode + 39 * decode)
-    assert speed.seconds(a_scan, four) == pytest.approx(encode + 77 * decode)
+    assert speed.seconds(a_scan, two, job) - START_S == pytest.approx(encode + 39 * decode)
+    assert speed.seconds(a_scan, four, job) - START_S == pytest.approx(encode + 77 * decode)
+    assert speed.seconds(a_scan, four, job, rows_read=16) - START_S == pytest.approx(2 * encode + 77 * decode)
+
+
+def test_the_expected_time_tells_of_fits_and_checks(a_scan):
+    speed = Speed(encode_s=1e-3, decode_s=1e-4, textured_s=3e-4, device="cpu")
+    two = plan(a_scan, UpsampleJob(z_scale=2.0, consistency="none"))
+    encode, plain, textured = 1.2 * 80 * 1e-3, 1.2 * 80 * 1e-4, 1.2 * 80 * 3e-4
+
+    def beside(**fields) -> float:
+        return speed.seconds(a_scan, two, UpsampleJob(**fields)) - START_S - 20 * encode
+
+    assert beside(gain=1.0, texture=0.0) == pytest.approx(39 * plain)
+    assert beside(gain=1.0, texture=0.5) == pytest.approx(39 * textured)
+    assert beside(texture=0.0) == pytest.approx(39 * plain + 10 * encode + 10 * plain)
+    assert beside(gain=1.0) == pytest.approx(39 * textured + 2 * 20 * encode + 40 * plain + 40 * textured)
+    cycle = 39 * encode + 2 * 39 * plain  # slices of 3 mm each 4 mm: measured over the slice profile
+    assert beside(texture=0.0, self_check=True) - beside(texture=0.0) == pytest.approx(cycle)
 
 
 def test_the_readout_says_what_was_measured_and_no_more():

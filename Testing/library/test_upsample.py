@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
 from CycleINRLib.tasks import engine as task  # noqa: E402
 from CycleINRLib.tasks.aim import plan  # noqa: E402
+from CycleINRLib.tasks.speed import START_S, expected_seconds  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +278,11 @@ def test_without_torch_the_message_names_package_and_extra(small_mr, monkeypatch
 
 def test_the_expected_time_is_of_the_order_of_the_real_one(thick_mr):
     aim = plan(thick_mr, UpsampleJob(z_scale=4))
-    expected = task.expected_seconds(thick_mr, aim)
-    assert expected is not None and 0 < expected < 60
+    expected = expected_seconds(thick_mr, aim)
+    started = time.monotonic()
+    cycleinr.upsample(thick_mr, z_scale=4)
+    taken = time.monotonic() - started
+    assert expected is not None and taken / 5 < expected < 5 * (taken + START_S)  # a busy machine changes its mind
 
 
 # --- report ---------------------------------------------------------------------------------------------------
