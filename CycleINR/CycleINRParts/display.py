@@ -16,6 +16,7 @@ class Display:
         self._ui = ui
         self._information = TextTable(ui.informationTable)
         self._readout = TextTable(ui.readoutTable)
+        self._tips: dict[str, str] = {}  # of CycleINR.ui, of controls that are disabled at times
 
     def view(self, view: View) -> None:
         """What the state machine says."""
@@ -25,6 +26,7 @@ class Display:
         ui.previewButton.enabled, ui.previewButton.toolTip = view.preview_enabled, view.preview_tooltip
         for group in (ui.inputsCollapsibleButton, ui.outputsCollapsibleButton, ui.advancedCollapsibleButton):
             group.enabled = view.inputs_enabled
+            group.toolTip = "" if view.inputs_enabled else _("Wait until the running job ends, or cancel it.")
         ui.progressBar.visible = view.percent is not None
         ui.progressBar.value = view.percent or 0
         ui.messageLabel.text = view.message
@@ -72,9 +74,10 @@ class Display:
         :param knows_texture: whether the model understands texture
         """
         ui = self._ui
-        ui.zScaleSpinBox.enabled = asked.target == "z-scale"
-        ui.spacingSpinBox.enabled = asked.target == "spacing"
-        ui.modelComboBox.enabled = not asked.modelFile
+        for name in ("z-scale", "spacing"):
+            widget = ui.zScaleSpinBox if name == "z-scale" else ui.spacingSpinBox
+            self._enable(widget, asked.target == name, _("Choose {name} under Slices first.").format(name=name))
+        self._enable(ui.modelComboBox, not asked.modelFile, _("The model file under Advanced takes its place."))
         ui.modelComboBox.setCurrentText(asked.model)
         if ui.modelFileEdit.currentPath != asked.modelFile:
             ui.modelFileEdit.currentPath = asked.modelFile
@@ -92,9 +95,12 @@ class Display:
         self._texture(asked, knows_texture)
 
     def _texture(self, asked, knows: bool) -> None:
-        ui = self._ui
-        ui.textureCheckBox.enabled = knows
-        ui.textureSlider.enabled = knows and not asked.textureDefault
-        tip = _("0: least error, generated slices are smoother. 1: natural grain.")
         never = _("This model was trained for least error only.")
-        ui.textureSlider.toolTip = tip if knows else never
+        fitted = _("The texture is fitted to the scan; uncheck that to choose it yourself.")
+        self._enable(self._ui.textureCheckBox, knows, never)
+        self._enable(self._ui.textureSlider, knows and not asked.textureDefault, fitted if knows else never)
+
+    def _enable(self, widget, possible: bool, why: str) -> None:
+        """With its own tooltip, or the one that says why it is disabled."""
+        tip = self._tips.setdefault(widget.objectName, widget.toolTip)
+        widget.enabled, widget.toolTip = possible, tip if possible else why

@@ -134,7 +134,8 @@ def test_every_change_of_the_request_is_judged_at_once(a_panel, a_scan):
     ui = a_panel.ui
     ui.targetComboBox.setCurrentText("z-scale")
     ui.zScaleSpinBox.value = 2.5
-    assert ui.zScaleSpinBox.enabled and not ui.spacingSpinBox.enabled
+    assert ui.zScaleSpinBox.enabled and "any number above 1" in ui.zScaleSpinBox.toolTip
+    assert not ui.spacingSpinBox.enabled and ui.spacingSpinBox.toolTip == "Choose spacing under Slices first."
     assert rows(ui.informationTable)["Dimensions"][1] == "7 × 8 × 13"
     ui.targetComboBox.setCurrentText("spacing")
     ui.spacingSpinBox.value = 0.5
@@ -165,8 +166,10 @@ def test_a_model_file_takes_the_place_of_the_model_and_comes_back_with_the_scene
     assert a_panel._parameterNode.model == "light"
     ui.modelFileEdit.currentPath = "/models/mine.safetensors"
     assert a_panel._request()["model"] == "/models/mine.safetensors" and not ui.modelComboBox.enabled
+    assert "model file" in ui.modelComboBox.toolTip
     a_panel._parameterNode.modelFile = ""
     assert ui.modelFileEdit.currentPath == "" and ui.modelComboBox.enabled
+    assert ui.modelComboBox.toolTip.startswith("The trained network")
     assert a_panel._request()["model"] == "light"
 
 
@@ -176,6 +179,8 @@ def test_texture_can_be_chosen_where_the_model_understands_it(a_panel, monkeypat
     a_panel._checkCanApply()
     assert not ui.textureSlider.enabled and "least error only" in ui.textureSlider.toolTip
     monkeypatch.setattr(a_panel.logic, "knowsTexture", lambda model: True)
+    a_panel._checkCanApply()
+    assert not ui.textureSlider.enabled and "is fitted to the scan" in ui.textureSlider.toolTip
     ui.textureCheckBox.checked = False
     ui.textureSlider.value = 0.6
     assert ui.textureSlider.enabled and "natural grain" in ui.textureSlider.toolTip
