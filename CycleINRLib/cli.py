@@ -132,7 +132,7 @@ def build_parser() -> Parser:
     _upsample_options(add("upsample", commands.upsample, "make a volume isotropic, or its slices as fine as asked"))
     _info_options(add("info", commands.info, "show what is in a file or folder, and what upsample would do"))
     _measure_options(add("measure", commands.measure, "measure the noise slice by slice, and SNLI"))
-    _preview_options(add("preview", commands.preview, "compute one coronal or sagittal plane alone"))
+    _preview_options(add("preview", commands.preview, "compute one plane across the slices alone"))
     _pack_options(add("pack", commands.pack, "put folders of scans into one file, for training elsewhere"))
     _train_options(add("train", commands.train, "train the network on folders or packs of scans"))
     _evaluate_options(add("evaluate", commands.evaluate, "score models and interpolators on scans of known truth"))
@@ -202,7 +202,7 @@ def _measure_options(parser: Parser) -> None:
 
 def _preview_options(parser: Parser) -> None:
     _add_input(parser)
-    parser.add_argument("--plane", choices=["coronal", "sagittal"], required=True)
+    parser.add_argument("--plane", choices=["coronal", "sagittal", "axial"], required=True)
     parser.add_argument("--at", metavar="MM", type=number, dest="at_mm", help="RAS coordinate of the plane")
     parser.add_argument("--z-scale", metavar="X", type=number)
     parser.add_argument("--model", default="auto", metavar="NAME")

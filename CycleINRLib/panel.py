@@ -228,7 +228,7 @@ class Panel:
         if busy:
             return _("Wait until the running job ends, or cancel it.")
         return self._reason or _(
-            "Compute only the coronal and the sagittal plane at the crosshair, and show them beside the scan."
+            "Compute only the two planes across the slices at the crosshair, and show them beside the scan."
         )
 
     def _text(self) -> str:

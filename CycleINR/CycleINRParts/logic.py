@@ -107,12 +107,11 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         progress: Callable[[Any], None] | None = None,
         **options: Any,
     ) -> dict[str, Any] | Run:
-        """The coronal and the sagittal plane of the result at the crosshair, computed alone.
-
-        A direction that the slices themselves have is left out.
+        """Two planes of the result at the crosshair, computed alone: the two directions across the slices.
 
         :return: {"Coronal": node, "Sagittal": node, "source": the scan, "place": where the planes meet (RAS of the
-            world, mm)}, or a `Run`. The nodes are hidden and not saved with the scene; remove them when they were seen.
+            world, mm)}, or a `Run`; "Axial" in place of the direction that the slices themselves have. The nodes are
+            hidden and not saved with the scene; remove them when they were seen.
         :raises CycleINRError: what went wrong, in words
 
         The other parameters are those of `upsample`.
@@ -121,11 +120,7 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         volume = self._volume(inputVolume, region)
         axes = across(volume, self._plan(volume, job).axis)
         place = looked_at(volume, inputVolume)
-        planes = {
-            direction.lower(): place_across(volume, axis, direction, place)
-            for direction, axis in axes.items()
-            if direction != "Axial"
-        }
+        planes = {direction.lower(): place_across(volume, axis, direction, place) for direction, axis in axes.items()}
 
         def finish(folder: Path, facts: dict[str, Any]):
             made = {

@@ -93,17 +93,18 @@ def upsample(
 def preview(
     volume: Volume, plane: str, at_mm: float | None = None, z_scale: float | None = None, **fields: Any
 ) -> Volume:
-    """One coronal or sagittal plane of the result, alone: a Volume one row (or column) thick.
+    """One plane of the result across its slices, alone: a Volume one row (or column) thick.
 
     Parameters
     ----------
-    plane : "coronal" or "sagittal", meaning the in-plane axis nearest to anterior-posterior or left-right
-    at_mm : RAS coordinate of the plane along that direction (P-A or L-R), None: the middle
+    plane : "coronal", "sagittal" or "axial", meaning the in-plane axis nearest to anterior-posterior, left-right or
+        superior-inferior; axial where the slices themselves are coronal or sagittal
+    at_mm : RAS coordinate of the plane along that direction, None: the middle
     z_scale : as for `upsample`; further job fields as keywords
 
     Raises
     ------
-    RequestError : the plane is none of the two, lies outside the volume, or is parallel to the slices
+    RequestError : the plane is none of the three, lies outside the volume, or is parallel to the slices
     """
     job = UpsampleJob(z_scale=z_scale, **fields)
     aim = plan(volume, job)
@@ -134,15 +135,15 @@ def _in_plane(axis: str) -> list[str]:
 
 
 def _row_of(geometry: Geometry, axis: str, plane: str, at_mm: float | None) -> tuple[str, int]:
-    """The in-plane axis across a coronal or sagittal plane, and the row there."""
-    directions = {"coronal": 1, "sagittal": 0}  # RAS component across the plane
+    """The in-plane axis across a coronal, sagittal or axial plane, and the row there."""
+    directions = {"sagittal": 0, "coronal": 1, "axial": 2}  # RAS component across the plane
     if plane not in directions:
-        raise RequestError("There is no such plane", plane, "choose coronal or sagittal")
+        raise RequestError("There is no such plane", plane, f"choose one of {', '.join(directions)}")
     component = directions[plane]
     along = {name: abs(geometry.directions[component, 2 - AXES.index(name)]) for name in AXES}
     name = max(along, key=lambda axis_name: along[axis_name])
     if name == axis:
-        raise RequestError(f"The slices themselves are {plane}", f"slice axis {axis}", "choose the other plane")
+        raise RequestError(f"The slices themselves are {plane}", f"slice axis {axis}", "choose another plane")
     rows = geometry.shape[AXES.index(name)]
     if at_mm is None:
         return name, rows // 2

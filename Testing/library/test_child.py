@@ -291,7 +291,7 @@ def test_the_child_previews_planes_that_equal_those_of_the_library(tmp_path, thi
 def test_a_preview_that_fails_leaves_no_plane(tmp_path, thick_ct):
     folder = prepare(tmp_path / "job", small(thick_ct), "preview", z_scale=2.0, device="cpu")
     facts = json.loads((folder / "job.json").read_text("utf-8"))
-    (folder / "job.json").write_text(json.dumps({**facts, "planes": {"coronal": None, "axial": None}}), "utf-8")
+    (folder / "job.json").write_text(json.dumps({**facts, "planes": {"coronal": None, "oblique": None}}), "utf-8")
     with pytest.raises(RequestError, match="no such plane"):
         run_folder(folder, lambda event: None)
     assert names(folder) == {"job.json", "input.npy"}

@@ -189,19 +189,19 @@ def test_integers_are_clipped_not_wrapped(small_mr):
     assert values.dtype == np.uint8 and wrapped.mean() < 1e-3
 
 
-def test_one_plane_equals_the_plane_of_the_whole(small_mr, result):
-    for plane in ("coronal", "sagittal", "axial"):
-        try:
-            alone = cycleinr.preview(small_mr, plane, z_scale=4)
-        except RequestError:
-            continue
-        first = np.rint(result.volume.geometry.kji_of(alone.geometry.ras_of((0, 0, 0)))).astype(int)
-        block = tuple(slice(f, f + n) for f, n in zip(first, alone.values.shape))
-        np.testing.assert_allclose(alone.values.astype(int), result.volume.values[block].astype(int), atol=1)
-        assert 1 in alone.values.shape
-        break
-    else:
-        pytest.fail("no plane could be previewed")
+@pytest.mark.parametrize("plane", ["coronal", "axial"])
+def test_one_plane_equals_the_plane_of_the_whole(small_mr, result, plane):
+    """The slices of the scan are sagittal."""
+    alone = cycleinr.preview(small_mr, plane, z_scale=4)
+    first = np.rint(result.volume.geometry.kji_of(alone.geometry.ras_of((0, 0, 0)))).astype(int)
+    block = tuple(slice(f, f + n) for f, n in zip(first, alone.values.shape))
+    np.testing.assert_allclose(alone.values.astype(int), result.volume.values[block].astype(int), atol=1)
+    assert alone.values.shape[0] == result.volume.values.shape[0] and 1 in alone.values.shape[1:]
+
+
+def test_a_plane_along_the_slices_is_refused(small_mr):
+    with pytest.raises(RequestError, match="slices themselves are sagittal"):
+        cycleinr.preview(small_mr, "sagittal", z_scale=2)
 
 
 def test_a_plane_outside_the_volume_is_refused(small_mr):

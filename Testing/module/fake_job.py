@@ -63,7 +63,8 @@ def measure(folder: Path, job: dict) -> int:
 def preview(folder: Path, job: dict) -> int:
     """The middle row and column of the scan."""
     values, volumes = np.load(folder / "input.npy"), {}
-    middle = {"coronal": (values[:, 4:5], [0, 4, 0]), "sagittal": (values[:, :, 3:4], [3, 0, 0])}
+    rows = (values[:, 4:5], [0, 4, 0])
+    middle = {"coronal": rows, "axial": rows, "sagittal": (values[:, :, 3:4], [3, 0, 0])}
     for name in job["planes"]:
         plane, first = middle[name]
         np.save(folder / f"{name}.npy", plane)

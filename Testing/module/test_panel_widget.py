@@ -548,13 +548,24 @@ def test_the_planes_of_a_preview_meet_at_the_crosshair(the_module, a_scan, fake_
     assert asked[1] == {"planes": {"coronal": pytest.approx(4, abs=1), "sagittal": 3.0}}
 
 
-def test_a_sagittal_acquisition_is_previewed_in_the_coronal_plane_alone(the_module, a_scan, monkeypatch):
+def test_a_sagittal_acquisition_is_previewed_in_the_coronal_and_the_axial_plane(the_module, a_scan, monkeypatch):
     asked = []
     monkeypatch.setattr(the_module.CycleINRLogic, "_start", lambda self, *_, beside, **__: asked.append(beside))
     matrix = np.array([[0, 0, 4, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
     a_scan.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
     the_module.CycleINRLogic().preview(a_scan)
-    assert list(asked[0]["planes"]) == ["coronal"]
+    assert asked[0]["planes"] == {"coronal": 3.0, "axial": 4.0}
+
+
+def test_axial_planes_of_a_coronal_acquisition_are_shown_beside_it(a_panel, a_scan, an_app):
+    matrix = np.array([[1, 0, 0, 0], [0, 0, 4, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])
+    a_scan.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    a_panel.ui.previewButton.click()
+    finish(a_panel)
+    assert a_panel.ui.messageLabel.text.startswith("Preview shown"), a_panel.ui.messageLabel.text
+    assert shown_in(an_app, "AxialResult")[0] == "Scan preview axial"
+    assert shown_in(an_app, "AxialScan") == ("Scan", shown_in(an_app, "AxialResult")[1])
+    assert shown_in(an_app, "SagittalResult")[0] == "Scan preview sagittal"
 
 
 def test_side_by_side_links_the_views_keeps_one_window_and_restores_the_layout(a_panel, a_scan, an_app):
