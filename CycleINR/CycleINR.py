@@ -46,6 +46,7 @@ from CycleINRLib.panel import Panel
 from CycleINRLib.readout import information
 
 TARGETS = ("isotropic", "z-scale", "spacing")
+MORE_ROLE = "moreVolumes"  # node references of the parameter node: the further volumes of the queue
 
 
 #
@@ -210,6 +211,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self._connect()
         self._timer = qt.QTimer()
@@ -231,7 +233,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             button.connect("clicked(bool)", slot)
         ui.modelComboBox.connect("currentTextChanged(QString)", self.onModelChanged)
         ui.modelFileEdit.connect("currentPathChanged(QString)", self.onModelFileChanged)
-        ui.moreSelector.connect("checkedNodesChanged()", self._checkCanApply)
+        ui.moreSelector.connect("checkedNodesChanged()", self.onMoreChanged)
 
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed: no process stays behind."""
@@ -271,6 +273,10 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartImport(self, caller, event) -> None:
+        """What the widgets say while nodes come in is no wish of the user."""
+        self._forgetParameterNode()
+
     def onSceneEndImport(self, caller, event) -> None:
         """A saved scene brings its own parameters and results."""
         if self.parent.isEntered:
@@ -296,6 +302,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode:
             self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
             self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
+            self._markMore()
         self._checkCanApply()
 
     def _forgetParameterNode(self) -> None:
@@ -323,6 +330,32 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onModelFileChanged(self, path: str) -> None:
         if self._parameterNode and self._parameterNode.modelFile != path:
             self._parameterNode.modelFile = path
+
+    def onMoreChanged(self) -> None:
+        """A list of checked nodes has no ready-made binding either; it is kept as node references."""
+        if self._parameterNode:
+            kept, wanted = self._parameterNode.parameterNode, self.ui.moreSelector.checkedNodes()
+            if [node for node in wanted if node] != self._more():
+                kept.RemoveNodeReferenceIDs(MORE_ROLE)
+                for node in wanted:
+                    kept.AddNodeReferenceID(MORE_ROLE, node.GetID())
+        self._checkCanApply()
+
+    def _more(self) -> list:
+        """The further volumes as the scene keeps them."""
+        kept = self._parameterNode.parameterNode
+        nodes = [kept.GetNthNodeReference(MORE_ROLE, n) for n in range(kept.GetNumberOfNodeReferences(MORE_ROLE))]
+        return [node for node in nodes if node]
+
+    def _markMore(self) -> None:
+        """Checks the further volumes that the scene keeps, and no others."""
+        import qt
+
+        wanted, selector = self._more(), self.ui.moreSelector
+        for node in (node for node in selector.checkedNodes() if node not in wanted):
+            selector.setCheckState(node, qt.Qt.Unchecked)
+        for node in wanted:
+            selector.setCheckState(node, qt.Qt.Checked)
 
     def onFolderButton(self, checked: bool = False) -> None:
         """Marks the volumes that lie in the same folder of the subject hierarchy as the scan."""

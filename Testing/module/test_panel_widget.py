@@ -675,6 +675,23 @@ def test_cancel_ends_the_queue_and_a_volume_removed_meanwhile_is_left_out(three_
     assert volumes()[3:] == ["Scan z2", "Third z2"] and left_behind(an_app) == []
 
 
+def test_the_further_volumes_come_back_with_a_saved_scene_and_with_the_module(three_scans, a_panel, a_scene, tmp_path):
+    ui = a_panel.ui
+    ui.folderButton.click()
+    a_panel.exit()
+    a_panel.enter()
+    assert [node.GetName() for node in ui.moreSelector.checkedNodes()] == ["Second", "Third"]
+    a_scene.save(tmp_path / "case.mrb")
+    a_scene.scene.Clear(False)
+    assert ui.moreSelector.checkedNodes() == []
+    a_scene.load(tmp_path / "case.mrb")
+    assert sorted(node.GetName() for node in ui.moreSelector.checkedNodes()) == ["Second", "Third"]
+    assert len(a_panel._volumes()) == 3 and not ui.outputSelector.enabled
+    ui.moreSelector.setCheckState(slicer.util.getNode("Second"), 0)
+    a_scene.load(a_scene.save(tmp_path / "fewer.mrb"))
+    assert [node.GetName() for node in ui.moreSelector.checkedNodes()] == ["Third"]
+
+
 # --- the child dies ---------------------------------------------------------------------------------------------
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize(
