@@ -17,11 +17,11 @@ from ..imaging.metrics import AcquiredQuery, NoiseGauge
 from ..jobs import UpsampleJob
 from .engine import Engine
 
-BLOCK = (24, 128, 128)  # slices, rows and columns at most, from the middle
-MOST_OUTPUT = 96  # slices of the block's result
+BLOCK = (12, 96, 96)  # slices, rows and columns at most, from the middle
+MOST_OUTPUT = 48  # slices of the block's result
 LEAST_SLICES = 6
 ALLOWED = 0.02  # generated gap that stays: less than what is called hidden (0.05), since a block is not the whole scan
-HALVINGS = 6
+HALVINGS = 5
 
 
 def settle_texture(engine: Engine, values: np.ndarray, job: UpsampleJob) -> float:
