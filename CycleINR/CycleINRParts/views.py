@@ -106,7 +106,7 @@ class SideBySide:
         logics = {}
         for direction, result in results.items():
             for side, node in zip(SIDES, (scan, result)):
-                logics[direction, side] = self._fill(manager, direction, side, node, scan, place)
+                logics[direction, side] = self._fill(manager, direction, side, node, scan, result, place)
         for logic in logics.values():  # only now: linking would copy one view's volume to the others
             logic.GetSliceCompositeNode().SetHotLinkedControl(True)
             logic.GetSliceCompositeNode().SetLinkedControl(True)
@@ -130,7 +130,7 @@ class SideBySide:
         return slicer.app.layoutManager().layoutLogic().GetLayoutNode()
 
     @staticmethod
-    def _fill(manager, direction: str, side: str, node, scan, place):
+    def _fill(manager, direction: str, side: str, node, scan, result, place):
         logic = manager.sliceWidget(f"CycleINR{direction}{side}").sliceLogic()
         composite, view = logic.GetSliceCompositeNode(), logic.GetSliceNode()
         composite.SetLinkedControl(False)
@@ -138,7 +138,7 @@ class SideBySide:
         composite.SetForegroundVolumeID(None)
         view.SetOrientation(direction)
         view.RotateToVolumePlane(scan)  # an oblique scan is seen along its own rows and columns
-        logic.FitSliceToVolume(scan, *view.GetDimensions()[:2])
+        logic.FitSliceToVolume(result, *view.GetDimensions()[:2])
         view.JumpSliceByOffsetting(*place)
         return logic
 

@@ -119,8 +119,7 @@ def _beside(shape: tuple[int, int, int], aim: Plan, job: UpsampleJob, textured: 
     if job.gain is None or job.self_check:
         yield Work(-(-count // 2), rows, columns, count // 2, False)
     if job.texture is None and textured:
-        most = max(texture.LEAST_SLICES, min(texture.BLOCK[0], int(texture.MOST_OUTPUT / aim.z_scale) + 1))
-        count, rows, columns = map(min, shape, (most, *texture.BLOCK[1:]))
+        count, rows, columns = map(min, shape, texture.most_of(aim.z_scale))
         for amount in (False, True):
             yield Work(count, rows, columns, int(count * aim.z_scale), amount)
     if job.self_check:
@@ -140,11 +139,14 @@ def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
     few, many = (np.arange((len(block) - 1) * n) / n + 0.5 / n for n in (1, 5))
     pixels = block[0].size
 
-    def seconds(places: np.ndarray, amount: float = 0.0) -> float:
-        engine.texture = amount
-        start = time.perf_counter()
-        engine._corrections(block, rows, columns, places, grid, Stopwatch("calibrate", 1, None))
-        return time.perf_counter() - start
+    def seconds(places: np.ndarray, amount: float) -> float:
+        """The best of two: the first one warms up, and other programs disturb."""
+        engine.texture, taken = amount, []
+        for _ in range(2):
+            start = time.perf_counter()
+            engine._corrections(block, rows, columns, places, grid, Stopwatch("calibrate", 1, None))
+            taken.append(time.perf_counter() - start)
+        return min(taken)
 
     def each(amount: float) -> tuple[float, float]:
         """Seconds for the fewer places, and for each further one."""
@@ -152,7 +154,6 @@ def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
         return first, max(0.0, seconds(many, amount) - first) / (len(many) - len(few))
 
     before = engine.texture
-    seconds(few)
     first, place = each(0.0)
     textured = each(1.0)[1] if engine.card.texture else None
     engine.texture = before

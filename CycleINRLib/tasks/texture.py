@@ -77,7 +77,12 @@ def _output(engine: Engine, block: np.ndarray, grid: Grid, texture: float) -> tu
     return values, beside
 
 
+def most_of(z_scale: float) -> tuple[int, int, int]:
+    """Slices, rows and columns that are looked at, at most."""
+    return max(LEAST_SLICES, min(BLOCK[0], int(MOST_OUTPUT / z_scale) + 1)), *BLOCK[1:]
+
+
 def _central_block(values: np.ndarray, z_scale: float) -> np.ndarray:
-    most = (max(LEAST_SLICES, min(BLOCK[0], int(MOST_OUTPUT / z_scale) + 1)), *BLOCK[1:])
+    most = most_of(z_scale)
     middle = (slice(max(0, (n - limit) // 2), (n + min(n, limit)) // 2) for n, limit in zip(values.shape, most))
     return np.ascontiguousarray(values[tuple(middle)], np.float32)

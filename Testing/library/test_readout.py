@@ -12,6 +12,7 @@ from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.readout import duration, information, percent, progress_text, readout, size
 from CycleINRLib.tasks.aim import plan
 from CycleINRLib.tasks.speed import START_S, Speed
+from CycleINRLib.tasks.texture import most_of
 
 REPORT = {
     "output": {"dimensions": [512, 512, 197], "spacing_mm": [0.7, 0.7, 0.714]},
@@ -98,7 +99,9 @@ def test_the_expected_time_tells_of_fits_and_checks(a_scan):
     assert beside(gain=1.0, texture=0.0) == pytest.approx(39 * plain)
     assert beside(gain=1.0, texture=0.5) == pytest.approx(39 * textured)
     assert beside(texture=0.0) == pytest.approx(39 * plain + 10 * encode + 10 * plain)
-    assert beside(gain=1.0) == pytest.approx(39 * textured + 2 * 20 * encode + 40 * plain + 40 * textured)
+    count = min(20, most_of(2.0)[0])
+    fitted = 2 * count * encode + 2 * count * (plain + textured)
+    assert beside(gain=1.0) == pytest.approx(39 * textured + fitted)
     cycle = 39 * encode + 2 * 39 * plain  # slices of 3 mm each 4 mm: measured over the slice profile
     assert beside(texture=0.0, self_check=True) - beside(texture=0.0) == pytest.approx(cycle)
 

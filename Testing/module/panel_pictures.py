@@ -30,7 +30,7 @@ from PySide6 import QtCore, QtGui, QtWidgets  # noqa: E402
 
 SCAN = REPOSITORY / "Resources" / "SampleData" / "CT_abdomen_5mm.nrrd"
 WIDTH, VIEW = 430, 300
-REGION_MM = (64.0, 64.0, 150.0)  # small, so that the pictures take seconds and not minutes
+REGION_MM = (100.0, 100.0, 100.0)  # small, so that the pictures take seconds and not minutes
 LONGEST_S = 1500.0
 _KEPT: list[Any] = []
 
