@@ -69,7 +69,8 @@ def summary(record: dict, name: str) -> str:
     lines = [
         f"Gain of `{facts['model']}`, texture {texture}, in PSNR (dB) on generated slices inside the body "
         f"over cubic B-spline / over cubic + projection, mean of z-scales {z_scales}, on scans that training never "
-        "saw; in brackets the least gain over both. Cubic + projection is generous: the truth picks its best step.",
+        f"saw{_where(record)}; in brackets the least gain over both. Cubic + projection is generous: the truth picks its "
+        "best step.",
         "",
     ]
     profiles = list(dict.fromkeys(map(profile_of, cases)))
@@ -78,6 +79,11 @@ def summary(record: dict, name: str) -> str:
         chosen = [[case for case in cases if (case["scan"], profile_of(case)) == (scan, one)] for one in profiles]
         lines.append(f"| `{scan}` | " + " | ".join(_gains(group, name) for group in chosen) + " |")
     return "\n".join([*lines, "", _end(record, name)])
+
+
+def _where(record: dict) -> str:
+    block = record["setting"].get("block")
+    return f" (the central {block} x {block} pixels)" if block else ""
 
 
 def _gains(cases: list[dict], name: str) -> str:
