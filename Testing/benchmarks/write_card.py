@@ -69,8 +69,8 @@ def summary(record: dict, name: str) -> str:
     lines = [
         f"Gain of `{facts['model']}`, texture {texture}, in PSNR (dB) on generated slices inside the body "
         f"over cubic B-spline / over cubic + projection, mean of z-scales {z_scales}, on scans that training never "
-        f"saw{_where(record)}; in brackets the least gain over both. Cubic + projection is generous: the truth picks its "
-        "best step.",
+        f"saw{_where(record)}; in brackets the least gain over both. Cubic + projection is generous: the truth picks "
+        "its best step.",
         "",
     ]
     profiles = list(dict.fromkeys(map(profile_of, cases)))
