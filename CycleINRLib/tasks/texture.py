@@ -16,6 +16,7 @@ from ..imaging.consistency import Grid
 from ..imaging.metrics import AcquiredQuery, NoiseGauge
 from ..jobs import UpsampleJob
 from .engine import Engine
+from .selfcheck import central_block
 
 BLOCK = (12, 96, 96)  # slices, rows and columns at most, from the middle
 MOST_OUTPUT = 48  # slices of the block's result
@@ -30,11 +31,11 @@ def settle_texture(engine: Engine, values: np.ndarray, job: UpsampleJob) -> floa
     The same scan, job and device give the same texture, whatever part of the scan is then computed.
     """
     fitted = job.texture is None and engine.card.texture
-    block = _central_block(values, engine.aim.z_scale)
-    if not fitted or len(block) < LEAST_SLICES:
+    if not fitted or len(values) < LEAST_SLICES:
         return 0.0
     start = time.monotonic()
     watch = Stopwatch("self_check", 1, engine.progress)
+    block = central_block(values, most_of(engine.aim.z_scale))
     engine.texture = round(_least_hiding(engine, block), 3)
     watch.step()
     return time.monotonic() - start
@@ -80,9 +81,3 @@ def _output(engine: Engine, block: np.ndarray, grid: Grid, texture: float) -> tu
 def most_of(z_scale: float) -> tuple[int, int, int]:
     """Slices, rows and columns that are looked at, at most."""
     return max(LEAST_SLICES, min(BLOCK[0], int(MOST_OUTPUT / z_scale) + 1)), *BLOCK[1:]
-
-
-def _central_block(values: np.ndarray, z_scale: float) -> np.ndarray:
-    most = most_of(z_scale)
-    middle = (slice(max(0, (n - limit) // 2), (n + min(n, limit)) // 2) for n, limit in zip(values.shape, most))
-    return np.ascontiguousarray(values[tuple(middle)], np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -63,3 +64,47 @@ def yardstick(shared_data: Path, tmp_path: Path) -> Callable[..., Yardstick]:
     if not script.is_file():
         pytest.skip(f"the outside second opinion is not here: {script}")
     return lambda scan, crop=96: Yardstick(script, shared_data / "eval" / f"{scan}.nrrd", tmp_path, crop)
+
+
+@pytest.fixture
+def data(tmp_path: Path, ct_thin, mr_thin) -> Path:
+    """A folder with a CT and an oblique MR to train on, the MR held out."""
+    from CycleINRLib.io.files import write
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(dataclasses.replace(ct_thin, modality=None), folder / "head.nrrd")
+    write(mr_thin, folder / "mr_brain.nrrd")
+    facts = {"head.nrrd": {"modality": "CT", "license": "MIT"}, "mr_brain.nrrd": {"license": "PDDL", "held_out": True}}
+    (folder / "scans.json").write_text(json.dumps(facts), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def a_scene(tmp_path: Path):
+    """An empty real MRML scene without the application."""
+    from CycleINRLib.io.scene import HeadlessScene
+
+    (tmp_path / "scene").mkdir()
+    return HeadlessScene(tmp_path / "scene")
+
+
+@pytest.fixture
+def tight_memory(monkeypatch) -> Callable[[], list[int]]:
+    """Called, it lets memory run out in slabs of more than 12 rows, and gives the list of those refused."""
+
+    def tighten() -> list[int]:
+        from CycleINRLib.network import infer
+
+        real, refused = infer.corrections, []
+
+        def tight(network, source, rows, positions, **facts):
+            if rows.stop - rows.start > 12:
+                refused.append(rows.stop - rows.start)
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return real(network, source, rows, positions, **facts)
+
+        monkeypatch.setattr(infer, "corrections", tight)
+        return refused
+
+    return tighten

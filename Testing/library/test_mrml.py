@@ -59,13 +59,6 @@ PLACES = {  # index-to-RAS matrices of 0.7 x 0.7 x 5 mm, and the thick axis
 }
 
 
-@pytest.fixture
-def a_scene(tmp_path) -> HeadlessScene:
-    folder = tmp_path / "scene"
-    folder.mkdir()
-    return HeadlessScene(folder)
-
-
 def add_volume(matrix: np.ndarray, name: str = "CT", dtype=np.int16):
     values = np.random.default_rng(0).normal(40, 20, (8, 6, 5)).astype(dtype)
     return slicer.util.addVolumeFromArray(values, matrix, name=name)

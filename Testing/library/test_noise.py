@@ -11,7 +11,6 @@ pytest.importorskip("slicer.util")
 from CycleINRLib.errors import RequestError  # noqa: E402
 from CycleINRLib.io.mrml import node_from_result, provenance, report_of, volume_from_node  # noqa: E402
 from CycleINRLib.io.noise import noise_chart  # noqa: E402
-from CycleINRLib.io.scene import HeadlessScene  # noqa: E402
 
 REPORT = {
     "version": "0.1.0",
@@ -23,12 +22,6 @@ REPORT = {
     "gain": 0.5,
     "job": {"task": "upsample", "z_scale": 2.5},
 }
-
-
-@pytest.fixture
-def a_scene(tmp_path) -> HeadlessScene:
-    (tmp_path / "scene").mkdir()
-    return HeadlessScene(tmp_path / "scene")
 
 
 @pytest.fixture

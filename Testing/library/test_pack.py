@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import json
 import os
@@ -23,18 +22,6 @@ from CycleINRLib.io.files import write
 from CycleINRLib.io.packs import read_pack, smallest, write_pack
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def data(tmp_path: Path, ct_thin: Volume, mr_thin: Volume) -> Path:
-    """A folder with a CT and an oblique MR, the MR held out."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write(dataclasses.replace(ct_thin, modality=None), folder / "head.nrrd")
-    write(mr_thin, folder / "mr_brain.nrrd")
-    facts = {"head.nrrd": {"modality": "CT", "license": "MIT"}, "mr_brain.nrrd": {"license": "PDDL", "held_out": True}}
-    (folder / "scans.json").write_text(json.dumps(facts), "utf-8")
-    return folder
 
 
 @pytest.fixture

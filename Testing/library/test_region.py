@@ -12,13 +12,6 @@ pytest.importorskip("slicer.util")
 from CycleINRLib.errors import RequestError  # noqa: E402
 from CycleINRLib.io import region  # noqa: E402
 from CycleINRLib.io.mrml import volume_from_node  # noqa: E402
-from CycleINRLib.io.scene import HeadlessScene  # noqa: E402
-
-
-@pytest.fixture
-def a_scene(tmp_path) -> HeadlessScene:
-    (tmp_path / "scene").mkdir()
-    return HeadlessScene(tmp_path / "scene")
 
 
 @pytest.fixture

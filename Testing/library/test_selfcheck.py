@@ -149,20 +149,10 @@ def test_texture_is_added_in_full_whatever_the_gain(small_mr):
         np.testing.assert_allclose(output(gain, 0.5) - output(gain, 0), added, atol=0.02 * np.abs(added).max())
 
 
-def test_less_memory_means_smaller_slabs_and_the_same_gain(small_mr, monkeypatch):
-    from CycleINRLib.network import infer
-
-    real, refused = infer.corrections, []
-
-    def tight(network, source, rows, positions, **facts):
-        if rows.stop - rows.start > 12:
-            refused.append(rows.stop - rows.start)
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(network, source, rows, positions, **facts)
-
+def test_less_memory_means_smaller_slabs_and_the_same_gain(small_mr, tight_memory):
     engine, values = engine_of(small_mr), small_mr.values
     whole = selfcheck.Dropped.of(engine, values.astype(np.float32)).correction
-    monkeypatch.setattr(infer, "corrections", tight)
+    refused = tight_memory()
     tightened = selfcheck.Dropped.of(engine, values.astype(np.float32)).correction
     assert refused == [40, 20]
     np.testing.assert_allclose(tightened, whole, atol=0.02 * np.abs(whole).max())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -28,18 +27,6 @@ from CycleINRLib.trainer import find_scans, read_scan  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = model.NetworkConfig(channels=8, blocks=1, codes=4, hidden=8, key=4)
-
-
-@pytest.fixture
-def data(tmp_path: Path, ct_thin, mr_thin) -> Path:
-    """A folder with a CT and an MR, the MR held out."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write(dataclasses.replace(ct_thin, modality=None), folder / "head.nrrd")
-    write(mr_thin, folder / "mr_brain.nrrd")
-    facts = {"head.nrrd": {"modality": "CT", "license": "MIT"}, "mr_brain.nrrd": {"license": "PDDL", "held_out": True}}
-    (folder / "scans.json").write_text(json.dumps(facts), "utf-8")
-    return folder
 
 
 def train(data: Path, output: Path, *more: object) -> int:

@@ -231,19 +231,9 @@ def test_cancel_stops_within_one_slab(small_mr):
     assert len(asked) == 4
 
 
-def test_less_memory_means_smaller_slabs_and_the_same_values(small_mr, result, monkeypatch):
+def test_less_memory_means_smaller_slabs_and_the_same_values(small_mr, result, tight_memory):
     """The ladder: memory runs out with large slabs, is halved until it fits, and says each step."""
-    from CycleINRLib.network import infer
-
-    real, refused = infer.corrections, []
-
-    def tight(network, source, rows, positions, **facts):
-        if rows.stop - rows.start > 12:
-            refused.append(rows.stop - rows.start)
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(network, source, rows, positions, **facts)
-
-    monkeypatch.setattr(infer, "corrections", tight)
+    refused = tight_memory()
     settled = {name: result.report[name] for name in ("gain", "texture")}
     tightened = cycleinr.upsample(small_mr, z_scale=4, **settled)
     assert refused == [40, 20]
