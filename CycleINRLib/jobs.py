@@ -22,6 +22,8 @@ CHOICES = {
     "device": ("auto", "cuda", "mps", "cpu"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
+ROUTES = ("auto", "in-plane", "synthetic", "direct")
+ADAPT_CHOICES = ("axis", "modality", "profile", "device")
 TARGETS = {"z_scale": "--z-scale", "spacing_mm": "--spacing", "like": "--like"}
 
 
@@ -60,19 +62,13 @@ class UpsampleJob:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise RequestError(
-                    f"{name} is unknown", repr(getattr(self, name)), f"choose one of {', '.join(allowed)}"
-                )
+        _check_choices(self, CHOICES)
         asked = [TARGETS[name] for name in TARGETS if getattr(self, name) is not None]
         if len(asked) > 1:
             raise RequestError("Only one target can be asked for", " and ".join(asked), "keep one of them")
         check_z_scale(self.z_scale)
         for name in ("spacing_mm", "thickness_mm"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value < 1000):
-                raise RequestError(f"{name} must be a length in mm above 0", repr(value), "give a number such as 1.0")
+            _check_length(name, getattr(self, name))
         if self.texture is not None and not (_is_number(self.texture) and 0 <= self.texture <= 1):
             raise RequestError("texture must lie between 0 and 1", repr(self.texture), "give 0 for least error")
         if self.gain is not None and not (_is_number(self.gain) and 0 <= self.gain <= 1):
@@ -87,15 +83,74 @@ class UpsampleJob:
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> UpsampleJob:
         """Back from `to_json`; an unknown field is a RequestError."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(facts) - known - {"task"})
-        if unknown:
-            raise RequestError(
-                "The job has fields that this version does not know",
-                ", ".join(unknown),
-                "write the job with this version",
-            )
-        return cls(**{name: value for name, value in facts.items() if name in known})
+        return cls(**_known_fields(cls, facts))
+
+
+@dataclass(frozen=True)
+class AdaptJob:
+    """One adaptation of a model to scans that have no thin-slice truth.
+
+    Raises
+    ------
+    RequestError : a value outside its range
+    """
+
+    task: ClassVar[str] = "adapt"
+
+    inputs: tuple[str, ...] = ()  # paths of the scans; empty where the caller holds Volumes
+    output: str | None = None  # path of the adapted model
+    model: str = "auto"  # the starting weights: a name (light, base) or a .safetensors file
+    route: str = "auto"  # where training pairs come from
+    minutes: float = 20.0  # of all stages together
+    steps: int | None = None  # of the network, instead of minutes
+    axis: str = "auto"
+    modality: str = "auto"
+    thickness_mm: float | None = None  # overrides the sources' slice thickness
+    profile: str = "auto"
+    device: str = "auto"
+    seed: int = 0
+    resume: bool = False  # go on where an earlier run into the same output stopped
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choices(self, {"route": ROUTES, **{name: CHOICES[name] for name in ADAPT_CHOICES}})
+        if not (_is_number(self.minutes) and 0 < self.minutes <= 10_000):
+            raise RequestError("minutes must be above 0", repr(self.minutes), "give a number such as 20")
+        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
+            raise RequestError("steps must be a whole number from 1", repr(self.steps), "leave it out, or give 300")
+        _check_length("thickness_mm", self.thickness_mm)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, JSON-ready, with "task"."""
+        return {"task": self.task, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> AdaptJob:
+        """Back from `to_json`; an unknown field is a RequestError."""
+        known = _known_fields(cls, facts)
+        return cls(**{**known, "inputs": tuple(known.get("inputs", ()))})
+
+
+def _check_choices(job: Any, choices: dict[str, tuple[str, ...]]) -> None:
+    for name, allowed in choices.items():
+        if getattr(job, name) not in allowed:
+            raise RequestError(f"{name} is unknown", repr(getattr(job, name)), f"choose one of {', '.join(allowed)}")
+
+
+def _check_length(name: str, value: Any) -> None:
+    if value is not None and not (_is_number(value) and 0 < value < 1000):
+        raise RequestError(f"{name} must be a length in mm above 0", repr(value), "give a number such as 1.0")
+
+
+def _known_fields(kind: type, facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts without "task"; a field that the job does not have is a RequestError."""
+    names = {field.name for field in fields(kind)}
+    if unknown := sorted(set(facts) - names - {"task"}):
+        found = ", ".join(unknown)
+        raise RequestError(
+            "The job has fields that this version does not know", found, "write the job with this version"
+        )
+    return {name: value for name, value in facts.items() if name in names}
 
 
 def read_job(text: str) -> dict[str, Any]:
