@@ -13,7 +13,7 @@ Mean = Callable[[Tensor, Tensor], Tensor]  # of values and weights; `Ranks.mean`
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    return (values * weight).sum() / weight.sum()
+    return (values * weight).sum() / weight.sum().clamp_min(1e-6)
 
 
 def charbonnier(error: Tensor, weight: Tensor, epsilon: float, mean: Mean = weighted_mean) -> Tensor:

@@ -2,6 +2,8 @@
 
     loss = error + texture * (cycle * L_cycle + noise * L_noise) [+ gradient * L_gradient]
 
+Slices that have no truth (scans that a model is adapted to) take part in the cycle alone, at any texture.
+
 Source: the cycle-consistent loss is that of CycleINR (CVPR 2024) as read in methods 1.5; the noise term is ours.
 """
 
@@ -39,12 +41,13 @@ class Objective:
         loss = charbonnier(error, batch.weight, self.epsilon, mean)
         if self.gradient:
             loss = loss + self.gradient * gradient_difference(error, batch.weight, mean)
-        if asked and (self.cycle or self.noise):
+        cycles = bool(self.cycle) and bool((batch.cycle > 0).any())
+        if cycles or (asked and self.noise):
             terms = torch.zeros_like(batch.texture)
-            if self.noise:
+            if asked and self.noise:
                 noise = self.noise_of(batch, correction[:, :count], correction[:, count:])
                 terms = terms + self.noise * batch.texture * noise
-            if self.cycle and bool((batch.cycle > 0).any()):
+            if cycles:
                 terms = terms + self.cycle * batch.cycle * self._cycle(network, batch)
             loss = loss + mean(terms, torch.ones_like(terms))
         return loss

@@ -46,7 +46,7 @@ class Ranks:
 
     def mean(self, values: Tensor, weight: Tensor) -> Tensor:
         """This rank's part of the weighted mean over all ranks; the parts add up to the mean."""
-        return (values * weight).sum() / self.sum(weight.sum())
+        return (values * weight).sum() / self.sum(weight.sum()).clamp_min(1e-6)
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Puts the sum over all ranks into each gradient; a parameter without one counts as zero."""

@@ -41,6 +41,8 @@ class SampleConfig:
     ct_share: float = 0.5
     texture: float = 0.0  # that is asked for
     cycle_share: float = 0.5  # samples that go there and back where it is, each for all: a pass takes its time
+    acquired_share: float = 0.0  # of scans with acquired slices, samples of these: no truth, for the cycle alone
+    direct: bool = False  # acquired slices are paired with the thin ones of their scan, not with thickened ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class Batch:
     detail: Tensor  # (B,)
     condition: Tensor  # (B, 5), Conditions.of_scan
     texture: Tensor  # (B,)
-    cycle: Tensor  # (B,): weight of the cycle: 0, or texture / cycle_share
+    cycle: Tensor  # (B,): weight of the cycle: 0, texture / cycle_share, or 1 for acquired slices without a truth
     places: Places
     acquired: Places  # the N places of the source slices themselves
     keeps: Tensor  # (B,) bool: whether consistency keeps the acquired slices
@@ -137,6 +139,10 @@ def _stacked(column: list):
 def _draw(scans: Sequence[Scan], config: SampleConfig, rng: np.random.Generator) -> dict:
     for _ in range(200):
         scan = _choose_scan(scans, config, rng)
+        if scan.acquired is not None and (config.direct or rng.random() < config.acquired_share):
+            if (sample := _acquired_patch(scan, scan.acquired, config, rng)) is not None:
+                return sample
+            continue
         in_plane = [axis for axis in scan.axes if axis > 0]
         go_in_plane = in_plane and (0 not in scan.axes or rng.random() < config.in_plane_share)
         axis = in_plane[int(rng.integers(len(in_plane)))] if go_in_plane else scan.axes[0]
@@ -177,9 +183,15 @@ class _Changes:
         return block if self.noise is None else self.noise.of(block)
 
 
+def _protocol(scan: Scan, config: SampleConfig, rng: np.random.Generator) -> Protocol:
+    if scan.protocols:
+        return scan.protocols[int(rng.integers(len(scan.protocols)))]
+    return Protocol.drawn(config.z_scale, config.ratio, config.skip_share, config.full_share, rng)
+
+
 def _patch(scan: Scan, values: View, mm, config: SampleConfig, rng: np.random.Generator) -> dict | None:
     """One patch of `values` (slices first), or None where it does not fit or holds too little body."""
-    protocol = Protocol.drawn(config.z_scale, config.ratio, config.skip_share, config.full_share, rng)
+    protocol = _protocol(scan, config, rng)
     z_scale = protocol.z_scale
     shape = L, J, width = values.shape
     tail = max(1.0, 1.5 * protocol.thickness if protocol.profile == "trapezoid" else protocol.thickness)
@@ -205,11 +217,45 @@ def _patch(scan: Scan, values: View, mm, config: SampleConfig, rng: np.random.Ge
     rim = slice(config.margin, config.crop - config.margin)
     truth = np.asarray(block[at][:, rim, rim], np.float32)
     weight = np.where(truth > scan.body_floor, 1.0, 0.15).astype(np.float32)
-    source, truth, weight = _turn([source / scan.scale, truth / scan.scale, weight], rng)
-    z = (at - first) / z_scale
+    cycles = config.texture / config.cycle_share if rng.random() < config.cycle_share else 0.0
+    images = (source / scan.scale, truth / scan.scale, weight)
+    return _sample(images, (at - first) / z_scale, protocol, mm, whole, cycles, config, rng)
+
+
+def _acquired_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> dict | None:
+    """Slices as acquired: without a truth, or with the thin slices of the scan itself (`direct`)."""
+    protocol, shape, size = scan.protocols[0], acquired.shape, (config.slices, config.crop, config.crop)
+    if any(n < m for n, m in zip(shape, size)):
+        return None
+    k, j, i = (int(rng.integers(n - m + 1)) for n, m in zip(shape, size))
+    rows, columns = slice(j, j + config.crop), slice(i, i + config.crop)
+    source = np.asarray(acquired[k : k + config.slices, rows, columns], np.float32)
+    if np.mean(source > scan.body_floor) < 0.25:
+        return None
+    inside = np.arange(np.ceil(k * protocol.z_scale), np.floor((k + config.slices - 1) * protocol.z_scale) + 1)
+    at = np.sort(rng.choice(inside, config.places, replace=len(inside) < config.places))
+    rim = slice(config.margin, config.crop - config.margin)
+    truth = np.zeros((config.places, *source[0, rim, rim].shape), np.float32)
+    weight = np.zeros_like(truth)
+    if config.direct:
+        truth = np.asarray(scan.along(0)[:, rows, columns][at.astype(int)][:, rim, rim], np.float32)
+        weight = np.where(truth > scan.body_floor, 1.0, 0.15).astype(np.float32)
+    whole = IntensityScale.of(acquired[:, :: max(1, shape[1] // 16)], scan.modality, scan.scale)
+    images = (source / scan.scale, truth / scan.scale, weight)
+    z = at / protocol.z_scale - k
+    return _sample(images, z, protocol, scan.spacing_mm, whole, 0.0 if config.direct else 1.0, config, rng)
+
+
+def _sample(images, z: np.ndarray, protocol: Protocol, mm, whole: IntensityScale, cycle: float, config, rng) -> dict:
+    """What `Batch` holds of one patch: normalized source, truth and weight, `z` of the truth in source slices.
+
+    `mm` is the spacing of the thin slices and that within them, `whole` what IntensityScale finds in the thick scan.
+    """
+    source, truth, weight = _turn(list(images), rng)
     if rng.random() < 0.5:  # the mirror image along z: the order of slices is reversed
         source, truth, weight, z = source[::-1], truth[::-1], weight[::-1], config.slices - 1 - z[::-1]
-    delay, cycles = float(rng.uniform(0.15, 0.85)), rng.random() < config.cycle_share
+    delay = float(rng.uniform(0.15, 0.85))
+    z_scale = protocol.z_scale
     told = Conditions(protocol.ratio, protocol.form, z_scale * mm[0] / min(mm[1:]), whole.through, whole.within)
     keeps = protocol.ratio <= KEEP_RATIO
     return {
@@ -217,7 +263,7 @@ def _patch(scan: Scan, values: View, mm, config: SampleConfig, rng: np.random.Ge
         "detail": np.float32(whole.detail),
         "condition": np.array(told.of_scan(), np.float32),
         "texture": np.float32(config.texture),
-        "cycle": np.float32(config.texture / config.cycle_share if cycles else 0.0),
+        "cycle": np.float32(cycle),
         "places": _places(z, config.slices, told, z_scale),
         "acquired": _places(np.arange(config.slices), config.slices, told, z_scale),
         "keeps": np.bool_(keeps),

@@ -10,6 +10,7 @@ from ..imaging.baselines import cubic_weights
 from ..imaging.intensity import BODY_CT_HU, BODY_MR, IntensityScale
 from ..imaging.volume import Volume, guess_modality
 from ..io.packs import PackedScan
+from .degradation import Protocol
 
 ANISOTROPIC = 1.5  # coarsest / finest spacing; beyond it the coarse axis is no truth
 
@@ -27,6 +28,8 @@ class Scan:
     spacing_mm : (k, j, i) once it is filled
     scale : `IntensityScale.scale` of the whole scan
     finer : slices along each axis for each stored one; 1 along the axes where the scan is a truth
+    protocols : those that thick slices of this scan are made by; empty: any
+    acquired : (N, J, I) the thick slices that a scanner acquired, N along k, by the first of `protocols`; None: none
     """
 
     name: str
@@ -35,6 +38,8 @@ class Scan:
     modality: str
     scale: float
     finer: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    protocols: tuple[Protocol, ...] = ()
+    acquired: np.ndarray | None = None
 
     @classmethod
     def of(cls, source: Volume | PackedScan) -> Scan:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
@@ -69,6 +69,21 @@ class TrainConfig:
         return cls(**{**facts, **parts})
 
 
+class Schedule(Protocol):
+    """The part of a configuration that the course of a run depends on."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def ema(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+
+
 @dataclass
 class Pace:
     """How far a run is: by its steps, or by the clock, so that the cosine ends when the minutes do.
@@ -77,7 +92,7 @@ class Pace:
     (`fit`), of the whole run.
     """
 
-    config: TrainConfig
+    config: Schedule
     minutes: float | None = None
     fit: bool = False
     before: float = 0.0
@@ -155,9 +170,9 @@ def train(
         state.losses.append(_step(state, batch.to(device), rate, config, ranks))
         state.step += 1
         if state.step % config.log_every == 0:
-            _tell(state, state_path, pace, first, progress if ranks.is_first else None, ranks)
+            tell(state, state_path, pace, first, progress if ranks.is_first else None, ranks)
         if held_out and state.step % config.validate_every == 0:
-            _validate_and_log(state, state_path, pace, held_out, device, ranks)
+            _validate_and_log(state, state_path, pace, config, held_out, device, ranks)
         if state.step % config.save_every == 0:
             save()
     if saved != state.step or not state_path.exists():
@@ -229,20 +244,25 @@ def _leave_stopping(_: int) -> None:
 
 def _step(state: RunState, batch: Batch, rate: float, config: TrainConfig, ranks: Ranks) -> float:
     """One step of optimizer and average; the loss of the whole batch before it."""
+    loss = config.objective.loss(state.network, batch, ranks.mean)
+    descend(state, loss, rate, config, ranks)
+    return float(ranks.sum(loss))
+
+
+def descend(state: RunState, loss: torch.Tensor, rate: float, config: Schedule, ranks: Ranks = Ranks()) -> None:  # noqa: B008
+    """One step of the optimizer down the gradient of `loss`, then of the average; does not count it."""
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    loss = config.objective.loss(state.network, batch, ranks.mean)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     learning = state.optimizer.param_groups[0]["params"]
     ranks.add_gradients(learning)
     torch.nn.utils.clip_grad_norm_(learning, config.clip)
     state.optimizer.step()
-    _follow(state.average, state.network, min(config.ema, (1 + state.step) / (10 + state.step)))
-    return float(ranks.sum(loss))
+    follow(state.average, state.network, min(config.ema, (1 + state.step) / (10 + state.step)))
 
 
-def learning_rate(step: int, config: TrainConfig, done: float | None = None) -> float:
+def learning_rate(step: int, config: Schedule, done: float | None = None) -> float:
     """Linear warm-up, then half a cosine to 1 % of the peak; `done` in [0, 1] is its phase, None: by steps."""
     if step < config.warmup:
         return config.rate * (step + 1) / config.warmup
@@ -251,8 +271,16 @@ def learning_rate(step: int, config: TrainConfig, done: float | None = None) -> 
     return config.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def _tell(state: RunState, state_path: Path, pace: Pace, first: int, progress: Listener | None, ranks: Ranks) -> None:
-    """The mean loss since the last line, into the log and to the listener."""
+def tell(
+    state: RunState,
+    state_path: Path,
+    pace: Pace,
+    first: int,
+    progress: Listener | None,
+    ranks: Ranks = Ranks(),  # noqa: B008  frozen
+    stage: str = "train",
+) -> None:
+    """The mean loss since the last line, into the log and to the listener; this call began at step `first`."""
     loss, state.losses = sum(state.losses) / len(state.losses), []
     if not math.isfinite(loss):
         raise RequestError("The loss is no number any more", f"step {state.step}", "go on with a lower --rate")
@@ -261,11 +289,13 @@ def _tell(state: RunState, state_path: Path, pace: Pace, first: int, progress: L
     if progress is not None:
         of = max(state.step, round(state.step / max(1e-9, pace.done(state.step))))
         here = (time.monotonic() - pace.start) / (state.step - first)
-        progress(Progress("train", state.step, of, round(here * (of - state.step), 1)))
+        progress(Progress(stage, state.step, of, round(here * (of - state.step), 1)))
 
 
-def _validate_and_log(state: RunState, state_path: Path, pace: Pace, held_out, device: str, ranks: Ranks) -> None:
-    gain = validate(state.average, held_out, pace.config, device, ranks=ranks)
+def _validate_and_log(
+    state: RunState, state_path: Path, pace: Pace, config: TrainConfig, held_out, device: str, ranks: Ranks
+) -> None:
+    gain = validate(state.average, held_out, config, device, ranks=ranks)
     if ranks.is_first:
         log(state_path.with_suffix(".csv"), state.step, "held_out_gain_db", gain, pace.seconds)
 
@@ -292,5 +322,6 @@ def validate(
 
 
 @torch.no_grad()
-def _follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+    """Moves the average a share of 1 - `decay` towards the network."""
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
