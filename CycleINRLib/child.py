@@ -1,21 +1,23 @@
 """The child's side of design section 4.4: one job in a folder, arrays instead of image files (floor 4).
 
-FOLDER holds job.json and input.npy; it gets output.npy and, last, result.json, each by rename, so that whoever sees
-result.json sees everything. The file `cancel` asks to stop; a stale `alive` file means that the parent is gone.
+FOLDER holds job.json and input.npy (input_0.npy, input_1.npy, ... where a task takes several scans); it gets
+output.npy or model.safetensors and, last, result.json, each by rename, so that whoever sees result.json sees
+everything. The file `cancel` asks to stop; a stale `alive` file means that the parent is gone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import Cancelled, RequestError, VolumeError
-from .events import Event, Finished
-from .jobs import UpsampleJob, read_job
+from .events import Event, Finished, Warned
+from .jobs import AdaptJob, UpsampleJob, read_job
 
 STALE_S = 60.0  # the parent touches `alive` every second; a sleeping laptop stops both
 
@@ -25,19 +27,19 @@ def run_folder(folder: str | os.PathLike[str], emit: Callable[[Event], None]) ->
 
     Raises
     ------
-    RequestError, VolumeError, ModelError, ResourceError, Cancelled : then neither output.npy nor result.json is there
+    RequestError, VolumeError, ModelError, ResourceError, Cancelled : then the folder holds what it held before
     """
     place = Path(folder)
     facts = read_job(_text(place / "job.json"))
-    tasks = {"upsample": _upsample, "measure": _measure, "preview": _preview, "speed": _speed}
+    tasks = {"upsample": _upsample, "measure": _measure, "preview": _preview, "speed": _speed, "adapt": _adapt}
     if facts["task"] == "check":  # needs no volume
         return _check(place, emit)
     if facts["task"] not in tasks:
         raise RequestError("The task is unknown", repr(facts["task"]), f"choose one of {', '.join([*tasks, 'check'])}")
     stop = StopSign(place)
-    volume = _read_volume(place, facts.get("volume"))
+    source = _read_volumes(place, facts) if facts["task"] == "adapt" else _read_volume(place, facts.get("volume"))
     stop.check()
-    report, files = tasks[facts["task"]](place, facts, volume, stop, emit)
+    report, files = tasks[facts["task"]](place, facts, source, stop, emit)
     emit(Finished(report, files))
 
 
@@ -115,6 +117,43 @@ def _preview(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, em
     return report, tuple(str(path) for path in (*written, place / "result.json"))
 
 
+def _adapt(place: Path, facts: dict[str, Any], volumes: list[Any], stop: StopSign, emit: Callable[[Event], None]):
+    """A model that learned from `volumes`: model.safetensors with its card; what learning kept on disk is removed."""
+    from .network.weights import save_model
+    from .tasks.adapt import adapt
+
+    job = AdaptJob.from_json(facts.get("job") or {})
+    tell, state, model = _OnceWarned(emit), place / "state", place / "model.safetensors"
+    try:
+        state.mkdir(exist_ok=True)
+        adapted = adapt(volumes, job, folder=state, progress=tell, cancelled=stop)
+        stop.check()
+        for message in adapted.report.get("warnings") or ():
+            tell(Warned(message))
+        save_model(adapted.network, adapted.card, model)
+        _save_json(place / "result.json", {"report": adapted.report})
+    except BaseException:
+        model.unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+    return adapted.report, (str(model), str(place / "result.json"))
+
+
+class _OnceWarned:
+    """Passes events on, each warning once: a task may tell it while it runs and again in its report."""
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self._emit, self._told = emit, set[str]()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            if event.message in self._told:
+                return
+            self._told.add(event.message)
+        self._emit(event)
+
+
 def _asked(job: UpsampleJob) -> dict[str, Any]:
     """The fields of a job that say how to compute, without paths and what belongs to a whole volume."""
     whole = ("task", "input", "output", "report", "picture", "self_check", "dicom", "overwrite")
@@ -151,8 +190,16 @@ def volume_facts(volume: Any) -> dict[str, Any]:
     }
 
 
-def _read_volume(place: Path, facts: Any) -> Any:
-    """The Volume of input.npy and the "volume" facts of the job."""
+def _read_volumes(place: Path, facts: dict[str, Any]) -> list[Any]:
+    """The Volumes of input_0.npy, input_1.npy, ... and the "volumes" facts of the job."""
+    known = facts.get("volumes")
+    if not isinstance(known, list) or not known:
+        raise RequestError("The job names no volumes", repr(known), 'write the place of each under "volumes"')
+    return [_read_volume(place, one, f"input_{n}.npy") for n, one in enumerate(known)]
+
+
+def _read_volume(place: Path, facts: Any, name: str = "input.npy") -> Any:
+    """The Volume of an array and its facts in the job."""
     import numpy as np
 
     from .imaging.volume import Volume
@@ -160,11 +207,9 @@ def _read_volume(place: Path, facts: Any) -> Any:
     if not isinstance(facts, dict):
         raise RequestError("The job names no volume", repr(facts), 'write its place under "volume"')
     try:
-        values = np.load(place / "input.npy", allow_pickle=False)
+        values = np.load(place / name, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise VolumeError(
-            "The job's array cannot be read", f"{place / 'input.npy'}: {error}", "write it again"
-        ) from error
+        raise VolumeError("The job's array cannot be read", f"{place / name}: {error}", "write it again") from error
     optional = ("modality", "unit", "thickness_mm", "slice_axis")
     return Volume(
         values,

@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ class Run:
 
     Parameters
     ----------
-    job : "task" and what it asks for, as `UpsampleJob.to_json` writes it
-    volume : the source; its values are copied into the hand-over folder before this returns; None for task "check"
+    job : "task" and what it asks for, as the `to_json` of a job writes it
+    volume : the source, or a sequence of them for a task that takes several (adapt); the values are copied into the
+        hand-over folder before this returns; None for task "check"
     finish : called once with (folder, facts of result.json) on the thread that asks for the result
     home : where the hand-over folder is made; None: the system's temporary folder
     on_close : called with the run when its folder is removed
@@ -50,7 +51,7 @@ class Run:
     def __init__(
         self,
         job: dict[str, Any],
-        volume: Volume | None,
+        volume: Volume | Sequence[Volume] | None,
         finish: Callable[[Path, dict[str, Any]], Any],
         home: str | Path | None = None,
         on_close: Callable[[Run], None] | None = None,
@@ -165,16 +166,16 @@ def _read_volume(path: Path, place: dict[str, Any]) -> Volume:
 
 
 def _hand_over(
-    job: dict[str, Any], volume: Volume | None, home: str | Path | None, beside: dict[str, Any] | None
+    job: dict[str, Any],
+    volume: Volume | Sequence[Volume] | None,
+    home: str | Path | None,
+    beside: dict[str, Any] | None,
 ) -> Path:
-    """A fresh folder with job.json and, for a volume, input.npy; nothing stays where that fails."""
+    """A fresh folder with job.json and the arrays; nothing stays where that fails."""
     folder: Path | None = None
     try:
         folder = Path(tempfile.mkdtemp(prefix="CycleINR-", dir=home))
-        facts: dict[str, Any] = {**(beside or {}), "task": job["task"], "job": job}
-        if volume is not None:
-            np.save(folder / "input.npy", volume.values, allow_pickle=False)
-            facts["volume"] = volume_facts(volume)
+        facts = {**(beside or {}), "task": job["task"], "job": job, **_write_arrays(folder, volume)}
         (folder / "job.json").write_text(json.dumps(facts), encoding="utf-8")
         return folder
     except BaseException as error:
@@ -184,3 +185,15 @@ def _hand_over(
             todo = "free some space, or choose another temporary folder"
             raise ResourceError("The scan cannot be handed to the computing process", str(error), todo) from error
         raise
+
+
+def _write_arrays(folder: Path, volume: Volume | Sequence[Volume] | None) -> dict[str, Any]:
+    """input.npy, or input_0.npy, input_1.npy, ... for a sequence; what job.json tells about them."""
+    if volume is None:
+        return {}
+    if isinstance(volume, Volume):
+        np.save(folder / "input.npy", volume.values, allow_pickle=False)
+        return {"volume": volume_facts(volume)}
+    for n, one in enumerate(volume):
+        np.save(folder / f"input_{n}.npy", one.values, allow_pickle=False)
+    return {"volumes": [volume_facts(one) for one in volume]}

@@ -1,7 +1,7 @@
 """What the module does, without a panel: nodes in, a child process, nodes out."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
 from CycleINRLib.errors import CycleINRError, VolumeError
+from CycleINRLib.imaging.geometry import isotropic_z_scale
+from CycleINRLib.imaging.volume import check_usable, choose_slice_axis
 from CycleINRLib.io.mrml import check_output_node, node_from_result, plane_node, volume_from_node
 from CycleINRLib.io.region import inside
-from CycleINRLib.jobs import UpsampleJob
+from CycleINRLib.jobs import AdaptJob, UpsampleJob
 from CycleINRLib.modelcard import read_card
 from CycleINRLib.runs import Run, result_planes, result_volume
 from CycleINRLib.tasks.speed import Speed
+from CycleINRParts import models
 from CycleINRParts.views import across, looked_at, place_across
 
 BLOCK = (8, 128, 128)  # slices, rows and columns that tell how fast this computer is
@@ -34,13 +37,14 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         run.done, run.poll(), run.cancel()
         node, report = run.result()
 
-    `measure` and `preview` work alike. Everything runs in a child process; volumes are never changed but the output.
+    `measure`, `preview` and `adapt` work alike. Everything runs in a child process; volumes are never changed but the
+    output.
     """
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         VTKObservationMixin.__init__(self)
-        self._runs: dict[Run, Any] = {}  # each running job with its input node, which is observed meanwhile
+        self._runs: dict[Run, Sequence[Any]] = {}  # each running job with its input nodes, observed meanwhile
 
     def upsample(
         self,
@@ -81,7 +85,7 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             logging.info(f"CycleINR made {node.GetName()} from {inputVolume.GetName()}")
             return node, report
 
-        return self._start(job.to_json(), volume, inputVolume, finish, wait, progress)
+        return self._start(job.to_json(), volume, [inputVolume], finish, wait, progress)
 
     def measure(
         self, inputVolume: vtkMRMLScalarVolumeNode, wait: bool = True, *, progress: Callable[[Any], None] | None = None
@@ -94,7 +98,55 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         :raises CycleINRError: what went wrong, in words
         """
         volume = volume_from_node(inputVolume)
-        return self._start({"task": "measure"}, volume, inputVolume, _report, wait, progress)
+        return self._start({"task": "measure"}, volume, [inputVolume], _report, wait, progress)
+
+    def adapt(
+        self,
+        inputVolumes: vtkMRMLScalarVolumeNode | Sequence[vtkMRMLScalarVolumeNode],
+        outputModel: str | Path | None = None,
+        wait: bool = True,
+        *,
+        progress: Callable[[Any], None] | None = None,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> tuple[Path, dict[str, Any]] | Run:
+        """Trains a model further on thick-slice scans of one's own protocol; no thin-slice truth is needed.
+
+        The new model is used by `upsample(node, model=path)`. It is compared with the starting model on acquired slices
+        that it never saw; where it is no better, no file is written and the starting model stays in use.
+
+        :param inputVolumes: a scan or several, of one modality; never changed. One is enough, more are better
+        :param outputModel: path ending in .safetensors; None: a new file named after the scan, in the folder
+            CycleINR/Models beside Slicer's settings
+        :param wait: False returns a `Run` at once; it must be asked for its result on the main thread
+        :param progress: called with each event while waiting
+        :param overwrite: whether `outputModel` may be there already; otherwise that is an error
+        :param options: minutes (20), steps (instead of minutes), route (auto, in-plane, synthetic), model (the starting
+            one: a name or a file), thickness (mm), profile, modality, axis, device, seed
+        :return: (path, report), or a `Run`; path is that of the model to use: the new one where report["improved"],
+            else the starting one
+        :raises CycleINRError: what went wrong, in words; then no file is left
+        """
+        nodes = _several(inputVolumes)
+        job, volumes = self._adaptation(nodes, **options)
+        place = models.place_for(nodes, outputModel, overwrite)
+
+        def finish(folder: Path, facts: dict[str, Any]):
+            made, report = folder / "model.safetensors", facts["report"]
+            if not report["improved"]:
+                return models.start_of(job.model, made), report
+            path = models.keep(made, place, overwrite)
+            logging.info(f"CycleINR made {path} from {', '.join(node.GetName() for node in nodes)}")
+            return path, report
+
+        return self._start(job.to_json(), volumes, nodes, finish, wait, progress)
+
+    def checkAdaptable(self, inputVolumes, **options: Any) -> None:
+        """Whether `adapt` can learn from the scans with the same arguments; computes nothing.
+
+        :raises CycleINRError: why it cannot
+        """
+        self._adaptation(_several(inputVolumes), **options)
 
     def preview(
         self,
@@ -132,14 +184,14 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             return {**made, "source": inputVolume, "place": self.toWorld(inputVolume, place)}
 
         facts = {**job.to_json(), "task": "preview"}
-        return self._start(facts, volume, inputVolume, finish, wait, progress, beside={"planes": planes})
+        return self._start(facts, volume, [inputVolume], finish, wait, progress, beside={"planes": planes})
 
     def check(self, wait: bool = True) -> dict[str, Any] | Run:
         """What Slicer's Python offers the network: packages, devices, models, each tried.
 
         :return: the facts of `CycleINRLib.environment.examine`, or a `Run`
         """
-        return self._start({"task": "check"}, None, None, _report, wait, None)
+        return self._start({"task": "check"}, None, [], _report, wait, None)
 
     def speed(self, source: Any, wait: bool = True, **options: Any) -> Speed | Run:
         """How fast this computer is with the model, device and precision of `options`, from a block of `source`.
@@ -151,7 +203,7 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         first = (block[0].start, block[1].start, block[2].start)
         part = source.with_values(values, source.geometry.cropped(first, values.shape))
         job = {**UpsampleJob(z_scale=2.0, **options).to_json(), "task": "speed"}
-        return self._start(job, part, None, lambda folder, facts: Speed(**facts["report"]), wait, None)
+        return self._start(job, part, [], lambda folder, facts: Speed(**facts["report"]), wait, None)
 
     def outlook(
         self, inputVolume, zScale=None, spacing=None, outputVolume=None, *, region=None, **options: Any
@@ -210,13 +262,31 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         return plan(volume, job)
 
-    def _start(self, job, volume, node, finish, wait, progress, beside=None):
+    def _adaptation(self, nodes, thickness: float | None = None, **options: Any):
+        """The job and the scans that it learns from, each of them fit for that."""
+        from CycleINRLib.tasks.aim import ALREADY
+
+        job = AdaptJob(thickness_mm=thickness, **options)
+        volumes = [self._volume(node) for node in nodes or [None]]
+        for volume in volumes:
+            check_usable(volume, job.axis)
+            z_scale = isotropic_z_scale(volume.geometry, choose_slice_axis(volume, job.axis))
+            if z_scale <= ALREADY:
+                spacing = " x ".join(f"{mm:.3g}" for mm in volume.spacing_mm[::-1])
+                raise VolumeError(
+                    "A scan is already isotropic, so nothing can be learned from it",
+                    f"{volume.name}, {spacing} mm",
+                    "choose scans whose slices lie farther apart than their pixels",
+                )
+        return job, volumes
+
+    def _start(self, job, volume, nodes, finish, wait, progress, beside=None):
         run = Run(job, volume, finish, slicer.app.temporaryPath, on_close=self._forget, beside=beside)
         if not self._runs:
-            scene = slicer.mrmlScene if node is None else node.GetScene()
+            scene = nodes[0].GetScene() if nodes else slicer.mrmlScene
             self.addObserver(scene, scene.StartCloseEvent, self._onSceneClose)
             self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
-        self._runs[run] = node
+        self._runs[run] = nodes
         return run.wait(progress) if wait else run
 
     def _forget(self, run: Run) -> None:
@@ -229,8 +299,13 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeRemoved(self, caller, event, node) -> None:
-        for run in [run for run, source in self._runs.items() if source is node]:
+        for run in [run for run, sources in self._runs.items() if any(source is node for source in sources)]:
             run.discard(_("The input volume was removed"))
+
+
+def _several(nodes) -> list[Any]:
+    """One node, or some, each once."""
+    return list(dict.fromkeys(nodes if isinstance(nodes, (list, tuple)) else [nodes]))
 
 
 def _report(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:

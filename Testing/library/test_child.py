@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,10 @@ import pytest
 from CycleINRLib import child
 from CycleINRLib.child import StopSign, run_folder, volume_facts
 from CycleINRLib.errors import Cancelled, RequestError, VolumeError
-from CycleINRLib.events import Failed, Finished, Progress, from_line
+from CycleINRLib.events import Failed, Finished, Progress, Warned, from_line
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
-from CycleINRLib.jobs import UpsampleJob
+from CycleINRLib.jobs import AdaptJob, UpsampleJob
 
 MAIN = Path(child.__file__).parent / "__main__.py"
 
@@ -305,3 +307,97 @@ def test_the_child_tells_how_fast_this_machine_is(tmp_path, thick_ct):
     speed = Speed(**json.loads((folder / "result.json").read_text("utf-8"))["report"])
     assert speed.textured_s is not None and speed.textured_s >= 0
     assert speed.encode_s > 0 and speed.decode_s >= 0 and speed.device.startswith("cpu (")
+
+
+# --- adapt ------------------------------------------------------------------------------------------------------
+def prepare_adapt(folder: Path, *volumes: Volume, **job: Any) -> Path:
+    """The folder of an adaptation, as the parent leaves it before the start."""
+    folder.mkdir(parents=True)
+    facts = {"task": "adapt", "job": AdaptJob(**job).to_json(), "volumes": [volume_facts(one) for one in volumes]}
+    (folder / "job.json").write_text(json.dumps(facts), "utf-8")
+    for n, volume in enumerate(volumes):
+        np.save(folder / f"input_{n}.npy", volume.values)
+    return folder
+
+
+@pytest.fixture
+def learning(monkeypatch):
+    """The task played in this process: `light` as it is. The returned list gets what the task was asked for."""
+    from CycleINRLib.network.weights import find_model, load_model
+
+    asked: list[Any] = []
+
+    def adapt(volumes, job, *, folder, progress, cancelled):
+        asked.append((volumes, job))
+        (folder / "part.bin").write_bytes(b"half a network")
+        progress(Progress("adapt", 1, 2))
+        progress(Warned("Thickness estimated."))
+        if cancelled():
+            raise Cancelled("Stopped on request")
+        network, card = load_model(find_model("light"))
+        report = {"improved": True, "warnings": ["Thickness estimated.", "One scan alone."]}
+        return SimpleNamespace(network=network, card=replace(card, name="mine"), report=report)
+
+    monkeypatch.setitem(sys.modules, "CycleINRLib.tasks.adapt", SimpleNamespace(adapt=adapt))
+    return asked
+
+
+def test_the_child_hands_all_scans_to_adapt_and_leaves_a_model_that_loads(tmp_path, thick_ct, thick_mr, learning):
+    from CycleINRLib.network.weights import load_model
+
+    folder = prepare_adapt(tmp_path / "job", thick_ct, thick_mr, minutes=3.0, device="cpu")
+    heard: list[Any] = []
+    run_folder(folder, heard.append)
+    ((volumes, job),) = learning
+    assert job == AdaptJob(minutes=3.0, device="cpu")
+    for volume, given in zip(volumes, (thick_ct, thick_mr), strict=True):
+        assert np.array_equal(volume.values, given.values) and volume_facts(volume) == volume_facts(given)
+    assert names(folder) == {"job.json", "input_0.npy", "input_1.npy", "model.safetensors", "result.json"}
+    network, card = load_model(folder / "model.safetensors")
+    assert card.name == "mine" and sum(1 for _ in network.parameters()) > 10
+    assert json.loads((folder / "result.json").read_text("utf-8")) == {"report": heard[-1].report}
+
+
+def test_the_warnings_of_an_adaptation_are_events_each_once(tmp_path, thick_mr, learning):
+    heard: list[Any] = []
+    run_folder(prepare_adapt(tmp_path / "job", thick_mr), heard.append)
+    assert [event.event for event in heard] == ["progress", "warning", "warning", "result"]
+    assert [event.message for event in heard[1:3]] == ["Thickness estimated.", "One scan alone."]
+
+
+def test_a_cancelled_adaptation_leaves_nothing(tmp_path, thick_mr, learning):
+    folder = prepare_adapt(tmp_path / "job", thick_mr)
+    with pytest.raises(Cancelled):
+        run_folder(folder, lambda event: (folder / "cancel").touch())
+    assert len(learning) == 1  # it was under way
+    assert names(folder) == {"job.json", "input_0.npy", "cancel"}
+
+
+def test_a_disk_that_is_full_at_the_end_of_an_adaptation_leaves_no_model(tmp_path, thick_mr, learning, monkeypatch):
+    folder = prepare_adapt(tmp_path / "job", thick_mr)
+
+    def full(path: Path, facts: Any) -> None:
+        assert (folder / "model.safetensors").is_file()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(child, "_save_json", full)
+    with pytest.raises(OSError):
+        run_folder(folder, lambda event: None)
+    assert names(folder) == {"job.json", "input_0.npy"}
+
+
+@pytest.mark.parametrize("volumes", [None, [], {"ijk_to_ras": np.eye(4).tolist()}, [{"modality": "MR"}]])
+def test_an_adaptation_whose_scans_have_no_place_is_refused(volumes, tmp_path, thick_mr, learning):
+    folder = prepare_adapt(tmp_path / "job", thick_mr)
+    facts = json.loads((folder / "job.json").read_text("utf-8"))
+    (folder / "job.json").write_text(json.dumps({**facts, "volumes": volumes}), "utf-8")
+    with pytest.raises(RequestError):
+        run_folder(folder, lambda event: None)
+    assert learning == []
+
+
+def test_a_missing_array_of_an_adaptation_is_named(tmp_path, thick_mr, learning):
+    folder = prepare_adapt(tmp_path / "job", thick_mr, thick_mr)
+    (folder / "input_1.npy").unlink()
+    with pytest.raises(VolumeError, match="input_1.npy"):
+        run_folder(folder, lambda event: None)

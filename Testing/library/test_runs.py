@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,22 @@ def test_values_and_facts_travel_there_and_back(a_volume, tmp_path):
     assert (back.modality, back.unit, back.thickness_mm, back.slice_axis) == ("CT", "HU", 3.0, "k")
     assert (back.warnings, back.name) == (("Tilted.",), "scan")
     assert closed == [run] and list(tmp_path.iterdir()) == []
+
+
+def test_several_volumes_travel_in_their_order(a_volume, tmp_path):
+    heard = []
+
+    def finish(folder, facts):
+        asked = json.loads((folder / "job.json").read_text("utf-8"))
+        heard.extend(np.load(folder / f"input_{n}.npy") for n in range(len(asked["volumes"])))
+        assert not (folder / "input.npy").exists() and "volume" not in asked
+        return [one["name"] for one in asked["volumes"]], facts["report"]["held_out"]["slices"]
+
+    other = a_volume.with_values(a_volume.values + 1)
+    run = Run({"task": "adapt"}, [a_volume, replace(other, name="other")], finish, tmp_path)
+    assert run.wait() == (["scan", "other"], 2)
+    assert np.array_equal(heard[0], a_volume.values) and np.array_equal(heard[1], other.values)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_array_that_is_a_reversed_view_travels_as_it_looks(a_volume, tmp_path):

@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import standins  # noqa: E402
+
+from CycleINRLib import launcher  # noqa: E402
+
+FAKE = Path(__file__).with_name("fake_job.py")
 
 
 @pytest.fixture
@@ -58,3 +63,60 @@ def the_module(an_app, monkeypatch) -> ModuleType:
     spec.loader.exec_module(module)
     monkeypatch.setattr(standins.ScriptedLoadableModuleWidget, "path", str(standins.MODULE))
     return module
+
+
+@pytest.fixture
+def fake_child(monkeypatch):
+    """The child is fake_job.py; returns a function that chooses its part."""
+    monkeypatch.setattr(launcher, "own_command", lambda folder: [sys.executable, str(FAKE), str(folder)])
+    return lambda part: monkeypatch.setenv("CYCLEINR_TEST_PART", part)
+
+
+@pytest.fixture
+def a_scan(a_scene):
+    """A CT of 6 slices, 4 mm apart, 1 mm pixels."""
+    import slicer
+
+    values = np.random.default_rng(0).normal(40, 20, (6, 8, 7)).astype(np.int16)
+    node = slicer.util.addVolumeFromArray(values, np.diag([1.0, 1.0, 4.0, 1.0]), name="Scan")
+    node.SetAttribute("DICOM.Modality", "CT")
+    return node
+
+
+@pytest.fixture
+def open_panel(the_module, widgets):
+    """Opens the module as a user does."""
+    opened = []
+
+    def open_it():
+        widget = the_module.CycleINRWidget(SimpleNamespace(isEntered=True))
+        widget.setup()
+        opened.append(widget)
+        return widget
+
+    yield open_it
+    for widget in opened:
+        widget.cleanup()
+
+
+@pytest.fixture
+def a_panel(open_panel, a_scan, fake_child):
+    """The module's widget on a scene with a scan, as a user finds it after opening the module."""
+    return open_panel()
+
+
+@pytest.fixture
+def three_scans(a_scan, a_scene):
+    """The scan and two more in one study, and one elsewhere."""
+    import slicer
+
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(a_scene.scene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
+    nodes = [a_scan]
+    for name in ("Second", "Third", "Elsewhere"):
+        values = slicer.util.arrayFromVolume(a_scan)
+        nodes.append(slicer.util.addVolumeFromArray(values, np.diag([1.0, 1.0, 4.0, 1.0]), name=name))
+    for node in nodes[:3]:
+        hierarchy.CreateItem(study, node)
+    hierarchy.CreateItem(hierarchy.GetSceneItemID(), nodes[3])
+    return nodes

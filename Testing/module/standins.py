@@ -185,6 +185,7 @@ class Application:
 
     def __init__(self, temporaryPath: str) -> None:
         self.temporaryPath = temporaryPath
+        self.slicerUserSettingsFilePath = str(Path(temporaryPath).with_name("settings") / "Slicer.ini")
         self.connected: dict[str, object] = {}
         self.shown: list = []  # nodes brought to the slice views
         self.charts: list = []  # brought to the plot view

@@ -6,10 +6,10 @@ import json
 import sys
 import time
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+from driving import assert_gone, finish, left_behind, rows, run_until, volumes
 
 from CycleINRLib import launcher
 from CycleINRLib.errors import Cancelled, CycleINRError, RequestError, ResourceError, VolumeError
@@ -18,77 +18,7 @@ from CycleINRLib.panel import State
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")
 
-FAKE = Path(__file__).with_name("fake_job.py")
 SLACK_S = 3.0  # of a busy test machine, on top of what is promised
-
-
-@pytest.fixture
-def fake_child(monkeypatch):
-    """The child is fake_job.py; returns a function that chooses its part."""
-    monkeypatch.setattr(launcher, "own_command", lambda folder: [sys.executable, str(FAKE), str(folder)])
-    return lambda part: monkeypatch.setenv("CYCLEINR_TEST_PART", part)
-
-
-@pytest.fixture
-def a_scan(a_scene):
-    """A CT of 6 slices, 4 mm apart, 1 mm pixels."""
-    values = np.random.default_rng(0).normal(40, 20, (6, 8, 7)).astype(np.int16)
-    node = slicer.util.addVolumeFromArray(values, np.diag([1.0, 1.0, 4.0, 1.0]), name="Scan")
-    node.SetAttribute("DICOM.Modality", "CT")
-    return node
-
-
-@pytest.fixture
-def open_panel(the_module, widgets):
-    """Opens the module as a user does."""
-    opened = []
-
-    def open_it():
-        widget = the_module.CycleINRWidget(types.SimpleNamespace(isEntered=True))
-        widget.setup()
-        opened.append(widget)
-        return widget
-
-    yield open_it
-    for widget in opened:
-        widget.cleanup()
-
-
-@pytest.fixture
-def a_panel(open_panel, a_scan, fake_child):
-    """The module's widget on a scene with a scan, as a user finds it after opening the module."""
-    return open_panel()
-
-
-def run_until(widget, condition, timeout_s: float = 120.0) -> None:
-    """Qt's own event loop, as the application runs it."""
-    from PySide6.QtWidgets import QApplication
-
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain; the panel says {widget.ui.messageLabel.text!r}"
-        QApplication.processEvents()
-        time.sleep(0.01)
-
-
-def finish(widget) -> None:
-    """Of the jobs, and of the quiet run that takes the time anew after them."""
-    run_until(widget, lambda: widget._jobs.run is None and not widget._speeds.busy)
-
-
-def rows(table) -> dict[str, list[str]]:
-    """The texts of a table by their first column."""
-    real = table.real
-    texts = [[real.item(r, c).text() for c in range(real.columnCount())] for r in range(real.rowCount())]
-    return {first: rest for first, *rest in texts}
-
-
-def volumes() -> list[str]:
-    return [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]
-
-
-def left_behind(app) -> list[Path]:
-    return list(Path(app.temporaryPath).iterdir())
 
 
 # --- before Apply -----------------------------------------------------------------------------------------------
@@ -494,14 +424,6 @@ def test_a_full_disk_is_told_and_leaves_nothing(the_module, a_scan, an_app, monk
     assert left_behind(an_app) == []
 
 
-def assert_gone(pid: int) -> None:
-    """The child was ended and collected."""
-    end = time.monotonic() + 90
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < end, f"process {pid} is still there"
-        time.sleep(0.02)
-
-
 # --- preview and views ------------------------------------------------------------------------------------------
 def arrangement(app) -> int:
     return app.manager.layoutLogic().GetLayoutNode().GetViewArrangement()
@@ -624,21 +546,6 @@ def test_noise_by_slice_makes_tables_and_one_chart(a_panel, an_app):
 
 
 # --- several volumes --------------------------------------------------------------------------------------------
-@pytest.fixture
-def three_scans(a_scan, a_scene):
-    """The scan and two more in one study, and one elsewhere."""
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(a_scene.scene)
-    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study")
-    nodes = [a_scan]
-    for name in ("Second", "Third", "Elsewhere"):
-        values = slicer.util.arrayFromVolume(a_scan)
-        nodes.append(slicer.util.addVolumeFromArray(values, np.diag([1.0, 1.0, 4.0, 1.0]), name=name))
-    for node in nodes[:3]:
-        hierarchy.CreateItem(study, node)
-    hierarchy.CreateItem(hierarchy.GetSceneItemID(), nodes[3])
-    return nodes
-
-
 def test_a_folder_is_worked_off_one_volume_after_the_other(three_scans, a_panel, an_app):
     ui = a_panel.ui
     assert ui.outputSelector.enabled

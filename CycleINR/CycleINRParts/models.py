@@ -1,0 +1,107 @@
+"""Where adapted models are kept, and how a finished one gets there: whole, and never over another file."""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from CycleINRLib.errors import CycleINRError, RequestError, ResourceError
+from CycleINRLib.modelcard import read_card
+
+SUFFIX = ".safetensors"
+LONGEST_NAME = 80
+
+
+def folder() -> Path:
+    """Of the user's own models, beside Slicer's settings; not made here."""
+    return Path(slicer.app.slicerUserSettingsFilePath).parent / "CycleINR" / "Models"
+
+
+def place_for(nodes: Sequence[Any], wanted: Any = None, overwrite: bool = False) -> Path:
+    """Where the model adapted to `nodes` will be, checked before hours of computing.
+
+    :param nodes: the scans; the first one names a file for which no place is wanted
+    :param wanted: path ending in .safetensors; None: a new file in `folder`, which is made
+    :param overwrite: whether `wanted` may be there already
+    :raises RequestError: another ending, no such folder, or the file is there
+    :raises ResourceError: nothing can be written there
+    """
+    if wanted is None:
+        place = free(folder() / f"{_file_name(nodes[0].GetName(), len(nodes))}{SUFFIX}")
+        _make_writable(place.parent)
+        return place
+    place = Path(wanted)
+    if place.suffix.lower() != SUFFIX:
+        raise RequestError("The file of a model ends in .safetensors", str(place), f"name it {place.stem}{SUFFIX}")
+    if not place.parent.is_dir():
+        raise RequestError("The folder of the model is missing", str(place.parent), "make it, or choose another one")
+    if place.exists() and not overwrite:
+        raise RequestError("The file of the model exists", str(place), "choose another name, or say overwrite=True")
+    _make_writable(place.parent)
+    return place
+
+
+def free(place: Path) -> Path:
+    """`place`, or the first of `place 2`, `place 3`, ... that is no file yet."""
+    found, n = place, 1
+    while found.exists():
+        n += 1
+        found = place.with_name(f"{place.stem} {n}{place.suffix}")
+    return found
+
+
+def keep(made: Path, place: Path, overwrite: bool = False) -> Path:
+    """Copies a finished model to its place, in one step for whoever looks.
+
+    :return: where it is: a numbered name beside `place` where a file came there meanwhile
+    :raises ResourceError: it cannot be written; then nothing is there
+    """
+    target = place if overwrite else free(place)
+    partial = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.copyfile(made, partial)
+        os.replace(partial, target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ResourceError("The adapted model cannot be saved", str(error), "free some space and try again") from error
+    return target
+
+
+def start_of(model: str, made: Path) -> Path:
+    """The file of the weights that an adaptation began with.
+
+    :param model: as asked for: a name, a file, or "auto", which the computing process resolved
+    :param made: what that process wrote when it kept them
+    """
+    from CycleINRLib.network.weights import find_model
+
+    if model != "auto":
+        return find_model(model)
+    try:
+        return find_model(read_card(made).name)
+    except CycleINRError:
+        return find_model(model)
+
+
+def _file_name(scan: str, count: int) -> str:
+    """Of letters that every file system takes; `CT chest and 2 more adapted`."""
+    plain = re.sub(r"[^\w .()-]+", "_", scan).strip(" .")[:LONGEST_NAME] or _("Scan")
+    if count > 1:
+        plain = _("{name} and {count} more").format(name=plain, count=count - 1)
+    return _("{name} adapted").format(name=plain)
+
+
+def _make_writable(place: Path) -> None:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if not os.access(place, os.W_OK):
+            raise PermissionError(f"{place}: read-only")
+    except OSError as error:
+        raise ResourceError(
+            "The adapted model could not be saved", str(error), "choose another folder for it"
+        ) from error
