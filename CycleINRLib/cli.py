@@ -19,10 +19,11 @@ from typing import Any, NoReturn
 
 from . import __version__, commands
 from .errors import Cancelled, CycleINRError, MissingPackageError, RequestError, ResourceError
-from .jobs import CHOICES
+from .jobs import ADAPT_CHOICES, CHOICES, ROUTES
 from .talk import Talk
 
 ISSUES = "https://github.com/CycleINR/SlicerCycleINR/issues"
+COMPARED = (*ROUTES[1:], "synthesis", "supervised")  # routes of adapt; stage 1 alone; the upper bound
 PROFILES = ("skip", "box", "gaussian")
 BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for any program whose reader went away
 EXTRA_OF = {"torch": "torch", "safetensors": "torch", "matplotlib": "pictures"}
@@ -135,6 +136,7 @@ def build_parser() -> Parser:
     _preview_options(add("preview", commands.preview, "compute one plane across the slices alone"))
     _pack_options(add("pack", commands.pack, "put folders of scans into one file, for training elsewhere"))
     _train_options(add("train", commands.train, "train the network on folders or packs of scans"))
+    _adapt_options(add("adapt", commands.adapt, "adapt a model to thick-slice scans that have no truth"))
     _evaluate_options(add("evaluate", commands.evaluate, "score models and interpolators on scans of known truth"))
     _add_json(add("models", commands.models, "list the models at hand"))
     _add_json(add("check", commands.check, "try packages, devices and models, and say what works"))
@@ -239,6 +241,22 @@ def _train_options(parser: Parser) -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="(%(default)s)")
 
 
+def _adapt_options(parser: Parser) -> None:
+    parser.add_argument("inputs", metavar="SCANS", nargs="+", help="scans of one modality, or folders of them")
+    parser.add_argument("--output", metavar="FILE.safetensors", required=True)
+    parser.add_argument("--model", default="auto", metavar="NAME", help="the starting weights (%(default)s)")
+    parser.add_argument("--route", choices=ROUTES, default="auto", help="where training pairs come from (in-plane)")
+    parser.add_argument("--minutes", metavar="M", type=float, default=20.0, help="of all stages (%(default)g)")
+    parser.add_argument("--steps", metavar="N", type=int, help="of the network, instead of minutes")
+    for name in ADAPT_CHOICES:
+        parser.add_argument(f"--{name}", choices=CHOICES[name], default="auto")
+    parser.add_argument("--thickness", metavar="MM", type=number, dest="thickness_mm", help="slice thickness")
+    parser.add_argument("--seed", metavar="N", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on where a stopped run into OUTPUT was")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model or a stopped run of this name")
+    _add_json(parser)
+
+
 def _evaluate_options(parser: Parser) -> None:
     parser.add_argument("truth", metavar="TRUTH", nargs="+", help="thin-slice scans, or folders of them")
     cases = parser.add_argument_group("cases: each scan with every")
@@ -264,6 +282,12 @@ def _evaluate_options(parser: Parser) -> None:
     methods.add_argument("--consistency", metavar="C", nargs="+", default=["auto"], help="each for every model")
     methods.add_argument("--texture", metavar="T", nargs="+", default=["default"], help="0 to 1 or default, likewise")
     methods.add_argument("--add", metavar="NAME=FOLDER", action="append", default=[], help="results of another program")
+    methods.add_argument(
+        "--adapt", metavar="ROUTE", nargs="+", choices=COMPARED, default=[],
+        help="adapt to the thick slices of each case, by these routes: " + ", ".join(COMPARED),
+    )  # fmt: skip
+    methods.add_argument("--adapt-steps", metavar="N", type=int, default=150, help="of each of these (%(default)s)")
+    methods.add_argument("--start", metavar="MODEL", default="light", help="the weights they begin with (%(default)s)")
     methods.add_argument("--device", choices=CHOICES["device"], default="cpu", help="for the models (%(default)s)")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="cases at a time (%(default)s)")
     parser.add_argument("--output", metavar="FOLDER", help="evaluation.json and .md, pictures, and a file a case")

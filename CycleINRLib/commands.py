@@ -198,6 +198,13 @@ def train(options: Namespace, talk: Talk) -> None:
     run_training(options, talk)
 
 
+def adapt(options: Namespace, talk: Talk) -> None:
+    """A model from scans that have no truth."""
+    from .adapter import run_adaptation
+
+    run_adaptation(options, talk)
+
+
 def evaluate(options: Namespace, talk: Talk) -> None:
     """The table of every method on scans whose truth is known."""
     from .evaluator import run_evaluation

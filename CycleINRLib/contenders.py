@@ -25,6 +25,10 @@ from .talk import Talk
 from .tasks.evaluate import Case, Method, product
 from .tasks.rivals import ABOUT, RIVALS, Attempt
 
+ABOUT_ADAPTED = {
+    "synthesis": "the synthetic volume of the first stage, taken for the result",
+    "supervised": "trained as long on the truth of the very case: an upper bound",
+}
 MODELS = ("light", "base")  # those that take part where nobody says otherwise
 SECONDS = "seconds.json"  # in the folder of an added method: {case: seconds}
 
@@ -33,7 +37,7 @@ SECONDS = "seconds.json"  # in the folder of an added method: {case: seconds}
 class Contender:
     """One column of the table.
 
-    kind : "rival" (closed form), "model", or "added" (volumes that another program wrote)
+    kind : "rival" (closed form), "model", "adapted" (to each case anew), or "added" (volumes of another program)
     job : fields of `UpsampleJob`, for a model
     told : what the record says of it
     """
@@ -63,6 +67,8 @@ class Contender:
             return RIVALS[self.name]
         if self.kind == "model":
             return product(**dict(self.job))
+        if self.kind == "adapted":
+            return _adapting(dict(self.told), dict(self.job))
         assert self.folder is not None
         file = result_file(self.folder, case.name)
         if file is None:
@@ -80,6 +86,7 @@ def choose_contenders(options: Namespace, talk: Talk) -> list[Contender]:
     ModelError : a model that cannot be read
     """
     found = list(_built_in(options, talk))
+    found += _adapted(options)
     found += [_added(text) for text in options.add]
     names = [one.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -126,6 +133,32 @@ def _of_model(name: str, options: Namespace, talk: Talk) -> Iterator[Contender]:
             told = {"model": label, "file": path.name, "sha256": digest, "texture": texture, "consistency": consistency}
             told |= {"weights_sha256": weights, "texture_is_default": texture == usual}
             yield Contender(label + extra, "model", tuple(job.items()), told=tuple(told.items()))
+
+
+def _adapted(options: Namespace) -> Iterator[Contender]:
+    """What learns from each case: by a route of `cycleinr adapt`, stage 1 alone, or the upper bound."""
+    if not options.adapt:
+        return
+    path = find_model(options.start)
+    job = {"model": str(path), "device": options.device, "texture": 0.0}
+    for route in dict.fromkeys(options.adapt):
+        told = {
+            "route": route,
+            "steps": options.adapt_steps,
+            "start": path.name,
+            "weights_sha256": weights_sha256(path),
+        }
+        yield Contender(f"adapted {route}", "adapted", tuple(job.items()), told=tuple(told.items()))
+
+
+def _adapting(told: dict[str, Any], job: dict[str, Any]) -> Method:
+    from .tasks.adapt_rivals import adapted, supervised, synthesis
+
+    if told["route"] == "synthesis":
+        return synthesis(told["steps"])
+    if told["route"] == "supervised":
+        return supervised(told["steps"], **job)
+    return adapted(told["route"], told["steps"], **job)
 
 
 def weights_sha256(path: Path) -> str:

@@ -86,7 +86,7 @@ def _train(
         f"log: {state.with_suffix('.csv')}"
     )
     begin = None if options.start is None else load_model(find_model(options.start))[0]
-    with _stop_after_saving() as stopped:
+    with stop_after_saving() as stopped:
         how: dict[str, Any] = {
             "minutes": options.minutes,
             "fit": options.fit,
@@ -159,7 +159,7 @@ def read_scan(place: Place, modality: str | None) -> Any:
 
 
 @contextmanager
-def _stop_after_saving() -> Iterator[Any]:
+def stop_after_saving() -> Iterator[Any]:
     """The first Ctrl-C or polite kill asks the loop to save and stop, another Ctrl-C a second later stops at once."""
     asked: float | None = None
 

@@ -21,6 +21,9 @@ from ..network.model import Conditions
 from .degradation import Contrast, Noise, Protocol, Smooth
 from .scans import Scan, View
 
+LEAST_BODY = 0.25  # of a patch
+OUTSIDE = 0.15  # weight of what is not body
+
 
 @dataclass(frozen=True)
 class SampleConfig:
@@ -42,6 +45,7 @@ class SampleConfig:
     texture: float = 0.0  # that is asked for
     cycle_share: float = 0.5  # samples that go there and back where it is, each for all: a pass takes its time
     acquired_share: float = 0.0  # of scans with acquired slices, samples of these: no truth, for the cycle alone
+    dropped_share: float = 0.0  # of such scans, samples whose truth is every second acquired slice
     direct: bool = False  # acquired slices are paired with the thin ones of their scan, not with thickened ones
 
 
@@ -139,8 +143,8 @@ def _stacked(column: list):
 def _draw(scans: Sequence[Scan], config: SampleConfig, rng: np.random.Generator) -> dict:
     for _ in range(200):
         scan = _choose_scan(scans, config, rng)
-        if scan.acquired is not None and (config.direct or rng.random() < config.acquired_share):
-            if (sample := _acquired_patch(scan, scan.acquired, config, rng)) is not None:
+        if scan.acquired is not None and (make := _of_acquired(config, rng)) is not None:
+            if (sample := make(scan, scan.acquired, config, rng)) is not None:
                 return sample
             continue
         in_plane = [axis for axis in scan.axes if axis > 0]
@@ -203,7 +207,7 @@ def _patch(scan: Scan, values: View, mm, config: SampleConfig, rng: np.random.Ge
         first = float(np.floor(first))
     j, i = (int(rng.integers(n - config.crop + 1)) for n in (J, width))
     block = values[:, j : j + config.crop, i : i + config.crop]
-    if np.mean(block[:: max(1, L // 16)] > scan.body_floor) < 0.25:
+    if np.mean(block[:: max(1, L // 16)] > scan.body_floor) < LEAST_BODY:
         return None
     changes = _Changes.drawn(scan, config, rng)
     along = [np.arange(a, b) / n for a, b, n in zip((0, j, i), (L, j + config.crop, i + config.crop), shape)]
@@ -216,34 +220,99 @@ def _patch(scan: Scan, values: View, mm, config: SampleConfig, rng: np.random.Ge
     at = np.sort(rng.choice(inside, config.places, replace=len(inside) < config.places))
     rim = slice(config.margin, config.crop - config.margin)
     truth = np.asarray(block[at][:, rim, rim], np.float32)
-    weight = np.where(truth > scan.body_floor, 1.0, 0.15).astype(np.float32)
+    weight = np.where(truth > scan.body_floor, 1.0, OUTSIDE).astype(np.float32)
     cycles = config.texture / config.cycle_share if rng.random() < config.cycle_share else 0.0
     images = (source / scan.scale, truth / scan.scale, weight)
     return _sample(images, (at - first) / z_scale, protocol, mm, whole, cycles, config, rng)
 
 
-def _acquired_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> dict | None:
-    """Slices as acquired: without a truth, or with the thin slices of the scan itself (`direct`)."""
-    protocol, shape, size = scan.protocols[0], acquired.shape, (config.slices, config.crop, config.crop)
-    if any(n < m for n, m in zip(shape, size)):
+def _of_acquired(config: SampleConfig, rng: np.random.Generator):
+    """How a sample is made of acquired slices; None: it is not, thick slices are made from thin ones."""
+    kind = rng.random()
+    if config.direct:
+        return _direct_patch
+    if kind < config.acquired_share:
+        return _untrue_patch
+    return _dropped_patch if kind < config.acquired_share + config.dropped_share else None
+
+
+def _untrue_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> dict | None:
+    """Slices as acquired, without a truth: for the cycle alone."""
+    found = _window(scan, acquired, config.slices, config, rng)
+    if found is None:
         return None
-    k, j, i = (int(rng.integers(n - m + 1)) for n, m in zip(shape, size))
-    rows, columns = slice(j, j + config.crop), slice(i, i + config.crop)
-    source = np.asarray(acquired[k : k + config.slices, rows, columns], np.float32)
-    if np.mean(source > scan.body_floor) < 0.25:
+    k, rows, columns = found
+    source = acquired[k : k + config.slices, rows, columns]
+    protocol = scan.protocols[0]
+    z = np.sort(rng.random(config.places)) * (config.slices - 1)
+    truth = np.zeros((config.places, config.crop, config.crop), np.float32)
+    return _of_slices(scan, acquired, source, truth, z, protocol, scan.spacing_mm, 1.0, config, rng, known=False)
+
+
+def _dropped_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> dict | None:
+    """Every second acquired slice, and those between as the truth: what the self-check asks for.
+
+    The source is told as there: as thick as the slices are, at twice their spacing, two of them to one.
+    """
+    found = _window(scan, acquired, 2 * config.slices - 1, config, rng)
+    if found is None:
         return None
+    k, rows, columns = found
+    block = acquired[k : k + 2 * config.slices - 1, rows, columns]
+    own = scan.protocols[0]
+    protocol = Protocol(2.0, own.ratio / 2, own.profile)
+    between = np.sort(rng.choice(config.slices - 1, config.places, replace=config.slices - 1 < config.places))
+    mm = (own.z_scale * scan.spacing_mm[0], *scan.spacing_mm[1:])
+    at = 2 * between + 1
+    return _of_slices(scan, acquired[k % 2 :: 2], block[::2], block[at], at / 2, protocol, mm, 0.0, config, rng)
+
+
+def _direct_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> dict | None:
+    """Slices as acquired, with the thin slices that the scan holds between them."""
+    found = _window(scan, acquired, config.slices, config, rng)
+    if found is None:
+        return None
+    k, rows, columns = found
+    source = acquired[k : k + config.slices, rows, columns]
+    protocol = scan.protocols[0]
     inside = np.arange(np.ceil(k * protocol.z_scale), np.floor((k + config.slices - 1) * protocol.z_scale) + 1)
     at = np.sort(rng.choice(inside, config.places, replace=len(inside) < config.places))
-    rim = slice(config.margin, config.crop - config.margin)
-    truth = np.zeros((config.places, *source[0, rim, rim].shape), np.float32)
-    weight = np.zeros_like(truth)
-    if config.direct:
-        truth = np.asarray(scan.along(0)[:, rows, columns][at.astype(int)][:, rim, rim], np.float32)
-        weight = np.where(truth > scan.body_floor, 1.0, 0.15).astype(np.float32)
-    whole = IntensityScale.of(acquired[:, :: max(1, shape[1] // 16)], scan.modality, scan.scale)
-    images = (source / scan.scale, truth / scan.scale, weight)
+    truth = scan.along(0)[:, rows, columns][at.astype(int)]
     z = at / protocol.z_scale - k
-    return _sample(images, z, protocol, scan.spacing_mm, whole, 0.0 if config.direct else 1.0, config, rng)
+    return _of_slices(scan, acquired, source, truth, z, protocol, scan.spacing_mm, 0.0, config, rng)
+
+
+def _window(scan: Scan, acquired: np.ndarray, count: int, config: SampleConfig, rng: np.random.Generator):
+    """(first slice, rows, columns) of `count` acquired slices of a patch; None: no room, or too little body."""
+    size = (count, config.crop, config.crop)
+    if any(n < m for n, m in zip(acquired.shape, size)):
+        return None
+    k, j, i = (int(rng.integers(n - m + 1)) for n, m in zip(acquired.shape, size))
+    rows, columns = slice(j, j + config.crop), slice(i, i + config.crop)
+    body = np.mean(acquired[k : k + count, rows, columns] > scan.body_floor)
+    return None if body < LEAST_BODY else (k, rows, columns)
+
+
+def _of_slices(
+    scan: Scan,
+    stack: np.ndarray,
+    source,
+    truth,
+    z,
+    protocol: Protocol,
+    mm,
+    cycle: float,
+    config,
+    rng,
+    known: bool = True,
+) -> dict:
+    """A sample of acquired slices: `source` of the `stack`, `truth` (P, crop, crop) at `z`, if it is `known`."""
+    rim = slice(config.margin, config.crop - config.margin)
+    truth = np.asarray(truth[:, rim, rim], np.float32)
+    weight = np.where(truth > scan.body_floor, 1.0, OUTSIDE).astype(np.float32) * np.float32(known)
+    whole = IntensityScale.of(stack[:, :: max(1, stack.shape[1] // 16)], scan.modality, scan.scale)
+    images = (np.asarray(source, np.float32) / scan.scale, truth / scan.scale, weight)
+    return _sample(images, np.asarray(z, float), protocol, mm, whole, cycle, config, rng)
 
 
 def _sample(images, z: np.ndarray, protocol: Protocol, mm, whole: IntensityScale, cycle: float, config, rng) -> dict:

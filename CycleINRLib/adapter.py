@@ -1,0 +1,180 @@
+"""`cycleinr adapt`: scans of thick slices in, a model adapted to them and its card out (floor 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .collection import ENDINGS
+from .errors import Cancelled, RequestError, VolumeError
+from .jobs import AdaptJob
+from .outputs import check_file, write_text
+from .talk import Talk
+from .trainer import stop_after_saving
+
+if TYPE_CHECKING:
+    from .imaging.volume import Volume
+    from .tasks.adapt import Adapted
+
+RUN = ".adapt"  # the folder of a run's states, beside the output, until it is done
+NEXT = "name NRRD, NIfTI, MHA or DICOM scans, or folders of them"
+
+
+def run_adaptation(options: Namespace, talk: Talk) -> None:
+    """Adapt a model to scans that have no thin-slice truth, and write it.
+
+    The states of the stages lie in a folder beside the output (`NAME.adapt`) until the model is written; `--resume`
+    goes on from them.
+
+    Raises
+    ------
+    RequestError : a run into this output exists and `--resume` is not given, or the reverse; other scans than before
+    VolumeError : no scan can be learned from
+    """
+    job = AdaptJob.from_json({name: getattr(options, name) for name in vars(AdaptJob()) if hasattr(options, name)})
+    output, start = Path(options.output), _start(job)
+    check_file(output, ".safetensors", overwrite=job.overwrite, inputs=(start,))
+    folder = output.with_suffix(RUN)
+    _begin(folder, job, start)
+    volumes = list(read_scans([Path(path) for path in job.inputs], talk))
+    from .tasks.adapt import adapt
+
+    try:
+        with stop_after_saving() as stopped:
+            adapted = adapt(volumes, job, folder, progress=talk.hear, cancelled=stopped)
+    except Cancelled as error:
+        raise Cancelled(error.what, str(folder), "go on with --resume, or remove that folder") from error
+    except (RequestError, VolumeError):
+        shutil.rmtree(folder, ignore_errors=True)  # nothing there that could go on
+        raise
+    _write(adapted, output, talk)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(job: AdaptJob) -> Path:
+    from .network.device import choose_device
+    from .network.weights import find_model
+
+    return find_model(job.model, choose_device(job.device))
+
+
+def _begin(folder: Path, job: AdaptJob, start: Path) -> None:
+    """A fresh folder for the states, or the one of the run that goes on.
+
+    Raises
+    ------
+    RequestError : a run exists and none is to go on, or the reverse, or it was asked for something else
+    """
+    asked = {**job.to_json(), "start_sha256": hashlib.sha256(start.read_bytes()).hexdigest()}
+    asked = {name: value for name, value in asked.items() if name not in ("resume", "overwrite", "device", "minutes")}
+    told = folder / "job.json"
+    if job.resume:
+        try:
+            before = json.loads(told.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise RequestError("There is no run to resume", str(folder), "leave out --resume") from error
+        if before != json.loads(json.dumps(asked)):
+            changed = ", ".join(
+                sorted(name for name in asked if before.get(name) != json.loads(json.dumps(asked[name])))
+            )
+            raise RequestError("The run was begun with something else", changed, "give the same, or begin anew")
+        return
+    if folder.exists() and not job.overwrite:
+        raise RequestError(
+            "A run into this output was stopped", str(folder), "add --resume to go on, or --overwrite to begin anew"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    write_text(told, json.dumps(asked, indent=1))
+
+
+# --- scans --------------------------------------------------------------------------------------------------------
+def read_scans(paths: list[Path], talk: Talk) -> Iterator[Volume]:
+    """Every scan of the files and folders; what cannot be read is warned of where something else can.
+
+    Raises
+    ------
+    VolumeError : a path is missing, or nothing can be read; says why for the first
+    """
+    from .io.files import read
+
+    refused: list[VolumeError] = []
+    count = 0
+    for place, series in [one for path in paths for one in _places(path)]:
+        try:
+            volume = read(place, series=series)
+        except VolumeError as error:
+            refused.append(error)
+            talk.warn(f"{place.name} is left out: {error.what[0].lower()}{error.what[1:]} ({error.found}).")
+            continue
+        count += 1
+        yield volume if series is None else dataclasses.replace(volume, name=f"{volume.name} series {count}")
+    if not count:
+        if refused:
+            raise refused[0]
+        raise VolumeError("There is no scan to adapt to", ", ".join(map(str, paths)), NEXT)
+
+
+def _places(path: Path) -> Iterator[tuple[Path, str | None]]:
+    """(file or folder, DICOM series) of each scan at `path`: a file, a folder of files, DICOM in any folder."""
+    from .io.files import list_series
+
+    if not path.exists():
+        raise VolumeError("There is no such file or folder", str(path), NEXT)
+    if path.is_file():
+        yield path, None
+        return
+    images = [one for one in sorted(path.iterdir()) if _is_image(one)]
+    yield from ((one, None) for one in images)
+    folders = [one for one in sorted(path.iterdir()) if one.is_dir()] if images else [path]
+    for folder in folders:
+        try:
+            found = list_series(folder)
+        except VolumeError:
+            continue  # no images in it
+        yield from ((folder, one.uid if len(found) > 1 else None) for one in found)
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(ENDINGS)
+
+
+# --- results ------------------------------------------------------------------------------------------------------
+def _write(adapted: Adapted, output: Path, talk: Talk) -> None:
+    """The model, the picture of the synthetic slices where there are, and what to know of both."""
+    from .network.weights import save_model
+
+    report, files = adapted.report, [str(output)]
+    save_model(adapted.network, dataclasses.replace(adapted.card, name=output.stem), output)
+    for line in told(report):
+        talk.say(line)
+    talk.say(f"written       {output}")
+    talk.finish({**report, "model": str(output)}, tuple(files))
+
+
+def told(report: dict[str, Any]) -> Iterator[str]:
+    """The report in lines for people."""
+    for group in report["groups"]:
+        spacing = " x ".join(f"{mm:g}" for mm in reversed(group["spacing_mm"]))
+        guess = " (estimated)" if group["estimated"] else ""
+        count = len(group["scans"])
+        yield (
+            f"scans         {count} {group['modality']} of {spacing} mm, slices {group['thickness_mm']:g} mm"
+            f"{guess} thick, {group['profile']}: {', '.join(group['scans'])}"
+        )
+    held = report["held_out"]
+    yield (
+        f"held out      {held['slices']} acquired slices predicted from their neighbors: {held['psnr_db']:.2f} dB; "
+        f"{report['start']['name']} as it was {held['psnr_start_db']:.2f} dB, cubic {held['psnr_cubic_db']:.2f} dB"
+    )
+    better = held["psnr_db"] - held["psnr_start_db"]
+    if report["improved"]:
+        yield f"adapted       {better:+.2f} dB on slices that no training saw"
+    else:
+        yield f"not adapted   {better:+.2f} dB on slices that no training saw: the file holds the starting weights"
