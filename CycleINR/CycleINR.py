@@ -145,6 +145,7 @@ class CycleINRParameterNode:
     modality - CT or MR, where the scan does not say it.
     model - `auto` or the name of a model.
     modelFile - A .safetensors file that takes the place of `model`.
+    adaptMinutes - How long a model is adapted to the scans.
     thickness - Slice thickness in mm; 0: as the scan says.
     consistency - How the result keeps to the acquired slices.
     textureDefault - Whether the texture is fitted to the scan.
@@ -164,6 +165,7 @@ class CycleINRParameterNode:
     modality: Annotated[str, Choice(list(CHOICES["modality"]))] = "auto"
     model: str = "auto"
     modelFile: str = ""
+    adaptMinutes: Annotated[float, WithinRange(1.0, 600.0)] = 20.0
     thickness: Annotated[float, WithinRange(0.0, 100.0)] = 0.0
     consistency: Annotated[str, Choice(list(CHOICES["consistency"]))] = "auto"
     textureDefault: bool = True
@@ -227,6 +229,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             (ui.compareButton, self.onCompareButton),
             (ui.noiseButton, self.onNoiseButton),
             (ui.folderButton, self.onFolderButton),
+            (ui.adaptButton, self.onAdaptButton),
             (ui.checkButton, self.onCheckButton),
             (ui.copyButton, self.onCopyButton),
         ):
@@ -385,10 +388,17 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             "precision": asked.precision,
         }
 
+    def _adaptRequest(self) -> dict[str, Any]:
+        """The arguments of `CycleINRLogic.adapt` that the panel asks for; it learns from whole scans."""
+        request = self._request()
+        names = ("thickness", "modality", "model", "device")
+        return {"minutes": self._parameterNode.adaptMinutes, **{name: request[name] for name in names}}
+
     def _checkCanApply(self, caller=None, event=None) -> None:
         """Asks whether the request can run, and what it would give."""
         if not self._parameterNode:
             self._panel.aim(_("No scene is open."))
+            self._panel.aim_adapt(_("No scene is open."))
         else:
             self._watch([self._parameterNode.inputVolume, self._parameterNode.region])
             fit(self._parameterNode.region, self._parameterNode.inputVolume)
@@ -396,7 +406,15 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._aim()
             except CycleINRError as error:
                 self._panel.aim(str(error))
+            self._panel.aim_adapt(self._whyNotAdapt())
         self._show()
+
+    def _whyNotAdapt(self) -> str:
+        try:
+            self.logic.checkAdaptable(self._volumes(), **self._adaptRequest())
+        except CycleINRError as error:
+            return str(error)
+        return ""
 
     def _aim(self) -> None:
         asked, request = self._parameterNode, self._request()
@@ -447,6 +465,21 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._jobs.begin([lambda: self.logic.preview(node, wait=False, **request)], self._showPreview)
             self._timer.start()
         self._show()
+
+    def onAdaptButton(self, checked: bool = False) -> None:
+        """Adapts the model to the chosen scans, all of them together."""
+        if self._prepare():
+            nodes, request = self._volumes(), self._adaptRequest()
+            self._panel.start_adapt()
+            self._jobs.begin([lambda: self.logic.adapt(nodes, wait=False, **request)], self._finishAdapt)
+            self._timer.start()
+        self._show()
+
+    def _finishAdapt(self, outcome) -> None:
+        path, report = outcome
+        if report["improved"]:  # first: a changed request takes the message away
+            self.logic.getParameterNode().modelFile = str(path)
+        self._panel.adapted(report)
 
     def _prepare(self) -> bool:
         """Whether the child will find its packages; the user is asked before anything is installed."""
@@ -544,7 +577,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class CycleINRLogic(Logic):
-    """``slicer.util.getModuleLogic("CycleINR")``: `upsample`, `measure`, `preview`, `check`; see the methods."""
+    """``slicer.util.getModuleLogic("CycleINR")``: `upsample`, `adapt`, `measure`, `preview`, `check`."""
 
     def getParameterNode(self):
         return CycleINRParameterNode(super().getParameterNode())

@@ -7,6 +7,7 @@ everything. The file `cancel` asks to stop; a stale `alive` file means that the 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -130,7 +131,7 @@ def _adapt(place: Path, facts: dict[str, Any], volumes: list[Any], stop: StopSig
         stop.check()
         for message in adapted.report.get("warnings") or ():
             tell(Warned(message))
-        save_model(adapted.network, adapted.card, model)
+        save_model(adapted.network, _named(adapted.card, job.output), model)
         _save_json(place / "result.json", {"report": adapted.report})
     except BaseException:
         model.unlink(missing_ok=True)
@@ -138,6 +139,11 @@ def _adapt(place: Path, facts: dict[str, Any], volumes: list[Any], stop: StopSig
     finally:
         shutil.rmtree(state, ignore_errors=True)
     return adapted.report, (str(model), str(place / "result.json"))
+
+
+def _named(card: Any, output: str | None) -> Any:
+    """The card with the name of the file that the model will be, where that is known."""
+    return dataclasses.replace(card, name=Path(output).stem) if output else card
 
 
 class _OnceWarned:

@@ -4,9 +4,11 @@ The panel of the Slicer module asks a `Panel` for its `View` after every step an
 
     CANNOT_RUN  <->  IDLE  -- start -->  RUNNING  -- finish, fail: next of the queue, else  -->  DONE, FAILED
                                          RUNNING  -- preview is shown -->  IDLE
+                                         RUNNING  -- a model is adapted -->  DONE
                                          RUNNING  -- cancel -->  CANCELLING  -- fail(Cancelled), stop -->  IDLE
 
-DONE and FAILED keep their message until the request changes; Apply is possible in both. Texts are in `readout`.
+DONE and FAILED keep their message until the request changes; Apply is possible in both. Adapting has a reason of its
+own why it cannot run, so it may be possible where Apply is not. Texts are in `readout`.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from typing import Any
 
 from .errors import Cancelled, CycleINRError
 from .events import Event, Progress, Warned
-from .readout import Compared, Row, percent, progress_text, readout
+from .readout import Compared, Row, adapted_text, percent, progress_text, readout
 from .words import tr as _
 
 APPLY, CANCEL = _("&Apply"), _("C&ancel")  # one key for both
+WAIT = _("Wait until the running job ends, or cancel it.")
 
 
 class State(Enum):
@@ -46,6 +49,9 @@ class View:
     tooltip: str  # of the button; why, where it is disabled
     preview_enabled: bool
     preview_tooltip: str
+    adapt_enabled: bool
+    adapt_tooltip: str
+    adapted: str  # what came of the last adaptation, where the message does not say it
     inputs_enabled: bool
     message: str  # one or two lines under the button
     is_problem: bool  # whether the message should catch the eye
@@ -62,7 +68,10 @@ class Panel:
     def __init__(self) -> None:
         self.state = State.CANNOT_RUN
         self._reason = _("Choose an input volume.")
+        self._adapt_reason = self._reason
         self._request: Hashable = None
+        self._adapted = ""
+        self._adapting = False
         self._message = self._details = ""
         self._percent: int | None = None
         self._information: tuple[Compared, ...] = ()
@@ -97,22 +106,32 @@ class Panel:
             self.state, self._message, self._details = (State.CANNOT_RUN if reason else State.IDLE), "", ""
             self._warnings = self._foreseen
 
+    def aim_adapt(self, reason: str = "") -> None:
+        """The scans were looked at: why no model can be adapted to them; empty: one can."""
+        self._adapt_reason = reason
+
     def start(self, names: Sequence[str] = ("",)) -> None:
         """A job for each of `names` was begun with the first."""
-        self._begin()
-        self._queue, self._at, self._made, self._failures = tuple(names), 0, [], []
+        self._begin(self._reason)
+        self._queue, self._at = tuple(names), 0
         self._message = self._turn() + _("Starting…")
         self._readout = ()
 
     def start_preview(self) -> None:
         """Two planes are being computed; the readout of the last result stays."""
-        self._begin()
+        self._begin(self._reason)
         self._queue, self._message = ("",), _("Preview: starting…")
 
-    def _begin(self) -> None:
-        if self.state in BUSY or self.state is State.CANNOT_RUN:
-            raise CycleINRError("A job was started twice, or without being possible", self.state.value)
+    def start_adapt(self) -> None:
+        """A model is being adapted to all chosen scans together; the readout of the last result stays."""
+        self._begin(self._adapt_reason)
+        self._queue, self._message, self._adapted, self._adapting = ("",), _("Adapting: starting…"), "", True
+
+    def _begin(self, reason: str) -> None:
+        if self.state in BUSY or reason:
+            raise CycleINRError("A job was started twice, or without being possible", reason or self.state.value)
         self.state, self._details, self._percent, self._warnings = State.RUNNING, "", 0, ()
+        self._made, self._failures = [], []
 
     def hear(self, event: Event) -> None:
         """The running job said something; what comes after its end is of no interest."""
@@ -144,11 +163,18 @@ class Panel:
         self._end(State.IDLE, _("Preview shown: the scan on the left, the result on the right."))
         self._warnings = self._foreseen
 
+    def adapted(self, report: dict[str, Any]) -> None:
+        """The adaptation came to its end; the model is saved where it is better."""
+        self._adapted = adapted_text(report)
+        self._warnings = tuple(report.get("warnings") or ())
+        self._end(State.DONE, self._adapted)
+
     def fail(self, error: Exception, details: str = "") -> None:
         """The present job ended without a result; the user's own stop is no failure and ends the queue."""
         if isinstance(error, Cancelled):
             made = _("Stopped after {names}.").format(names=_list(self._made))
-            self.stop(made if self._made else _("Stopped; the scene is as it was."))
+            nothing = _("Stopped; no model was saved.") if self._adapting else _("Stopped; the scene is as it was.")
+            self.stop(made if self._made else nothing)
             return
         words = str(error) or type(error).__name__
         name = self._queue[self._at] if len(self._queue) > 1 else ""
@@ -170,7 +196,7 @@ class Panel:
 
     def forget(self) -> None:
         """The last result is gone."""
-        self._readout = ()
+        self._readout, self._adapted = (), ""
 
     def _next(self) -> None:
         """Goes to the next job of the queue; after the last one, says what came of them."""
@@ -187,7 +213,7 @@ class Panel:
 
     def _end(self, state: State, message: str) -> None:
         self.state, self._message, self._percent = state, message, None
-        self._queue, self._at = (), 0
+        self._queue, self._at, self._adapting = (), 0, False
 
     # --- what to show -----------------------------------------------------------------------------------------
     def view(self) -> View:
@@ -200,6 +226,9 @@ class Panel:
             tooltip=self._tooltip(),
             preview_enabled=possible,
             preview_tooltip=self._preview_tooltip(busy),
+            adapt_enabled=not busy and not self._adapt_reason,
+            adapt_tooltip=self._adapt_tooltip(busy),
+            adapted="" if self._message == self._adapted else self._adapted,
             inputs_enabled=not busy,
             message=self._text(),
             is_problem=self.state in (State.CANNOT_RUN, State.FAILED),
@@ -219,16 +248,25 @@ class Panel:
 
     def _tooltip(self) -> str:
         if self.state is State.RUNNING:
-            return _("Stop, and leave the scene as it is.")
+            return _("Stop, and save no model.") if self._adapting else _("Stop, and leave the scene as it is.")
         if self.state is State.CANCELLING:
             return _("The job stops within two seconds.")
         return self._reason or _("Compute the slices between the acquired ones, as a new volume.")
 
     def _preview_tooltip(self, busy: bool) -> str:
         if busy:
-            return _("Wait until the running job ends, or cancel it.")
+            return WAIT
         return self._reason or _(
             "Compute only the two planes across the slices at the crosshair, and show them beside the scan."
+        )
+
+    def _adapt_tooltip(self, busy: bool) -> str:
+        if busy:
+            return WAIT
+        return self._adapt_reason or _(
+            "Train the model further on the chosen scans themselves, the further volumes too; no thin slices are "
+            "needed. The new model is saved as a file and used from then on, if it is better on slices that it never "
+            "saw."
         )
 
     def _text(self) -> str:

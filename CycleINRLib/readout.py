@@ -15,6 +15,8 @@ STAGES = {  # as events name them -> as people read them
     "measure": _("Measuring the noise"),
     "preview": _("Preview"),
     "self_check": _("Checking on acquired slices"),
+    "synthesize": _("Building practice volumes"),
+    "adapt": _("Adapting"),
 }
 SHORT_MM = 3  # significant digits of a spacing
 
@@ -77,6 +79,33 @@ def counts(dimensions: Any) -> str:
 def lengths(spacing_mm: Any) -> str:
     """`0.7 × 0.7 × 0.714`, in the order given."""
     return " × ".join(f"{mm:.{SHORT_MM}g}" for mm in spacing_mm)
+
+
+def adapted_text(report: dict[str, Any]) -> str:
+    """What came of an adaptation, for a reader who knows images and not networks.
+
+    Parameters
+    ----------
+    report : of tasks.adapt: "improved", and "held_out" with "slices", "psnr_db" and "psnr_start_db"
+    """
+    held = report.get("held_out") or {}
+    if not report["improved"]:
+        return _("The adapted model was no better on slices it never saw, so the starting model was kept.")
+    gain, slices = held["psnr_db"] - held["psnr_start_db"], held["slices"]
+    one = _(
+        "Adapted model saved. On one slice that it never saw, it is {gain} dB better than before ({less} % less error)."
+    )
+    many = _(
+        "Adapted model saved. On {slices} slices that it never saw, it is {gain} dB better than before "
+        "({less} % less error)."
+    )
+    less = 100 * (1 - 10 ** (-gain / 20))
+    return (one if slices == 1 else many).format(slices=slices, gain=_rounded(gain), less=_rounded(less))
+
+
+def _rounded(value: float) -> str:
+    """One digit behind the point above 0.1, else two, so that a small gain is not told as none; 5 and more: whole."""
+    return f"{value:.0f}" if value >= 5 else f"{value:.1f}" if value >= 0.095 else f"{value:.2f}"
 
 
 # --- before ------------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ class Display:
         ui.applyButton.text, ui.applyButton.toolTip = view.button, view.tooltip
         ui.applyButton.enabled = view.button_enabled
         ui.previewButton.enabled, ui.previewButton.toolTip = view.preview_enabled, view.preview_tooltip
+        ui.adaptButton.enabled, ui.adaptButton.toolTip = view.adapt_enabled, view.adapt_tooltip
+        ui.adaptLabel.text, ui.adaptLabel.visible = view.adapted, bool(view.adapted)
         for group in (ui.inputsCollapsibleButton, ui.outputsCollapsibleButton, ui.advancedCollapsibleButton):
             group.enabled = view.inputs_enabled
             group.toolTip = "" if view.inputs_enabled else _("Wait until the running job ends, or cancel it.")

@@ -112,7 +112,7 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     ) -> tuple[Path, dict[str, Any]] | Run:
         """Trains a model further on thick-slice scans of one's own protocol; no thin-slice truth is needed.
 
-        The new model is used by `upsample(node, model=path)`. It is compared with the starting model on acquired slices
+        `upsample(node, model=path)` uses the new model. It is compared with the starting model on acquired slices
         that it never saw; where it is no better, no file is written and the starting model stays in use.
 
         :param inputVolumes: a scan or several, of one modality; never changed. One is enough, more are better
@@ -132,14 +132,15 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         place = models.place_for(nodes, outputModel, overwrite)
 
         def finish(folder: Path, facts: dict[str, Any]):
-            made, report = folder / "model.safetensors", facts["report"]
+            report = facts["report"]
             if not report["improved"]:
-                return models.start_of(job.model, made), report
-            path = models.keep(made, place, overwrite)
+                return models.start_of(job.model, report), report
+            path = models.keep(folder / "model.safetensors", place, overwrite)
             logging.info(f"CycleINR made {path} from {', '.join(node.GetName() for node in nodes)}")
             return path, report
 
-        return self._start(job.to_json(), volumes, nodes, finish, wait, progress)
+        asked = {**job.to_json(), "output": str(place)}  # its name goes into the model card
+        return self._start(asked, volumes, nodes, finish, wait, progress)
 
     def checkAdaptable(self, inputVolumes, **options: Any) -> None:
         """Whether `adapt` can learn from the scans with the same arguments; computes nothing.
@@ -245,8 +246,14 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             run.discard(why)
 
     @staticmethod
-    def _job(zScale: float | None, spacing: float | None, thickness: float | None = None, **options: Any):
-        return UpsampleJob(z_scale=zScale, spacing_mm=spacing, thickness_mm=thickness, **options)
+    def _job(
+        zScale: float | None,
+        spacing: float | None,
+        thickness: float | None = None,
+        model: str | Path = "auto",
+        **options: Any,
+    ):
+        return UpsampleJob(z_scale=zScale, spacing_mm=spacing, thickness_mm=thickness, model=str(model), **options)
 
     @staticmethod
     def _volume(node, region=None):
@@ -262,11 +269,11 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         return plan(volume, job)
 
-    def _adaptation(self, nodes, thickness: float | None = None, **options: Any):
+    def _adaptation(self, nodes, thickness: float | None = None, model: str | Path = "auto", **options: Any):
         """The job and the scans that it learns from, each of them fit for that."""
         from CycleINRLib.tasks.aim import ALREADY
 
-        job = AdaptJob(thickness_mm=thickness, **options)
+        job = AdaptJob(thickness_mm=thickness, model=str(model), **options)
         volumes = [self._volume(node) for node in nodes or [None]]
         for volume in volumes:
             check_usable(volume, job.axis)

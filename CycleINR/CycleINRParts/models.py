@@ -10,8 +10,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from CycleINRLib.errors import CycleINRError, RequestError, ResourceError
-from CycleINRLib.modelcard import read_card
+from CycleINRLib.errors import RequestError, ResourceError
 
 SUFFIX = ".safetensors"
 LONGEST_NAME = 80
@@ -72,20 +71,15 @@ def keep(made: Path, place: Path, overwrite: bool = False) -> Path:
     return target
 
 
-def start_of(model: str, made: Path) -> Path:
+def start_of(model: str, report: dict[str, Any]) -> Path:
     """The file of the weights that an adaptation began with.
 
     :param model: as asked for: a name, a file, or "auto", which the computing process resolved
-    :param made: what that process wrote when it kept them
+    :param report: of that process
     """
     from CycleINRLib.network.weights import find_model
 
-    if model != "auto":
-        return find_model(model)
-    try:
-        return find_model(read_card(made).name)
-    except CycleINRError:
-        return find_model(model)
+    return find_model(Path(report["start"]["file"]).stem if model == "auto" else model)
 
 
 def _file_name(scan: str, count: int) -> str:

@@ -188,6 +188,134 @@ def test_preview_is_possible_when_apply_is_and_else_says_why(a_panel):
     assert not a_panel.view().preview_enabled and "Wait" in a_panel.view().preview_tooltip
 
 
+# --- adapt ------------------------------------------------------------------------------------------------------
+BETTER = {
+    "improved": True,
+    "held_out": {"slices": 6, "psnr_db": 30.4, "psnr_start_db": 30.0},
+    "warnings": ["Slice thickness is estimated."],
+}
+SAVED = "Adapted model saved. On 6 slices that it never saw, it is 0.4 dB better than before (4.5 % less error)."
+
+
+@pytest.fixture
+def an_adapting_panel(a_panel: Panel) -> Panel:
+    a_panel.aim_adapt()
+    a_panel.start_adapt()
+    return a_panel
+
+
+def test_adapting_has_a_reason_of_its_own_why_it_cannot_run(a_panel):
+    assert not a_panel.view().adapt_enabled and a_panel.view().adapt_tooltip == "Choose an input volume."
+    a_panel.aim_adapt("The scan is already isotropic.")
+    view = a_panel.view()
+    assert (view.adapt_enabled, view.adapt_tooltip) == (False, "The scan is already isotropic.")
+    assert view.button_enabled and view.message == ""
+    with pytest.raises(CycleINRError):
+        a_panel.start_adapt()
+    a_panel.aim("The spacing is too fine.")
+    a_panel.aim_adapt()
+    view = a_panel.view()
+    assert view.adapt_enabled and "no thin slices are needed" in view.adapt_tooltip and not view.button_enabled
+    a_panel.start_adapt()
+    a_panel.adapted(BETTER)
+    view = a_panel.view()
+    assert (view.state, view.message, view.button_enabled, view.tooltip) == (
+        State.DONE, SAVED, False, "The spacing is too fine.",
+    )  # fmt: skip
+
+
+def test_while_adapting_apply_is_cancel_and_all_else_waits(an_adapting_panel):
+    view = an_adapting_panel.view()
+    assert (view.state, view.button, view.button_enabled) == (State.RUNNING, CANCEL, True)
+    assert (view.adapt_enabled, view.preview_enabled, view.inputs_enabled) == (False, False, False)
+    assert view.adapt_tooltip == "Wait until the running job ends, or cancel it."
+    assert view.tooltip == "Stop, and save no model."
+    with pytest.raises(CycleINRError):
+        an_adapting_panel.start_adapt()
+    for event, text, done in (
+        (Progress("synthesize", 1, 4, 30.0), "Building practice volumes: 1 of 4, 30 s left", 25),
+        (Progress("adapt", 50, 100, 600.0), "Adapting: 50 of 100, about 10 min left", 50),
+        (Progress("self_check", 0, 1), "Checking on acquired slices: 0 of 1", 0),
+    ):
+        an_adapting_panel.hear(event)
+        assert (an_adapting_panel.view().message, an_adapting_panel.view().percent) == (text, done)
+
+
+def test_a_better_model_is_told_in_words_and_the_line_outlives_the_next_run(an_adapting_panel):
+    an_adapting_panel.adapted(BETTER)
+    view = an_adapting_panel.view()
+    assert (view.state, view.message, view.adapted, view.percent) == (State.DONE, SAVED, "", None)
+    assert view.warnings == ("Slice thickness is estimated.",) and view.adapt_enabled and view.button == APPLY
+    an_adapting_panel.start()
+    assert an_adapting_panel.view().adapted == SAVED
+    an_adapting_panel.finish(REPORT, "CT z7")
+    assert (an_adapting_panel.view().message, an_adapting_panel.view().adapted) == ("Done: CT z7", SAVED)
+    an_adapting_panel.forget()
+    assert an_adapting_panel.view().adapted == ""
+
+
+def test_the_readout_of_the_last_result_stays_while_a_model_is_adapted(a_running_panel):
+    a_running_panel.finish(REPORT, "CT z7")
+    a_running_panel.aim_adapt()
+    a_running_panel.start_adapt()
+    a_running_panel.adapted(BETTER)
+    assert a_running_panel.view().readout
+
+
+def test_a_model_that_is_no_better_is_told_as_such(an_adapting_panel):
+    an_adapting_panel.adapted({**BETTER, "improved": False})
+    view = an_adapting_panel.view()
+    assert (view.state, view.is_problem) == (State.DONE, False)
+    assert view.message.startswith("The adapted model was no better") and "starting model was kept" in view.message
+
+
+@pytest.mark.parametrize(
+    ("slices", "gain", "words"),
+    [
+        (1, 0.25, "On one slice that it never saw, it is 0.2 dB better than before (2.8 % less error)."),
+        (9, 0.03, "On 9 slices that it never saw, it is 0.03 dB better than before (0.3 % less error)."),
+        (9, 1.96, "On 9 slices that it never saw, it is 2.0 dB better than before (20 % less error)."),
+    ],
+)
+def test_a_gain_is_told_so_that_little_is_not_nothing(an_adapting_panel, slices, gain, words):
+    held_out = {"slices": slices, "psnr_db": 30 + gain, "psnr_start_db": 30.0}
+    an_adapting_panel.adapted({"improved": True, "held_out": held_out})
+    assert an_adapting_panel.view().message.endswith(words)
+
+
+def test_a_cancelled_adaptation_says_that_nothing_was_saved(an_adapting_panel):
+    an_adapting_panel.cancel()
+    view = an_adapting_panel.view()
+    assert (view.state, view.button_enabled, view.adapt_enabled) == (State.CANCELLING, False, False)
+    an_adapting_panel.fail(Cancelled())
+    view = an_adapting_panel.view()
+    assert (view.state, view.message, view.adapt_enabled) == (State.IDLE, "Stopped; no model was saved.", True)
+    an_adapting_panel.start()
+    assert an_adapting_panel.view().tooltip == "Stop, and leave the scene as it is."
+
+
+def test_a_failed_adaptation_is_told_and_can_be_repeated(an_adapting_panel):
+    for _ in range(2):
+        an_adapting_panel.fail(ResourceError("Out of memory", "needs 9 GB", "close other programs"), "log")
+        view = an_adapting_panel.view()
+        assert (view.state, view.adapt_enabled) == (State.FAILED, True)
+        assert view.message == "Out of memory. Found: needs 9 GB. Next: close other programs."
+        assert view.details == f"{view.message}\nlog"
+        an_adapting_panel.start_adapt()
+
+
+def test_what_an_earlier_queue_made_is_not_told_again(a_running_panel):
+    a_running_panel.finish(REPORT, "CT z7")
+    a_running_panel.start_preview()
+    a_running_panel.fail(Cancelled())
+    assert a_running_panel.view().message == "Stopped; the scene is as it was."
+    a_running_panel.start()
+    a_running_panel.fail(ResourceError("Out of memory"))
+    a_running_panel.start_preview()
+    a_running_panel.fail(ResourceError("No disk"))
+    assert a_running_panel.view().message == "No disk."
+
+
 # --- several volumes --------------------------------------------------------------------------------------------
 @pytest.fixture
 def a_queue(a_panel: Panel) -> Panel:

@@ -83,6 +83,7 @@ def adapt(folder: Path, job: dict) -> int:
         "task": "adapt",
         "job": job["job"],
         "improved": better,
+        "start": {"name": "light", "file": "light.safetensors"},
         "held_out": {"slices": slices // 3, "psnr_db": 30.4 if better else 29.9, "psnr_start_db": 30.0},
         "warnings": ["Slice thickness is estimated."],
     }

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from driving import assert_gone, left_behind
+from driving import assert_gone, finish, left_behind, run_until, volumes
 from fake_job import LIGHT
 
 from CycleINRLib import launcher
 from CycleINRLib.errors import Cancelled, CycleINRError, RequestError, ResourceError, VolumeError
 from CycleINRLib.modelcard import read_card
+from CycleINRLib.panel import State
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")
+
+SLACK_S = 3.0  # of a busy test machine, on top of what is promised
 
 
 @pytest.fixture
@@ -184,3 +189,218 @@ def test_removing_any_of_the_scans_ends_the_adaptation(three_scans, a_logic, fak
     with pytest.raises(Cancelled, match="input volume was removed"):
         run.result()
     assert kept() == [] and left_behind(an_app) == []
+
+
+# --- the panel --------------------------------------------------------------------------------------------------
+def start_and_wait(panel) -> None:
+    panel.ui.adaptButton.click()
+    finish(panel)
+
+
+def test_adapt_saves_a_model_says_how_good_it_is_and_apply_takes_it(a_panel, a_scan, an_app, kept):
+    ui = a_panel.ui
+    assert ui.adaptButton.enabled and "no thin slices are needed" in ui.adaptButton.toolTip
+    assert ui.adaptMinutesSpinBox.value == 20
+    ui.adaptButton.click()
+    assert (ui.applyButton.text, ui.applyButton.toolTip) == ("C&ancel", "Stop, and save no model.")
+    assert not ui.adaptButton.enabled and ui.adaptButton.toolTip.startswith("Wait until the running job ends")
+    assert not ui.advancedCollapsibleButton.enabled and ui.progressBar.visible
+    finish(a_panel)
+    line = "Adapted model saved. On 2 slices that it never saw, it is 0.4 dB better than before (4.5 % less error)."
+    assert ui.messageLabel.text == line and not ui.adaptLabel.visible
+    assert ui.warningsLabel.text == "Note: Slice thickness is estimated."
+    assert kept() == ["Scan adapted.safetensors"] and left_behind(an_app) == [] and an_app.popups == []
+    path = Path(ui.modelFileEdit.currentPath)
+    assert path.name == kept()[0] and read_card(path) and not ui.modelComboBox.enabled
+    assert volumes() == ["Scan"]
+    ui.applyButton.click()
+    assert ui.adaptLabel.text == line and ui.adaptLabel.visible
+    finish(a_panel)
+    job = json.loads(slicer.util.getNode("Scan z2").GetAttribute("CycleINR.job"))
+    assert job["model"] == str(path)
+
+
+def test_a_model_that_is_no_better_changes_nothing(a_panel, fake_child, kept):
+    fake_child("no better")
+    start_and_wait(a_panel)
+    ui = a_panel.ui
+    assert "no better on slices it never saw, so the starting model was kept" in ui.messageLabel.text
+    assert ui.modelFileEdit.currentPath == "" and ui.modelComboBox.enabled and kept() == []
+    assert a_panel._panel.state is State.DONE
+
+
+def test_what_the_panel_asks_of_an_adaptation_reaches_the_child(a_panel, monkeypatch):
+    ui, reports = a_panel.ui, []
+    shown = type(a_panel)._finishAdapt
+
+    def note(panel, outcome):
+        reports.append(outcome[1])
+        shown(panel, outcome)
+
+    monkeypatch.setattr(type(a_panel), "_finishAdapt", note)
+    ui.adaptMinutesSpinBox.value = 7.0
+    ui.thicknessSpinBox.value = 3.0
+    ui.deviceComboBox.setCurrentText("cpu")
+    ui.modalityComboBox.setCurrentText("mr")
+    ui.modelComboBox.setCurrentText("light")
+    ui.targetComboBox.setCurrentText("z-scale")
+    start_and_wait(a_panel)
+    asked = {"minutes": 7.0, "thickness_mm": 3.0, "device": "cpu", "modality": "mr", "model": "light", "route": "auto"}
+    assert {name: reports[0]["job"][name] for name in asked} == asked
+    start_and_wait(a_panel)  # the next one begins where the last one ended
+    assert Path(reports[1]["job"]["model"]).name == "Scan adapted.safetensors"
+    assert Path(ui.modelFileEdit.currentPath).name == "Scan adapted 2.safetensors"
+
+
+def test_the_further_volumes_are_learned_from_too(three_scans, a_panel, kept):
+    a_panel.ui.folderButton.click()
+    start_and_wait(a_panel)
+    assert kept() == ["Scan and 2 more adapted.safetensors"]
+    assert "On 6 slices" in a_panel.ui.messageLabel.text  # of 3 x 6 that the child was handed
+
+
+def test_a_disabled_adapt_button_says_why(open_panel, a_scene, fake_child):
+    panel = open_panel()
+    ui = panel.ui
+    assert not ui.adaptButton.enabled and ui.adaptButton.toolTip.startswith("No volume is chosen")
+    scan = add_scan(np.random.default_rng(0).normal(40, 20, (14, 8, 7)).astype(np.int16), 1.0)
+    ui.inputSelector.setCurrentNode(scan)
+    assert not ui.adaptButton.enabled and "isotropic" in ui.adaptButton.toolTip
+    scan.SetSpacing(1, 1, 5)
+    assert ui.adaptButton.enabled
+
+
+def test_adapting_is_possible_where_the_asked_slices_are_not(a_panel):
+    ui = a_panel.ui
+    ui.targetComboBox.setCurrentText("spacing")
+    ui.spacingSpinBox.value = 5.0
+    assert not ui.applyButton.enabled and ui.adaptButton.enabled
+    start_and_wait(a_panel)
+    assert ui.messageLabel.text.startswith("Adapted model saved.") and not ui.applyButton.enabled
+
+
+def test_progress_of_an_adaptation_is_shown_and_cancel_saves_nothing(a_panel, fake_child, an_app, kept):
+    fake_child("slow")
+    ui = a_panel.ui
+    ui.adaptButton.click()
+    run_until(a_panel, lambda: ui.progressBar.value == 25)
+    assert ui.messageLabel.text == "Adapting: 1 of 4, 3 s left"
+    pid = a_panel._jobs.run._child.pid
+    ui.applyButton.click()
+    assert ui.applyButton.text == "C&ancel" and not ui.applyButton.enabled
+    finish(a_panel)
+    assert ui.messageLabel.text == "Stopped; no model was saved."
+    assert a_panel._panel.state is State.IDLE and ui.adaptButton.enabled
+    assert kept() == [] and left_behind(an_app) == [] and an_app.popups == []
+    assert_gone(pid)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reads /proc")
+def test_cancel_ends_a_deaf_adaptation_and_its_own_children_within_two_seconds(a_panel, fake_child, an_app, kept):
+    fake_child("deaf")
+    a_panel.ui.adaptButton.click()
+    note = a_panel._jobs.run._folder / "grandchild"
+    run_until(a_panel, lambda: note.exists() and note.read_text())
+    pids = [a_panel._jobs.run._child.pid, int(note.read_text())]
+    start = time.monotonic()
+    a_panel.ui.applyButton.click()
+    finish(a_panel)
+    assert time.monotonic() - start < 2 + SLACK_S
+    for pid in pids:
+        assert_gone(pid)
+    assert kept() == [] and left_behind(an_app) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(
+    "part, words",
+    [
+        ("killed", "killed by the system, probably for lack of memory. Found: allocating 40 GB. Next: close other"),
+        ("crashed", "crashed by an invalid memory access. Found: libtorch_cpu.so: fault. Next: check the environment"),
+        ("failure", "Out of memory. Found: needs 9 GB. Next: crop the volume."),
+    ],
+)
+def test_an_adaptation_whose_child_dies_is_told_in_words_and_can_be_repeated(
+    a_panel, fake_child, an_app, kept, part, words
+):
+    fake_child(part)
+    start_and_wait(a_panel)
+    assert words in a_panel.ui.messageLabel.text and a_panel.ui.copyButton.visible
+    assert kept() == [] and left_behind(an_app) == [] and an_app.popups == []
+    fake_child("success")
+    start_and_wait(a_panel)
+    assert kept() == ["Scan adapted.safetensors"]
+
+
+def test_a_disk_full_at_the_end_is_told_in_the_panel(a_panel, an_app, monkeypatch, kept):
+    def full(made, partial):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    start_and_wait(a_panel)
+    assert "cannot be saved. Found: [Errno 28] No space left on device" in a_panel.ui.messageLabel.text
+    assert a_panel._panel.state is State.FAILED and a_panel.ui.modelFileEdit.currentPath == ""
+    assert kept() == [] and left_behind(an_app) == []
+
+
+def test_closing_the_scene_ends_an_adaptation(a_panel, a_scene, fake_child, an_app, kept):
+    fake_child("slow")
+    a_panel.ui.adaptButton.click()
+    pid = a_panel._jobs.run._child.pid
+    a_scene.scene.Clear(False)
+    assert_gone(pid)
+    finish(a_panel)
+    assert kept() == [] and left_behind(an_app) == [] and an_app.popups == []
+    assert not a_panel.ui.adaptButton.enabled and "No volume is chosen" in a_panel.ui.adaptButton.toolTip
+
+
+def test_removing_a_further_volume_ends_an_adaptation(three_scans, a_panel, fake_child, an_app, kept):
+    fake_child("slow")
+    a_panel.ui.folderButton.click()
+    a_panel.ui.adaptButton.click()
+    pid = a_panel._jobs.run._child.pid
+    slicer.mrmlScene.RemoveNode(three_scans[2])
+    assert_gone(pid)
+    finish(a_panel)
+    assert "input volume was removed" in a_panel.ui.messageLabel.text
+    assert kept() == [] and left_behind(an_app) == []
+    assert a_panel.ui.adaptButton.enabled  # the others are still there
+
+
+def test_closing_the_module_ends_an_adaptation(a_panel, fake_child, an_app, kept):
+    fake_child("slow")
+    a_panel.ui.adaptButton.click()
+    pid = a_panel._jobs.run._child.pid
+    a_panel.cleanup()
+    assert_gone(pid)
+    assert left_behind(an_app) == [] and kept() == []
+
+
+def test_another_module_may_be_opened_while_a_model_is_adapted(a_panel, kept):
+    a_panel.ui.adaptButton.click()
+    a_panel.exit()
+    finish(a_panel)
+    a_panel.enter()
+    ui = a_panel.ui
+    assert Path(ui.modelFileEdit.currentPath).name == kept()[0]
+    assert "Adapted model saved." in f"{ui.messageLabel.text} {ui.adaptLabel.text}"
+
+
+def test_adapting_asks_for_pytorch_once_like_apply(a_panel, an_app, monkeypatch, kept):
+    monkeypatch.setattr(slicer.packaging, "pip_check", lambda requirement: False)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    a_panel.ui.adaptButton.click()
+    assert "install it by the Extensions Manager" in a_panel.ui.messageLabel.text
+    assert a_panel._jobs.run is None and kept() == [] and an_app.popups == []
+
+
+def test_minutes_and_model_file_come_back_with_a_saved_scene(a_panel, a_scene, tmp_path):
+    ui = a_panel.ui
+    ui.adaptMinutesSpinBox.value = 45.0
+    start_and_wait(a_panel)
+    path = ui.modelFileEdit.currentPath
+    a_scene.save(tmp_path / "case.mrb")
+    a_scene.scene.Clear(False)
+    assert (ui.adaptMinutesSpinBox.value, ui.modelFileEdit.currentPath, ui.adaptLabel.text) == (20, "", "")
+    a_scene.load(tmp_path / "case.mrb")
+    assert (ui.adaptMinutesSpinBox.value, ui.modelFileEdit.currentPath) == (45, path)

@@ -108,11 +108,12 @@ def test_the_parameters_have_their_defaults_and_limits(the_module, a_scene):
     nodes = ("inputVolume", "outputVolume", "resultVolume", "region")
     assert [getattr(asked, name) for name in nodes] == [None] * 4
     assert (asked.target, asked.zScale, asked.spacing, asked.thickness) == ("isotropic", 4.0, 1.0, 0.0)
+    assert asked.adaptMinutes == 20.0
     assert (asked.textureDefault, asked.texture, asked.selfCheck, asked.modelFile) == (True, 0.0, True, "")
     autos = ("consistency", "model", "device", "precision", "modality")
     assert [getattr(asked, name) for name in autos] == ["auto"] * 5
     wrongs = (("zScale", 1.0), ("zScale", 17.0), ("consistency", "strict"), ("device", "tpu"), ("texture", 1.1))
-    for name, wrong in (*wrongs, ("target", "cubic")):
+    for name, wrong in (*wrongs, ("target", "cubic"), ("adaptMinutes", 0.0)):
         with pytest.raises(ValueError):
             setattr(asked, name, wrong)
     asked.zScale = 3.5
