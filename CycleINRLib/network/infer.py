@@ -1,11 +1,13 @@
 """Runs the network over the rows of one slab: encode once, then one output slice after another (floor 2).
 
 The same sums as `CycleINR.encode` and `decode`, streamed along z so that only one encoded copy of the slab is alive.
+Each layer of the encoder looks one pixel further than the next one, so the halo gets narrower from layer to layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,7 @@ from .model import FEATURES, Block, Conditions, CycleINR, fold, source_features
 
 CHUNK_VOXELS = 200_000  # of the in-plane grid that one call of a convolution sees: about what a cache holds
 DECODE_VOXELS = 150_000
+NARROWED = 0.9  # of what is held: the rest is dropped where so little of it is still needed
 
 
 @torch.inference_mode()
@@ -30,7 +33,7 @@ def corrections(
     detail: float,
     z_scale: float,
     conditions: Conditions,
-    texture: float = 0.0,
+    textures: Sequence[float] = (0.0,),
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The correction at each output place, for some rows of a block.
@@ -43,12 +46,12 @@ def corrections(
     positions : (M,) sorted places along z in source slices, within [0, N - 1]
     detail : of the whole scan (IntensityScale), the unit of the network's output
     z_scale, conditions : what the network is told
-    texture : 0 least error, 1 natural noise
+    textures : 0 least error, 1 natural noise; all of them from one encoding
     tick : called after every piece of work; may raise to stop
 
     Yields
     ------
-    (slice of M, (m, rows, columns) float32 corrections in normalized intensities)
+    (slice of M, (textures, m, rows, columns) float32 corrections in normalized intensities)
     """
     parameter = next(network.parameters())
     device, dtype = parameter.device, parameter.dtype
@@ -57,17 +60,13 @@ def corrections(
     values = F.pad(values[None], (0, width % 2, 0, R % 2), mode="replicate")
     features = source_features(values, detail).to(dtype)
     condition = torch.tensor([conditions.of_scan()], device=device, dtype=dtype)
-    encoded = encode_streamed(network, features, condition, tick)
-
     down = _Window.of(rows, features.shape[3])
     across = _Window.of(columns or slice(0, width), features.shape[4])
+    encoded = encode_streamed(network, features, condition, tick, (down.folded, across.folded))
 
     def codes_at(k: int) -> tuple[Tensor, Tensor | None]:
         part = features[:, :, k : k + 1, down.unfolded, across.unfolded]
-        codes = network.codes_of(encoded[:, :, k : k + 1, down.folded, across.folded], part)[
-            :, :, 0, down.cut, across.cut
-        ]
-        codes = codes.contiguous()
+        codes = network.codes_of(encoded[:, :, k : k + 1], part)[:, :, 0, down.cut, across.cut].contiguous()
         return codes, network.keys_of(codes)
 
     below_of = np.clip(np.floor(positions + 1e-9).astype(int), 0, max(N - 2, 0))
@@ -85,17 +84,16 @@ def corrections(
             ts = np.clip(positions[part] - k, 0, 1)
             P = len(ts)
             t = torch.tensor(ts, device=device, dtype=dtype)
-            query = [conditions.of_place(float(t_), z_scale) for t_ in ts]
-            out = network.decode(
-                below.expand(P, -1, -1, -1),
-                above.expand(P, -1, -1, -1),
-                None if keys_below is None else keys_below.expand(P, -1, -1, -1),
-                None if keys_above is None else keys_above.expand(P, -1, -1, -1),
-                t,
-                torch.tensor(query, device=device, dtype=dtype),
-                torch.full_like(t, texture) if texture else None,
+            query = torch.tensor([conditions.of_place(float(t_), z_scale) for t_ in ts], device=device, dtype=dtype)
+            here, there = (codes.expand(P, -1, -1, -1) for codes in (below, above))
+            keys_here, keys_there = (
+                None if keys is None else keys.expand(P, -1, -1, -1) for keys in (keys_below, keys_above)
             )
-            yield part, (out[:, down.inner, across.inner].float() * detail).cpu().numpy()
+            out = network.decode(here, there, keys_here, keys_there, t, query)[None]
+            if any(textures):
+                amounts = torch.tensor(textures, device=device, dtype=dtype)[:, None, None, None]
+                out = out + amounts * network.texture(here, there, query)
+            yield part, (out[..., down.inner, across.inner].float() * detail).cpu().numpy()
         tick()
 
 
@@ -118,21 +116,68 @@ class _Window:
         return cls(folded, slice(2 * folded.start, 2 * folded.stop), cut, inner, last - first)
 
 
-def encode_streamed(network: CycleINR, features: Tensor, condition: Tensor, tick: Callable[[], None]) -> Tensor:
-    """`network.encode` of one volume, in place and a few slices at a time: [1, 5, N, H, W] -> [1, C, N, H/2, W/2]."""
+def encode_streamed(
+    network: CycleINR,
+    features: Tensor,
+    condition: Tensor,
+    tick: Callable[[], None],
+    wanted: tuple[slice, slice] | None = None,
+) -> Tensor:
+    """`network.encode` of one volume, in place and a few slices at a time: [1, 5, N, H, W] -> [1, C, N, h, w].
+
+    `wanted` says which rows and columns of the H/2 x W/2 folded pixels come out; None: all.
+    """
     _, _, N, H, W = features.shape
-    channels = network.config.channels
-    x = torch.empty((N, H // 2, W // 2, channels), device=features.device, dtype=features.dtype)
-    chunk = max(1, CHUNK_VOXELS // (H * W))
+    wanted = wanted or (slice(0, H // 2), slice(0, W // 2))
+    layers = len(network.blocks)
+    held = tuple(_reached(part, size // 2, layers + 1) for part, size in zip(wanted, (H, W)))
+    features = features[..., 2 * held[0].start : 2 * held[0].stop, 2 * held[1].start : 2 * held[1].stop]
+    h, w = (part.stop - part.start for part in held)
+    x = torch.empty((N, h, w, network.config.channels), device=features.device, dtype=features.dtype)
     weight, bias = _flat(network.enter), network.enter.bias
+    chunk = _chunk(x)
     for a in range(0, N, chunk):
         folded = fold(features[:, :, a : a + chunk])[0].transpose(0, 1)
         x[a : a + chunk] = F.conv2d(folded, weight, bias, padding=1).permute(0, 2, 3, 1)
     tick()
-    for block in network.blocks:
-        _add_in_place(block, x, condition, chunk)
+    for n, block in enumerate(network.blocks):
+        needed = tuple(_reached(part, size // 2, layers - n) for part, size in zip(wanted, (H, W)))
+        if _pixels(needed) <= NARROWED * _pixels(held):
+            x, held = _narrowed(x, _within(needed, held)), needed
+        _add_in_place(block, x, condition, _chunk(x))
         tick()
-    return x.permute(3, 0, 1, 2)[None]
+    rows, columns = _within(wanted, held)
+    return x[:, rows, columns].permute(3, 0, 1, 2)[None]
+
+
+def _chunk(x: Tensor) -> int:
+    """Slices of [N, h, w, C] that one call of a convolution sees."""
+    return max(1, CHUNK_VOXELS // (4 * x.shape[1] * x.shape[2]))
+
+
+def _reached(part: slice, count: int, layers: int) -> slice:
+    """The rows (or columns), of `count`, that `part` depends on `layers` layers before."""
+    return slice(max(0, part.start - layers), min(count, part.stop + layers))
+
+
+def _within(inner: Sequence[slice], outer: Sequence[slice]) -> list[slice]:
+    """Where `inner` lies in `outer`."""
+    return [slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer)]
+
+
+def _pixels(window: Sequence[slice]) -> int:
+    return math.prod(part.stop - part.start for part in window)
+
+
+def _narrowed(x: Tensor, window: Sequence[slice]) -> Tensor:
+    """A window of the rows and columns of [N, h, w, C] in the memory of x itself, slice by slice: x is lost."""
+    N, _, _, C = x.shape
+    rows, columns = window
+    narrow = (rows.stop - rows.start, columns.stop - columns.start, C)
+    memory, size = x.view(-1), math.prod(narrow)
+    for n in range(N):  # never beyond the slices that are still to be moved
+        memory[n * size : (n + 1) * size] = x[n, rows, columns].clone(memory_format=torch.contiguous_format).view(-1)
+    return memory[: N * size].view(N, *narrow)
 
 
 def _add_in_place(block: Block, x: Tensor, condition: Tensor, chunk: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,32 @@ class Engine:
         (M, rows, I) in the scan's type for whole volumes, which saves memory, else (M, rows, columns) float32;
         what consistency left over; the output at acquired positions where the measure needs it
         """
+        outputs, errors, beside = self._run(values, grid, (self.texture,), rows, column)
+        return outputs[0], errors, beside[0]
+
+    def at_textures(
+        self, values: np.ndarray, grid: Grid, textures: tuple[float, ...]
+    ) -> list[tuple[np.ndarray, AcquiredQuery | None]]:
+        """The whole output and that at acquired positions, as `run` gives them, for each texture; encoded once."""
+        outputs, _, beside = self._run(values, grid, textures)
+        return list(zip(outputs, beside))
+
+    def _run(
+        self,
+        values: np.ndarray,
+        grid: Grid,
+        textures: tuple[float, ...],
+        rows: tuple[int, int] | None = None,
+        column: int | None = None,
+    ) -> tuple[np.ndarray, Remainder, list[AcquiredQuery | None]]:
         whole = rows is None and column is None
         columns = slice(0, values.shape[2]) if column is None else slice(column, column + 1)
         first, last = rows or (0, values.shape[1])
         slices = grid.crop.stop - grid.crop.start
-        output = np.empty((slices, last - first, columns.stop - columns.start), self.kind if whole else np.float32)
+        size = (last - first, columns.stop - columns.start)
+        output = np.empty((len(textures), slices, *size), self.kind if whole else np.float32)
         wanted = positions_to_query(grid.positions[grid.crop], len(values)) if whole else np.zeros(0, int)
-        beside = np.empty((len(wanted), *output.shape[1:]), np.float32) if len(wanted) else None
+        beside = np.empty((len(textures), len(wanted), *size), np.float32)
         errors = Remainder()
         slabs = self._slabs(values.shape, first, last, grid)
         watch = Stopwatch("upsample", len(slabs) * self._ticks(len(values)), self.progress)
@@ -112,7 +131,7 @@ class Engine:
         while done < len(slabs):
             slab = slabs[done]
             try:
-                x, extra = self._slab(values, slab, columns, grid, wanted, watch, errors)
+                parts = list(self._slab(values, slab, columns, grid, wanted, textures, watch, errors))
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -121,33 +140,45 @@ class Engine:
                 continue
             keep = slice(max(slab.first, first) - slab.first, None)
             at = slice(max(slab.first, first) - first, slab.last - first)
-            output[:, at] = self.stored(x[:, keep]) if whole else x[:, keep]
-            if beside is not None:
-                beside[:, at] = extra[:, keep]
+            for n, (x, extra) in enumerate(parts):
+                output[n, :, at] = self.stored(x[:, keep]) if whole else x[:, keep]
+                beside[n, :, at] = extra[:, keep]
             done += 1
         self._empty_outside(output, values, grid)
-        query = None if beside is None else AcquiredQuery(self.stored(beside), wanted)
-        return output, errors, query
+        queried = [AcquiredQuery(self.stored(one), wanted) if len(wanted) else None for one in beside]
+        return output, errors, queried
 
     def _empty_outside(self, output: np.ndarray, values: np.ndarray, grid: Grid) -> None:
         """Slices of a reference that lie beyond the scan hold its lowest value: nothing is extrapolated."""
         places = grid.positions[grid.crop]
         outside = (places < -0.5 - 1e-6) | (places > grid.count - 0.5 + 1e-6)
         if outside.any():
-            output[outside] = values.min()
+            output[:, outside] = values.min()
             self.warn(f"{outside.sum()} slices of the reference lie outside the scan: filled with its lowest value.")
 
-    def _slab(self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, watch: Stopwatch, errors):
-        """One slab, consistent with its acquired slices: (M, rows, columns) float32, and the slices `wanted` beside."""
+    def _slab(
+        self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, textures, watch: Stopwatch, errors
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """One slab at each texture, consistent with its acquired slices: (M, rows, columns) float32, and the slices
+        `wanted` beside."""
         read = np.asarray(values[:, slab.read_first : slab.read_last], np.float32)
         rows = slice(slab.first - slab.read_first, slab.last - slab.read_first)
         y = np.ascontiguousarray(read[:, rows, columns])
         inside = np.clip(grid.positions, 0, grid.count - 1)
         places, where = np.unique(np.concatenate([inside, wanted]).round(9), return_inverse=True)
-        unique = np.tensordot(self._base(places, grid), y, 1)
-        unique += self._corrections(read, rows, columns, places, grid, watch)
-        x, extra = unique[where[: len(inside)]], unique[where[len(inside) :]]
-        del unique
+        found = self._corrections(read, rows, columns, places, grid, textures, watch)
+        base = np.tensordot(self._base(places, grid), y, 1)
+        for unique in found:
+            unique += base
+        del base, unique
+        while found:
+            unique = found.pop(0)
+            x, extra = unique[where[: len(inside)]], unique[where[len(inside) :]]
+            del unique
+            yield self._consistent(x, extra, y, grid, inside, wanted, errors)
+
+    def _consistent(self, x, extra, y, grid: Grid, inside: np.ndarray, wanted: np.ndarray, errors: Remainder):
+        """Output x at `inside` and extra at acquired positions `wanted`, in agreement with the acquired slices y."""
         aim = self.aim
         if aim.consistency == "keep":
             x = kept(x, y, inside)
@@ -155,8 +186,7 @@ class Engine:
         elif aim.consistency in ("project", "exact"):
             A = grid.profile(aim.ratio, aim.profile).astype(np.float32)
             P = projection(A.astype(np.float64), aim.consistency).astype(np.float32)
-            missing = y - np.tensordot(A, x, 1)
-            update = np.tensordot(P, missing, 1)
+            update = np.tensordot(P, y - np.tensordot(A, x, 1), 1)
             x += update
             extra += _along_z(grid, update, wanted)
             errors.add(y - np.tensordot(A, x, 1), y)
@@ -166,9 +196,16 @@ class Engine:
         return base_weights(places, grid.count, self.aim.ratio, grid.step).astype(np.float32)
 
     def _corrections(
-        self, read: np.ndarray, rows: slice, columns: slice, places: np.ndarray, grid: Grid, watch: Stopwatch
-    ) -> np.ndarray:
-        """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32."""
+        self,
+        read: np.ndarray,
+        rows: slice,
+        columns: slice,
+        places: np.ndarray,
+        grid: Grid,
+        textures: tuple[float, ...],
+        watch: Stopwatch,
+    ) -> list[np.ndarray]:
+        """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32 for each texture."""
         from ..network.infer import corrections
         from ..network.model import Conditions
 
@@ -179,7 +216,8 @@ class Engine:
 
         aim, scale = self.aim, self.scale
         gain = max(self.gain, LEAST_GAIN)  # gain * (correction + texture / gain * noise): texture stays what it is
-        out = np.empty((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        size = (len(places), rows.stop - rows.start, columns.stop - columns.start)
+        outs = [np.empty(size, np.float32) for _ in textures]
         anisotropy = self.spacing_mm[0] / min(self.spacing_mm[1:])
         ratio, seen = min(aim.ratio, RATIO_SEEN), (scale.through, scale.within)
         parts = corrections(
@@ -191,12 +229,13 @@ class Engine:
             detail=scale.detail,
             z_scale=1 / grid.step,
             conditions=Conditions(ratio, float(aim.gaussian), anisotropy, *seen),
-            texture=self.texture / gain,
+            textures=[texture / gain for texture in textures],
             tick=tick,
         )
         for part, found in parts:
-            np.multiply(found, np.float32(gain * scale.scale), out=out[part])
-        return out
+            for out, one in zip(outs, found):
+                np.multiply(one, np.float32(gain * scale.scale), out=out[part])
+        return outs
 
     def of_every_second(self, known: np.ndarray) -> Engine:
         """The same network for every second slice of the scan, `known` (N, J, I): texture 0, gain 1, no consistency."""

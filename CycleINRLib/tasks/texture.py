@@ -1,8 +1,8 @@
 """How much texture a scan asks for: as little as hides its generated slices (floor 3).
 
 The network's output is linear in texture, t: x(t) = x(0) + t (x(1) - x(0)), and so is what consistency makes of it. On
-a central block both ends are computed once, and t is the smallest one at which the noise of generated slices is that
-of the output at acquired positions (generated gap, design section 6) but for `ALLOWED`.
+a central block both ends are computed from one encoding, and t is the smallest one at which the noise of generated
+slices is that of the output at acquired positions (generated gap, design section 6) but for `ALLOWED`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def _least_hiding(engine: Engine, block: np.ndarray) -> float:
     slices = int((count - 1) * aim.z_scale + 1e-6) + 1
     grid = Grid.of(count, aim.z_scale, slices, aim.ratio, extend=aim.consistency in ("project", "exact"))
     places = grid.positions[grid.crop]
-    (least, beside_least), (most, beside_most) = (_output(engine, block, grid, t) for t in (0.0, 1.0))
+    other = engine.of_block(block)
+    other.scale = engine.scale
+    (least, beside_least), (most, beside_most) = other.at_textures(block, grid, (0.0, 1.0))
     gauge = NoiseGauge(block, aim.z_scale, aim.modality, remember=True)
 
     def gap(t: float) -> float | None:
@@ -68,14 +70,6 @@ def _least_hiding(engine: Engine, block: np.ndarray) -> float:
         found = gap(middle)
         low, high = (middle, high) if found is not None and found > ALLOWED else (low, middle)
     return high
-
-
-def _output(engine: Engine, block: np.ndarray, grid: Grid, texture: float) -> tuple[np.ndarray, AcquiredQuery | None]:
-    """The result for the block alone, (M, J, I) float32, and at acquired positions beside it."""
-    other = engine.of_block(block)
-    other.texture, other.scale = texture, engine.scale
-    values, _, beside = other.run(block, grid)
-    return values, beside
 
 
 def most_of(z_scale: float) -> tuple[int, int, int]:

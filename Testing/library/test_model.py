@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 from CycleINRLib.imaging.slabs import plan_slabs  # noqa: E402
+from CycleINRLib.network import infer  # noqa: E402
 from CycleINRLib.network.infer import corrections, encode_streamed, step_count  # noqa: E402
 from CycleINRLib.network.model import (  # noqa: E402
     CONFIGS,
@@ -24,7 +25,7 @@ from CycleINRLib.network.model import (  # noqa: E402
 SMALL = NetworkConfig(channels=16, blocks=3, codes=8, hidden=12, key=4)
 DETAIL = 0.3
 TOLD = Conditions(1.0, 0.0, 4.0, 0.4, 0.1)
-SCAN: dict[str, Any] = {"detail": DETAIL, "conditions": TOLD, "texture": 0.6}
+SCAN: dict[str, Any] = {"detail": DETAIL, "conditions": TOLD, "textures": (0.6,)}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def _corrections(network, source, rows, z_scale, columns=None):
     out = np.full((len(positions), rows.stop - rows.start, width), np.nan, np.float32)
     facts = {"z_scale": z_scale, **SCAN}
     for part, values in corrections(network, source, rows, positions, columns=columns, **facts):
-        out[part] = values
+        out[part] = values[0]
     return out
 
 
@@ -90,6 +91,44 @@ def test_streamed_encoding_is_the_encoding(network, source):
         streamed = encode_streamed(network, features, condition, lambda: ticks.append(1))
     torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5 * float(whole.abs().max()))
     assert len(ticks) == 1 + SMALL.blocks
+
+
+@pytest.mark.parametrize("rows", [slice(0, 30), slice(0, 1), slice(13, 15), slice(28, 30)])
+@pytest.mark.parametrize("columns", [slice(0, 22), slice(10, 11)])
+def test_a_window_is_encoded_with_ever_less_around_it(network, source, rows, columns, monkeypatch):
+    features = source_features(torch.from_numpy(source[None, :, :60, :44].copy()), 0.3)
+    condition = torch.tensor([TOLD.of_scan()])
+    sizes: list[int] = []
+    real = infer._add_in_place
+    monkeypatch.setattr(
+        infer, "_add_in_place", lambda block, x, *rest: sizes.append(x[0].numel()) or real(block, x, *rest)
+    )
+    with torch.no_grad():
+        whole = network.encode(features, condition)
+        window = encode_streamed(network, features, condition, lambda: None, (rows, columns))
+    torch.testing.assert_close(window, whole[..., rows, columns], rtol=0, atol=1e-5 * float(whole.abs().max()))
+    everything = (rows, columns) == (slice(0, 30), slice(0, 22))
+    assert (sizes == [30 * 22 * SMALL.channels] * SMALL.blocks) if everything else (sizes[-1] < 0.8 * sizes[0])
+
+
+def test_several_textures_come_from_one_encoding(network, source, monkeypatch):
+    facts = {"z_scale": 2.0, **SCAN}
+    run = lambda *textures: np.concatenate(  # noqa: E731
+        [
+            found
+            for _, found in corrections(
+                network, source, slice(8, 20), np.arange(11) / 2, **facts | {"textures": textures}
+            )
+        ],
+        1,
+    )
+    alone = [run(texture)[0] for texture in (0.0, 0.6, 1.0)]
+    encodings: list[int] = []
+    real = infer.encode_streamed
+    monkeypatch.setattr(infer, "encode_streamed", lambda *rest: encodings.append(1) or real(*rest))
+    together = run(0.0, 0.6, 1.0)
+    assert len(encodings) == 1 and np.abs(alone[2] - alone[0]).max() > 0.01
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_inference_computes_what_training_computes(network, source):

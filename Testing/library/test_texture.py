@@ -8,13 +8,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
-from CycleINRLib.tasks.texture import ALLOWED  # noqa: E402
+from CycleINRLib.jobs import UpsampleJob  # noqa: E402
+from CycleINRLib.tasks.aim import plan  # noqa: E402
+from CycleINRLib.tasks.engine import Engine  # noqa: E402
+from CycleINRLib.tasks.evaluate import Case, Protocol  # noqa: E402
+from CycleINRLib.tasks.texture import ALLOWED, settle_texture  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def thick(mr_thin):
-    from CycleINRLib.tasks.evaluate import Case, Protocol
-
     return Case.of(mr_thin, Protocol(3, "skip")).source
 
 
@@ -52,8 +54,29 @@ def test_a_texture_that_is_asked_for_is_not_fitted(thick):
 
 
 def test_too_few_slices_get_least_error(mr_thin):
-    from CycleINRLib.tasks.evaluate import Case, Protocol
-
     source = Case.of(mr_thin, Protocol(3, "skip")).source
     few = source.with_values(source.values[:5], source.geometry.cropped((0, 0, 0), (5, *source.values.shape[1:])))
     assert cycleinr.upsample(few, z_scale=3, axis="k").report["texture"] == 0
+
+
+@pytest.mark.parametrize("profile", ["skip", "box"])
+def test_one_encoding_gives_the_texture_that_two_runs_give(ct_thin, profile, monkeypatch):
+    """Both ends of the dial at once are a saving, not another fit."""
+
+    def twice(engine, values, grid, textures):
+        found = []
+        for engine.texture in textures:
+            output, _, beside = engine.run(values, grid)
+            found.append((output, beside))
+        return found
+
+    thick = Case.of(ct_thin, Protocol(3, profile)).source
+    job = UpsampleJob(z_scale=3, axis="k", profile=profile)
+    settled = []
+    for way in (Engine.at_textures, twice):
+        monkeypatch.setattr(Engine, "at_textures", way)
+        engine = Engine.of(thick, job, plan(thick, job), None, None)
+        settle_texture(engine, thick.values, job)
+        settled.append(engine.texture)
+    assert settled[0] == pytest.approx(settled[1], abs=1e-3)
+    assert 0 < settled[0] < 1
