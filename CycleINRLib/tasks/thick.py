@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,8 +82,26 @@ class ThickScan:
         }
 
 
+class Coarse(NamedTuple):
+    """A scan, slices first, that lie far enough apart to learn from."""
+
+    volume: Volume
+    modality: str
+    z_scale: float  # to isotropic
+
+
 def ready(volumes: Sequence[Volume], job: AdaptJob, progress: Listener | None = None) -> list[ThickScan]:
     """The scans that can be learned from; the others are warned of.
+
+    Raises
+    ------
+    VolumeError, RequestError : as `usable` does
+    """
+    return [_thick(scan, job, progress) for scan in usable(volumes, job, progress)]
+
+
+def usable(volumes: Sequence[Volume], job: AdaptJob, progress: Listener | None = None) -> list[Coarse]:
+    """The scans that can be learned from, not yet examined, so that a panel can ask; the others are warned of.
 
     Raises
     ------
@@ -93,7 +111,7 @@ def ready(volumes: Sequence[Volume], job: AdaptJob, progress: Listener | None = 
     found, refused = [], []
     for volume in volumes:
         try:
-            found.append(_thick(volume, job, progress))
+            found.append(_coarse(volume, job))
         except VolumeError as error:
             refused.append((volume.name, error))
     if not found:
@@ -117,7 +135,7 @@ def _raise_for(refused: list[tuple[str, VolumeError]]) -> None:
     raise VolumeError("No scan can be adapted to", found, error.next) from error
 
 
-def _thick(volume: Volume, job: AdaptJob, progress: Listener | None) -> ThickScan:
+def _coarse(volume: Volume, job: AdaptJob) -> Coarse:
     check_usable(volume, job.axis)
     axis = choose_slice_axis(volume, job.axis)
     modality = guess_modality(volume) if job.modality == "auto" else job.modality.upper()
@@ -129,12 +147,17 @@ def _thick(volume: Volume, job: AdaptJob, progress: Listener | None) -> ThickSca
         raise VolumeError("The volume is isotropic, or nearly so", f"{size} mm", "give scans with coarse slices")
     if count < LEAST_SLICES:
         raise VolumeError("There are too few slices to learn from", f"{count}", f"give at least {LEAST_SLICES}")
+    return Coarse(first, modality, z_scale)
+
+
+def _thick(scan: Coarse, job: AdaptJob, progress: Listener | None) -> ThickScan:
+    first, modality = scan.volume, scan.modality
     scale = IntensityScale.of(first.values, modality).scale
     thickness, estimated = _thickness(first, modality, scale, job, progress)
-    ratio = thickness / spacing[0]
+    ratio = thickness / first.spacing_mm[0]
     profile = resolve_profile(job.profile, modality, ratio)
-    protocol = Protocol(z_scale, 0.0 if profile == "skip" else ratio, profile)
-    return ThickScan(first, modality, protocol, thickness, estimated, scale, _held(count))
+    protocol = Protocol(scan.z_scale, 0.0 if profile == "skip" else ratio, profile)
+    return ThickScan(first, modality, protocol, thickness, estimated, scale, _held(len(first.values)))
 
 
 def _held(count: int) -> slice:
