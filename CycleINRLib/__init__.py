@@ -23,7 +23,7 @@ _HOMES = {  # public name -> the module that defines it
     "read": "io.files",
     "write": "io.files",
     "upsample": "tasks.upsample",
-    "preview": "tasks.upsample",
+    "preview": "tasks.preview",
     "Result": "tasks.upsample",
     "measure": "tasks.measure",
 }

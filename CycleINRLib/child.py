@@ -96,15 +96,14 @@ def _measure(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, em
 def _preview(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, emit: Callable[[Event], None]):
     """Single planes of the result: "planes" {name: place in mm across it, None: the middle} -> one array each."""
     from .events import Stopwatch
-    from .tasks.upsample import preview
+    from .tasks.preview import previews
 
     job, planes = UpsampleJob.from_json(facts.get("job") or {}), facts.get("planes") or {}
     watch = Stopwatch("preview", len(planes), emit)
     made, written = {}, []
     try:
-        for name, at_mm in planes.items():
+        for name, plane in previews(volume, planes, cancelled=stop, **_asked(job)):
             stop.check()
-            plane = preview(volume, name, at_mm, **_asked(job))
             written.append(place / f"{name}.npy")
             _save_array(written[-1], plane.values)
             made[name] = volume_facts(plane)

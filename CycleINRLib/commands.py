@@ -169,7 +169,7 @@ def preview(options: Namespace, talk: Talk) -> None:
     if picture:
         check_picture(picture, options.overwrite, (Path(options.input),))
     from .io.files import read
-    from .tasks.upsample import preview as preview_plane
+    from .tasks.preview import preview as preview_plane
 
     volume = read(options.input, series=options.series, frame=options.frame)
     plane = preview_plane(volume, options.plane, options.at_mm, options.z_scale, model=options.model)

@@ -20,7 +20,6 @@ from ..errors import RequestError
 from ..events import Listener, Stopwatch
 from ..imaging.geometry import AXES, Geometry
 from ..imaging.metrics import noise_readout
-from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from .aim import Plan, plan
@@ -28,7 +27,7 @@ from .engine import Engine, Remainder
 from .selfcheck import self_check, settle_gain
 from .texture import settle_texture
 
-__all__ = ["Plan", "Result", "plan", "preview", "upsample"]
+__all__ = ["Plan", "Result", "plan", "upsample"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,73 +87,6 @@ def upsample(
         "texture_seconds": texture_seconds,  # and the texture
     }
     return Result(result, _report(volume, result, job, aim, engine, readout, errors, check, spent))
-
-
-def preview(
-    volume: Volume, plane: str, at_mm: float | None = None, z_scale: float | None = None, **fields: Any
-) -> Volume:
-    """One plane of the result across its slices, alone: a Volume one row (or column) thick.
-
-    Parameters
-    ----------
-    plane : "coronal", "sagittal" or "axial", meaning the in-plane axis nearest to anterior-posterior, left-right or
-        superior-inferior; axial where the slices themselves are coronal or sagittal
-    at_mm : RAS coordinate of the plane along that direction, None: the middle
-    z_scale : as for `upsample`; further job fields as keywords
-
-    Raises
-    ------
-    RequestError : the plane is none of the three, lies outside the volume, or is parallel to the slices
-    """
-    job = UpsampleJob(z_scale=z_scale, **fields)
-    aim = plan(volume, job)
-    name, row = _row_of(volume.geometry, aim.axis, plane, at_mm)
-    source = volume.slices_first(aim.axis).values
-    engine = Engine.of(volume, job, aim, None, None)
-    settle_gain(engine, source, job)
-    settle_texture(engine, source, job)
-    if name == _in_plane(aim.axis)[0]:
-        wide, _, _ = engine.run(source, aim.grid, rows=(row, row + 1))
-    else:
-        slab = slab_for_rows(row, row + 1, source.shape[2], engine.network.reach)
-        block = source[:, :, slab.read_first : slab.read_last]
-        wide, _, _ = engine.run(block, aim.grid, column=row - slab.read_first)
-    stored = np.moveaxis(engine.stored(wide), 0, AXES.index(aim.axis))
-    first = [0, 0, 0]
-    first[AXES.index(name)] = row
-    return dataclasses.replace(
-        volume,
-        values=stored,
-        geometry=aim.target.cropped((first[0], first[1], first[2]), stored.shape),
-        slice_axis=aim.axis,
-    )
-
-
-def _in_plane(axis: str) -> list[str]:
-    return [name for name in AXES if name != axis]
-
-
-def _row_of(geometry: Geometry, axis: str, plane: str, at_mm: float | None) -> tuple[str, int]:
-    """The in-plane axis across a coronal, sagittal or axial plane, and the row there."""
-    directions = {"sagittal": 0, "coronal": 1, "axial": 2}  # RAS component across the plane
-    if plane not in directions:
-        raise RequestError("There is no such plane", plane, f"choose one of {', '.join(directions)}")
-    component = directions[plane]
-    along = {name: abs(geometry.directions[component, 2 - AXES.index(name)]) for name in AXES}
-    name = max(along, key=lambda axis_name: along[axis_name])
-    if name == axis:
-        raise RequestError(f"The slices themselves are {plane}", f"slice axis {axis}", "choose another plane")
-    rows = geometry.shape[AXES.index(name)]
-    if at_mm is None:
-        return name, rows // 2
-    middle = np.array([(n - 1) / 2 for n in geometry.shape])
-    start = middle.copy()
-    start[AXES.index(name)] = 0
-    step = geometry.ras_of(start + np.eye(3)[AXES.index(name)])[component] - geometry.ras_of(start)[component]
-    row = int(np.rint((at_mm - geometry.ras_of(start)[component]) / step))
-    if not 0 <= row < rows:
-        raise RequestError("The plane lies outside the volume", f"{at_mm:g} mm", "choose a place inside")
-    return name, row
 
 
 def _placed(volume: Volume, output: np.ndarray, aim: Plan) -> Volume:

@@ -270,7 +270,7 @@ def test_ctrl_c_ends_a_child_with_130_and_nothing_is_left(tmp_path, thick_ct):
 
 
 def test_the_child_previews_planes_that_equal_those_of_the_library(tmp_path, thick_ct):
-    from CycleINRLib.tasks.upsample import preview
+    from CycleINRLib.tasks.preview import preview
 
     volume = small(thick_ct)
     folder = prepare(tmp_path / "job", volume, "preview", z_scale=2.0, device="cpu")
@@ -295,6 +295,21 @@ def test_a_preview_that_fails_leaves_no_plane(tmp_path, thick_ct):
     facts = json.loads((folder / "job.json").read_text("utf-8"))
     (folder / "job.json").write_text(json.dumps({**facts, "planes": {"coronal": None, "oblique": None}}), "utf-8")
     with pytest.raises(RequestError, match="no such plane"):
+        run_folder(folder, lambda event: None)
+    assert names(folder) == {"job.json", "input.npy"}
+
+
+def test_a_preview_that_cannot_be_written_leaves_no_plane(tmp_path, thick_ct, monkeypatch):
+    def full(path, values, real=child._save_array):
+        if path.name == "sagittal.npy":
+            raise OSError(28, "No space left on device")
+        real(path, values)
+
+    monkeypatch.setattr(child, "_save_array", full)
+    folder = prepare(tmp_path / "job", small(thick_ct), "preview", z_scale=2.0, device="cpu", gain=1.0, texture=0.0)
+    facts = json.loads((folder / "job.json").read_text("utf-8"))
+    (folder / "job.json").write_text(json.dumps({**facts, "planes": {"coronal": None, "sagittal": None}}), "utf-8")
+    with pytest.raises(OSError, match="No space"):
         run_folder(folder, lambda event: None)
     assert names(folder) == {"job.json", "input.npy"}
 

@@ -8,7 +8,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
+from CycleINRLib.errors import Cancelled  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
+from CycleINRLib.tasks import preview as tasks_preview  # noqa: E402
 from CycleINRLib.tasks.aim import plan  # noqa: E402
 from CycleINRLib.tasks.engine import Engine  # noqa: E402
 from CycleINRLib.tasks.evaluate import Case, Protocol  # noqa: E402
@@ -46,6 +48,26 @@ def test_a_preview_has_the_texture_of_the_whole(thick, result):
     same = result.volume.values.take(result.volume.values.shape[across] // 2, axis=across)
     difference = plane.values.squeeze().astype(int) - same.astype(int)
     assert np.abs(difference).max() <= 1
+
+
+def test_several_planes_are_those_of_single_previews_and_fitted_once(ct_thin, monkeypatch):
+    thick = Case.of(ct_thin, Protocol(3, "box")).source
+    fits: list[str] = []
+    for name in ("settle_gain", "settle_texture"):
+        real = getattr(tasks_preview, name)
+        monkeypatch.setattr(tasks_preview, name, lambda *rest, name=name, real=real: fits.append(name) or real(*rest))
+    planes = {"coronal": None, "sagittal": float(thick.geometry.ras_of((0, 0, 20))[0])}
+    together = dict(tasks_preview.previews(thick, planes, 3))
+    assert fits == ["settle_gain", "settle_texture"] and list(together) == ["coronal", "sagittal"]
+    for plane, at_mm in planes.items():
+        alone = cycleinr.preview(thick, plane, at_mm, 3)
+        np.testing.assert_array_equal(together[plane].values, alone.values)
+        assert together[plane].geometry.same_place_as(alone.geometry)
+
+
+def test_planes_stop_when_asked(thick):
+    with pytest.raises(Cancelled):
+        dict(tasks_preview.previews(thick, {"coronal": None}, 3, cancelled=lambda: True))
 
 
 def test_a_texture_that_is_asked_for_is_not_fitted(thick):
