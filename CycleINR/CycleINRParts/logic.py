@@ -14,8 +14,6 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
 from CycleINRLib.errors import CycleINRError, VolumeError
-from CycleINRLib.imaging.geometry import isotropic_z_scale
-from CycleINRLib.imaging.volume import check_usable, choose_slice_axis
 from CycleINRLib.io.mrml import check_output_node, node_from_result, plane_node, volume_from_node
 from CycleINRLib.io.region import inside
 from CycleINRLib.jobs import AdaptJob, UpsampleJob
@@ -115,7 +113,8 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         `upsample(node, model=path)` uses the new model. It is compared with the starting model on acquired slices
         that it never saw; where it is no better, no file is written and the starting model stays in use.
 
-        :param inputVolumes: a scan or several, of one modality; never changed. One is enough, more are better
+        :param inputVolumes: a scan or several, of one modality; never changed. One is enough, more are better. Those
+            that cannot be learned from (isotropic, fewer than 12 slices) are left out, with a warning
         :param outputModel: path ending in .safetensors; None: a new file named after the scan, in the folder
             CycleINR/Models beside Slicer's settings
         :param wait: False returns a `Run` at once; it must be asked for its result on the main thread
@@ -270,21 +269,12 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         return plan(volume, job)
 
     def _adaptation(self, nodes, thickness: float | None = None, model: str | Path = "auto", **options: Any):
-        """The job and the scans that it learns from, each of them fit for that."""
-        from CycleINRLib.tasks.aim import ALREADY
+        """The job and its scans, at least one of which can be learned from."""
+        from CycleINRLib.tasks.thick import usable
 
         job = AdaptJob(thickness_mm=thickness, model=str(model), **options)
         volumes = [self._volume(node) for node in nodes or [None]]
-        for volume in volumes:
-            check_usable(volume, job.axis)
-            z_scale = isotropic_z_scale(volume.geometry, choose_slice_axis(volume, job.axis))
-            if z_scale <= ALREADY:
-                spacing = " x ".join(f"{mm:.3g}" for mm in volume.spacing_mm[::-1])
-                raise VolumeError(
-                    "A scan is already isotropic, so nothing can be learned from it",
-                    f"{volume.name}, {spacing} mm",
-                    "choose scans whose slices lie farther apart than their pixels",
-                )
+        usable(volumes, job)
         return job, volumes
 
     def _start(self, job, volume, nodes, finish, wait, progress, beside=None):

@@ -116,6 +116,7 @@ def three_scans(a_scan, a_scene):
     for name in ("Second", "Third", "Elsewhere"):
         values = slicer.util.arrayFromVolume(a_scan)
         nodes.append(slicer.util.addVolumeFromArray(values, np.diag([1.0, 1.0, 4.0, 1.0]), name=name))
+        nodes[-1].SetAttribute("DICOM.Modality", "CT")
     for node in nodes[:3]:
         hierarchy.CreateItem(study, node)
     hierarchy.CreateItem(hierarchy.GetSceneItemID(), nodes[3])

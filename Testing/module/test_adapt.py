@@ -26,6 +26,14 @@ SLACK_S = 3.0  # of a busy test machine, on top of what is promised
 
 
 @pytest.fixture
+def a_scan(a_scan):
+    """The scan with as many slices as learning needs: 14."""
+    values = np.random.default_rng(0).normal(40, 20, (14, 8, 7)).astype(np.int16)
+    slicer.util.updateVolumeFromArray(a_scan, values)
+    return a_scan
+
+
+@pytest.fixture
 def a_logic(the_module, a_scan, fake_child):
     """The module's logic on a scene with a scan."""
     return the_module.CycleINRLogic()
@@ -46,7 +54,7 @@ def add_scan(values, spacing: float = 4.0, name: str = "Other"):
 def test_an_adapted_model_is_a_new_file_named_after_the_scan(a_logic, a_scan, an_app, kept):
     before, heard = slicer.util.arrayFromVolume(a_scan).copy(), []
     path, report = a_logic.adapt(a_scan, progress=heard.append)
-    assert report["improved"] and report["held_out"]["slices"] == 2
+    assert report["improved"] and report["held_out"]["slices"] == 4
     assert path.name == "Scan adapted.safetensors" and kept() == [path.name]
     assert path.read_bytes() == LIGHT.read_bytes()
     assert [event.event for event in heard] == ["progress", "result"]
@@ -63,7 +71,21 @@ def test_a_second_model_never_takes_the_place_of_the_first(a_logic, a_scan, kept
 def test_several_scans_are_learned_from_together_each_once(three_scans, a_logic):
     path, report = a_logic.adapt((*three_scans, three_scans[0]))
     assert path.name == "Scan and 3 more adapted.safetensors"
-    assert report["held_out"]["slices"] == 4 * 6 // 3  # the played child counts the slices that it was handed
+    assert report["held_out"]["slices"] == 4 * 14 // 3  # the played child counts the slices that it was handed
+
+
+def test_one_scan_that_can_be_learned_from_is_enough(a_logic, a_scan):
+    cube = add_scan(slicer.util.arrayFromVolume(a_scan), 1.0, "Cube")
+    a_logic.checkAdaptable([cube, a_scan])
+    _, report = a_logic.adapt([cube, a_scan])
+    assert report["held_out"]["slices"] == 2 * 14 // 3  # both are handed over; the child leaves one out and says so
+
+
+def test_ct_and_mr_together_are_refused(a_logic, a_scan):
+    other = add_scan(slicer.util.arrayFromVolume(a_scan), name="MR")
+    other.SetAttribute("DICOM.Modality", "MR")
+    with pytest.raises(RequestError, match="two modalities"):
+        a_logic.adapt([a_scan, other])
 
 
 def test_what_is_asked_reaches_the_child(a_logic, a_scan):
@@ -115,9 +137,9 @@ def test_a_bad_request_starts_no_child(a_logic, a_scan, an_app, monkeypatch, tmp
     refusals = (
         (VolumeError, "No volume", {"inputVolumes": None}),
         (VolumeError, "No volume", {"inputVolumes": []}),
-        (VolumeError, "already isotropic.*Found: Cube, 1 x 1 x 1 mm", {"inputVolumes": add_scan(values, 1.0, "Cube")}),
-        (VolumeError, "already isotropic", {"inputVolumes": [a_scan, slicer.util.getNode("Cube")]}),
-        (VolumeError, "too few slices", {"inputVolumes": add_scan(values[:2].copy())}),
+        (VolumeError, "is isotropic.*1 x 1 x 1 mm in Cube", {"inputVolumes": add_scan(values, 1.0, "Cube")}),
+        (VolumeError, "too few slices", {"inputVolumes": add_scan(values[:11].copy(), name="Few")}),
+        (VolumeError, "2 scans", {"inputVolumes": [slicer.util.getNode("Few"), slicer.util.getNode("Cube")]}),
         (RequestError, "minutes", {"minutes": 0}),
         (RequestError, "route", {"route": "scenic"}),
         (RequestError, "ends in .safetensors", {"outputModel": tmp_path / "mine.pt"}),
@@ -206,7 +228,7 @@ def test_adapt_saves_a_model_says_how_good_it_is_and_apply_takes_it(a_panel, a_s
     assert not ui.adaptButton.enabled and ui.adaptButton.toolTip.startswith("Wait until the running job ends")
     assert not ui.advancedCollapsibleButton.enabled and ui.progressBar.visible
     finish(a_panel)
-    line = "Adapted model saved. On 2 slices that it never saw, it is 0.4 dB better than before (4.5 % less error)."
+    line = "Adapted model saved. On 4 slices that it never saw, it is 0.4 dB better than before (4.5 % less error)."
     assert ui.messageLabel.text == line and not ui.adaptLabel.visible
     assert ui.warningsLabel.text == "Note: Slice thickness is estimated."
     assert kept() == ["Scan adapted.safetensors"] and left_behind(an_app) == [] and an_app.popups == []
@@ -256,7 +278,7 @@ def test_the_further_volumes_are_learned_from_too(three_scans, a_panel, kept):
     a_panel.ui.folderButton.click()
     start_and_wait(a_panel)
     assert kept() == ["Scan and 2 more adapted.safetensors"]
-    assert "On 6 slices" in a_panel.ui.messageLabel.text  # of 3 x 6 that the child was handed
+    assert "On 14 slices" in a_panel.ui.messageLabel.text  # a third of the 3 x 14 that the child was handed
 
 
 def test_a_disabled_adapt_button_says_why(open_panel, a_scene, fake_child):
