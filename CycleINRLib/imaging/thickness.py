@@ -4,8 +4,8 @@ In-plane lines that are averaged over the right slice profile and sampled at the
 the slices: their power falls with frequency alike. The thickness whose spectrum fits best is the estimate.
 
 Source: the idea is that of ESPRESO (Han et al., 2023), which learns the profile by patches; here it is a search over
-one number, as in methods 4.1. It assumes that anatomy is alike along all axes and slices equally bright; on thick
-slices made from thin ones it is right to 0.2 of the spacing, mostly too low; on clinical scans it is no more than a hint.
+one number. It assumes that anatomy is alike along all axes and that slices are equally bright. On thick slices made
+from thin ones it is right to 0.2 of the spacing, mostly too low; on clinical scans it is a hint.
 """
 
 from __future__ import annotations
