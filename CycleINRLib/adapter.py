@@ -41,8 +41,8 @@ def run_adaptation(options: Namespace, talk: Talk) -> None:
     output, start = Path(options.output), _start(job)
     check_file(output, ".safetensors", overwrite=job.overwrite, inputs=(start,))
     folder = output.with_suffix(RUN)
-    _begin(folder, job, start)
     volumes = list(read_scans([Path(path) for path in job.inputs], talk))
+    _begin(folder, job, start)
     from .tasks.adapt import adapt
 
     try:

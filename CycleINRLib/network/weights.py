@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from ..errors import ModelError
+from ..errors import ModelError, ResourceError
 from ..modelcard import NEXT, ModelCard, read_card, read_header
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -71,19 +71,39 @@ def load_model(path: str | Path):
 
 
 def save_model(network, card: ModelCard, path: str | Path) -> Path:
-    """Weights and card in one safetensors file, written beside `path` and renamed."""
+    """Weights and card in one safetensors file, written beside `path` and renamed.
+
+    Raises
+    ------
+    ResourceError : the disk is full or read-only
+    """
+    save_tensors(network.state_dict(), Path(path), {"card": card.to_json(), "format": "pt"})
+    return Path(path)
+
+
+def save_tensors(tensors, path: Path, told: dict[str, str]) -> None:
+    """Tensors by name and texts about them in a safetensors file, whole or not at all.
+
+    Raises
+    ------
+    ResourceError : the disk is full or read-only
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    held = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
-        save_file(tensors, temporary, {"card": card.to_json(), "format": "pt"})
+        save_file(held, temporary, told)
         temporary.chmod(0o644)  # the library makes it readable by its owner alone
         os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        found = f"{path}: {error}"
+        raise ResourceError(
+            "The weights cannot be written", found, "free some space, or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def sha256(path: str | Path) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..errors import ModelError
+from ..network.weights import save_tensors
 
 COLUMNS = ("step", "kind", "value", "seconds")
 
@@ -33,23 +34,14 @@ class RunState:
     losses: list[float] = field(default_factory=list)  # since the last line of the log
 
     def save(self, path: Path, config: dict[str, Any]) -> None:
-        """Written beside `path` and renamed."""
+        """Written beside `path` and renamed; ResourceError where the disk is full."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         told = {"step": self.step, "seconds": self.seconds, "losses": self.losses, "config": config}
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            save_file(
-                {name: value.cpu().contiguous().clone() for name, value in tensors.items()},
-                temporary,
-                {name: json.dumps(value) for name, value in told.items()},
-            )
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        save_tensors(tensors, path, {name: json.dumps(value) for name, value in told.items()})
 
     def load(self, path: Path, config: dict[str, Any]) -> None:
         """Back from `save`.

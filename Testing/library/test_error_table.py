@@ -192,7 +192,7 @@ REQUESTS: dict[str, tuple[Build, str]] = {
     "unknown consistency": (upsample(good, "--consistency", "much"), "consistency"),
     "unknown option": (upsample(good, "--sharper"), "--sharper"),
     "unknown command": (lambda f: ["sharpen"], "sharpen"),
-    "command of a later version": (lambda f: ["adapt", str(good(f))], "adapt"),
+    "command of a later version": (lambda f: ["batch", str(good(f))], "adapt"),
     "no command": (lambda f: [], "COMMAND"),
     "missing output": (lambda f: ["upsample", str(good(f))], "OUTPUT"),
     "job file missing": (lambda f: ["run", str(f / "job.json")], "job"),
