@@ -1,9 +1,10 @@
 """Synthetic volumes from thick-slice scans alone: stage 1 of learning without ground truth (floor 3).
 
 A variational autoencoder learns the acquired slices of the scans. A synthetic slice between two of them is what it
-decodes from the mix of their codes; noise that it took away comes back from the acquired slices (`residuals`). The
-synthetic volume shows anatomy that is likely, not the one that is there: it serves as truth to be degraded again and
-must not be paired with the real scan.
+decodes from the mix of their codes; noise that it took away comes back from the acquired slices (`residuals`). The mix
+is that of the closed-form base (imaging/baselines.py), which undoes the averaging over the slice thickness; the mix of
+two neighbors alone, as published, leaves a volume that is thick already. The synthetic volume shows anatomy that is
+likely, not the one that is there: it serves as truth to be degraded again and must not be paired with the real scan.
 
 Source: Xuan et al., arXiv 2003.12627; skip-slice term as in Sander et al., arXiv 2202.09258; weights are ours.
 """
@@ -11,7 +12,7 @@ Source: Xuan et al., arXiv 2003.12627; skip-slice term as in Sander et al., arXi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from ..errors import Cancelled, RequestError, VolumeError
 from ..events import Listener, Stopwatch
+from ..imaging.baselines import base_weights, linear_weights
+from ..imaging.metrics import target_positions
 from ..imaging.volume import FEWEST_SLICES
 from ..network.vae import FOLD, VAE, VAEConfig
 from .residuals import Residuals
@@ -186,13 +189,15 @@ def synthesize(
     seed: int,
     *,
     modality: str,
+    ratio: float | None = 1.0,
     progress: Listener | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
     """A synthetic volume of reduced spacing: decoded mixes of neighboring codes, with the noise of the scan.
 
     Every slice is decoded, those at acquired positions too, so that all share one texture. Slices are computed one at
-    a time; beside input and output, a few dozen slices of residuals are held.
+    a time; beside input and output, the codes (half as large as the input in float32) and at most 26 slices of
+    residuals are held.
 
     Parameters
     ----------
@@ -202,6 +207,8 @@ def synthesize(
     scale : IntensityScale.scale of these values
     seed : of the residuals that are drawn
     modality : "CT" or "MR" (any other counts as MR): what is body
+    ratio : slice thickness / spacing, for the mix of codes; None: the mix of two neighbors by distance, D((1 - t) mu_k
+        + t mu_k+1) at k + t
     progress : told events.Progress of the stage "synthesize"
     cancelled : looked at before each slice
 
@@ -217,37 +224,48 @@ def synthesize(
     """
     if len(values) < 2:
         raise VolumeError("There are too few slices", str(len(values)), f"give at least {FEWEST_SLICES}")
-    places = np.arange(int(np.floor((len(values) - 1) * z_scale + 1e-6)) + 1) / z_scale
+    places = target_positions(int(np.floor((len(values) - 1) * z_scale + 1e-6)) + 1, z_scale)
+    mix = linear_weights(places, len(values))
+    if ratio is not None:
+        mix = base_weights(places, len(values), ratio, 1 / z_scale)
+    codes = Codes(values, vae, scale)
+    residuals = Residuals(values, codes.slice, modality, seed)
     output = np.empty((len(places), *values.shape[1:]), np.float32)
-    residuals = Residuals(values, lambda k: decoded(values, vae, scale, k), modality, seed)
     watch = Stopwatch(STAGE, len(places), progress)
-    for j, plain in enumerate(decoded_slices(values, places, vae, scale)):
+    for j, weights in enumerate(mix):
         if cancelled is not None and cancelled():
             raise Cancelled()
+        plain = codes.decode(weights)
         output[j] = plain + residuals.draw(plain, float(places[j]), j)
         watch.step()
     return np.clip(output, np.float32(values.min()), np.float32(values.max()), out=output)
 
 
-@torch.inference_mode()
-def decoded_slices(values: np.ndarray, places: np.ndarray, vae: VAE, scale: float) -> Iterator[np.ndarray]:
-    """What `vae` decodes at `places` (M,) in source slices, rising: (J, I) float32 in the unit of `values`, one each.
+class Codes:
+    """The codes mu_k of all slices of a scan, and what is decoded from their mixes.
 
-    D((1 - t) mu_k + t mu_k+1) at k + t; the codes of two slices are held.
+    Parameters
+    ----------
+    values, vae, scale : as for `synthesize`
     """
-    known: dict[int, Tensor] = {}
-    for place in places:
-        k = min(int(place + 1e-9), len(values) - 2)
-        known = {n: known[n] if n in known else _code(values[n], vae, scale) for n in (k, k + 1)}
-        mix = torch.lerp(known[k], known[k + 1], float(place) - k)
-        yield vae.decode(mix, values.shape[1:])[0].float().cpu().numpy() * np.float32(scale)
 
+    def __init__(self, values: np.ndarray, vae: VAE, scale: float) -> None:
+        self.vae, self.scale, self.size = vae, np.float32(scale), values.shape[1:]
+        self.device = next(vae.parameters()).device
+        with torch.inference_mode():
+            self.means = torch.cat([self._mean(plane) for plane in values])
 
-def decoded(values: np.ndarray, vae: VAE, scale: float, k: int) -> np.ndarray:
-    """D(mu_k), what is left of acquired slice k: (J, I) float32 in the unit of `values`."""
-    return next(decoded_slices(values, np.array([float(k)]), vae, scale))
+    def decode(self, weights: np.ndarray) -> np.ndarray:
+        """D(sum of weights (N,) times codes): (J, I) float32 in the unit of the scan."""
+        with torch.inference_mode():
+            mixed = torch.as_tensor(weights, dtype=torch.float32, device=self.device)
+            code = torch.tensordot(mixed, self.means, 1)[None]
+            return self.vae.decode(code, self.size)[0].cpu().numpy() * self.scale
 
+    def slice(self, k: int) -> np.ndarray:
+        """D(mu_k), what is left of acquired slice k."""
+        return self.decode(np.eye(1, len(self.means), k)[0])
 
-def _code(plane: np.ndarray, vae: VAE, scale: float) -> Tensor:
-    device = next(vae.parameters()).device
-    return vae.encode(torch.from_numpy(np.asarray(plane, np.float32) / np.float32(scale))[None].to(device))[0]
+    def _mean(self, plane: np.ndarray) -> Tensor:
+        normalized = torch.from_numpy(np.asarray(plane, np.float32) / self.scale)
+        return self.vae.encode(normalized[None].to(self.device))[0]

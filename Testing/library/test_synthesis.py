@@ -13,13 +13,13 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from CycleINRLib.errors import Cancelled, ModelError, RequestError, VolumeError  # noqa: E402
 from CycleINRLib.events import Progress  # noqa: E402
 from CycleINRLib.imaging import metrics  # noqa: E402
+from CycleINRLib.imaging.baselines import base_weights, linear_weights  # noqa: E402
 from CycleINRLib.imaging.intensity import IntensityScale  # noqa: E402
 from CycleINRLib.network.vae import VAE, VAEConfig  # noqa: E402
 from CycleINRLib.tasks.residuals import Residual, Residuals  # noqa: E402
 from CycleINRLib.tasks.synthesis import (  # noqa: E402
+    Codes,
     SynthesisConfig,
-    decoded,
-    decoded_slices,
     draw_patches,
     synthesize,
     train_vae,
@@ -48,7 +48,14 @@ def volume(thick_mr, trained) -> np.ndarray:
 
 def error(vae: VAE, stack: np.ndarray) -> float:
     """Mean |D(mu) - x| of a normalized stack."""
-    return float(np.mean([np.abs(decoded(stack, vae, 1.0, k) - stack[k]).mean() for k in range(len(stack))]))
+    codes = Codes(stack, vae, 1.0)
+    return float(np.mean([np.abs(codes.slice(k) - stack[k]).mean() for k in range(len(stack))]))
+
+
+def decoded(values: np.ndarray, vae: VAE, scale: float, mix: np.ndarray) -> np.ndarray:
+    """The synthetic slices before noise comes back to them, for a (M, N) mix of codes."""
+    codes = Codes(values, vae, scale)
+    return np.stack([codes.decode(weights) for weights in mix])
 
 
 # --- training -------------------------------------------------------------------------------------------------
@@ -140,9 +147,27 @@ def test_synthetic_slices_have_the_noise_of_the_acquired_ones(thick_mr, volume):
 
 def test_decoding_alone_loses_noise(thick_mr, trained):
     scale = IntensityScale.of(thick_mr.values, "MR").scale
-    places = np.arange(29) / 2
-    plain = np.stack(list(decoded_slices(thick_mr.values, places, trained, scale)))
+    plain = decoded(thick_mr.values, trained, scale, base_weights(np.arange(29) / 2, 15, 1.0, 0.5))
     assert metrics.noise_readout(thick_mr.values, plain, 2.0, "MR", threads=1)["noise_ratio"] < 0.8
+
+
+def test_a_mix_that_knows_the_thickness_is_nearer_to_the_thin_slices(thick_mr, mr_thin, trained):
+    scale = IntensityScale.of(thick_mr.values, "MR").scale
+    # thin slice n lies at (n - 1.5) / 4 thick ones
+    wanted, places = mr_thin.values[6:54].astype(np.float32), (np.arange(6, 54) - 1.5) / 4
+    known = decoded(thick_mr.values, trained, scale, base_weights(places, 15, 1.0, 0.25))
+    published = decoded(thick_mr.values, trained, scale, linear_weights(places, 15))
+    assert metrics.psnr(known, wanted, "MR") > metrics.psnr(published, wanted, "MR")
+
+
+def test_without_a_ratio_two_neighbors_are_mixed_by_distance(trained):
+    values = np.full((4, 32, 32), 50, np.float32)
+    values[3], values[0, 0, 0] = 100, 0  # the range of the scan bounds what is synthesized
+    two, wide = (
+        synthesize(values, 2.0, trained, 100.0, 0, modality="MR", ratio=ratio).mean((1, 2)) for ratio in (None, 1.0)
+    )
+    assert np.ptp(two[:5]) < 1 and two[5] > two[0] + 10  # slices 0 to 2, halfway to slice 3
+    assert np.abs(wide[3] - two[3]) > 2  # slice 3 acts beyond its neighbor
 
 
 def test_the_seed_decides_what_is_drawn(thick_mr, trained):
@@ -152,8 +177,7 @@ def test_the_seed_decides_what_is_drawn(thick_mr, trained):
 
 def test_no_two_slices_between_the_same_neighbors_carry_the_same_noise(thick_mr, trained):
     scale = IntensityScale.of(thick_mr.values, "MR").scale
-    places = np.arange(13) / 4
-    plain = np.stack(list(decoded_slices(thick_mr.values[:4], places, trained, scale)))
+    plain = decoded(thick_mr.values[:4], trained, scale, base_weights(np.arange(13) / 4, 4, 1.0, 0.25))
     added = synthesize(thick_mr.values[:4], 4.0, trained, scale, 0, modality="MR") - plain
     inner = added[:, 8:-8, 8:-8].reshape(13, -1)
     assert np.abs(np.corrcoef(inner) - np.eye(13)).max() < 0.2
