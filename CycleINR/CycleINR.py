@@ -32,7 +32,7 @@ except ModuleNotFoundError:
 
 from CycleINRParts.display import Display
 from CycleINRParts.jobs import Jobs, Quiet, Speeds
-from CycleINRParts.logic import Logic
+from CycleINRParts.logic import Logic, stamp
 from CycleINRParts.views import SideBySide, across, looked_at
 
 from CycleINRLib import dependencies
@@ -193,6 +193,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._jobs = Jobs(self._panel)
         self._speeds, self._checkRun = Speeds(), Quiet()
         self._watched: list = []  # nodes whose changes change what Apply would give
+        self._judged, self._judgement = (), ""  # scans with options, and why no model can be adapted to them
         self._previews: list = []
         self._preparing = False
         self._timer = None
@@ -389,10 +390,9 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         }
 
     def _adaptRequest(self) -> dict[str, Any]:
-        """The arguments of `CycleINRLogic.adapt` that the panel asks for; it learns from whole scans."""
+        """The arguments of `CycleINRLogic.adapt`, without volumes and minutes; it learns from whole scans."""
         request = self._request()
-        names = ("thickness", "modality", "model", "device")
-        return {"minutes": self._parameterNode.adaptMinutes, **{name: request[name] for name in names}}
+        return {name: request[name] for name in ("thickness", "modality", "model", "device")}
 
     def _checkCanApply(self, caller=None, event=None) -> None:
         """Asks whether the request can run, and what it would give."""
@@ -410,11 +410,16 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._show()
 
     def _whyNotAdapt(self) -> str:
-        try:
-            self.logic.checkAdaptable(self._volumes(), **self._adaptRequest())
-        except CycleINRError as error:
-            return str(error)
-        return ""
+        """Looks at all voxels of all chosen scans, so only where something changed."""
+        nodes, request = self._volumes(), self._adaptRequest()
+        judged = (*(stamp(node) for node in nodes), *request.values())
+        if judged != self._judged:
+            self._judged, self._judgement = judged, ""
+            try:
+                self.logic.checkAdaptable(nodes, **request)
+            except CycleINRError as error:
+                self._judgement = str(error)
+        return self._judgement
 
     def _aim(self) -> None:
         asked, request = self._parameterNode, self._request()
@@ -469,7 +474,7 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onAdaptButton(self, checked: bool = False) -> None:
         """Adapts the model to the chosen scans, all of them together."""
         if self._prepare():
-            nodes, request = self._volumes(), self._adaptRequest()
+            nodes, request = self._volumes(), {**self._adaptRequest(), "minutes": self._parameterNode.adaptMinutes}
             self._panel.start_adapt()
             self._jobs.begin([lambda: self.logic.adapt(nodes, wait=False, **request)], self._finishAdapt)
             self._timer.start()

@@ -300,6 +300,12 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             run.discard(_("The input volume was removed"))
 
 
+def stamp(node) -> tuple:
+    """Another one whenever the node or its voxels were changed."""
+    image = node.GetImageData() if node else None
+    return node and node.GetID(), node and node.GetMTime(), image and image.GetMTime()
+
+
 def _several(nodes) -> list[Any]:
     """One node, or some, each once."""
     return list(dict.fromkeys(nodes if isinstance(nodes, (list, tuple)) else [nodes]))

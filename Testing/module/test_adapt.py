@@ -290,6 +290,27 @@ def test_a_disabled_adapt_button_says_why(open_panel, a_scene, fake_child):
     assert not ui.adaptButton.enabled and "isotropic" in ui.adaptButton.toolTip
     scan.SetSpacing(1, 1, 5)
     assert ui.adaptButton.enabled
+    slicer.util.updateVolumeFromArray(scan, np.zeros((14, 8, 7), np.int16))
+    assert not ui.adaptButton.enabled and "All voxels are equal" in ui.adaptButton.toolTip
+
+
+def test_the_scans_are_looked_at_only_where_something_changed(three_scans, a_panel, monkeypatch):
+    asked, real = [], a_panel.logic.checkAdaptable
+
+    def note(nodes, **options):
+        asked.append(len(nodes))
+        real(nodes, **options)
+
+    monkeypatch.setattr(a_panel.logic, "checkAdaptable", note)
+    ui = a_panel.ui
+    ui.folderButton.click()
+    asked.clear()
+    ui.targetComboBox.setCurrentText("z-scale")
+    ui.zScaleSpinBox.value = 2.5
+    ui.adaptMinutesSpinBox.value = 30.0
+    assert asked == []
+    three_scans[0].SetSpacing(1, 1, 1)
+    assert asked == [3] and ui.adaptButton.enabled  # the other two are enough
 
 
 def test_adapting_is_possible_where_the_asked_slices_are_not(a_panel):

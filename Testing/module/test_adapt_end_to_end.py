@@ -15,7 +15,7 @@ from driving import assert_gone, finish, left_behind, run_until, volumes
 from standins import MODULE
 
 from CycleINRLib import launcher
-from CycleINRLib.errors import Cancelled, CycleINRError, ResourceError
+from CycleINRLib.errors import Cancelled, CycleINRError, ModelError, ResourceError
 from CycleINRLib.events import Progress
 from CycleINRLib.panel import State
 
@@ -140,6 +140,14 @@ def test_cancel_ends_the_real_child_by_the_file_alone(the_module, an_mr, an_app,
         time.sleep(0.02)
     with pytest.raises(Cancelled):
         run.result()
+    assert files_of(kept) == [] and left_behind(an_app) == []
+
+
+def test_bad_starting_weights_are_told_by_the_real_child(the_module, an_mr, an_app, kept, tmp_path):
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"\x80\x04 a pickle")
+    with pytest.raises(ModelError, match="not safetensors"):
+        the_module.CycleINRLogic().adapt(an_mr, model=bad, steps=2)
     assert files_of(kept) == [] and left_behind(an_app) == []
 
 
