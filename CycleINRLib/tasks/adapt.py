@@ -37,8 +37,8 @@ VAE_SHARE = 0.4  # of the minutes, for the first stage of two
 VAE_STEPS = 4  # for each step of the network, where steps are asked for
 BATCH = 4
 RATE = 5e-4
-DROPPED_SHARES = {"dropped": 1 - 0.25, "mixed": 0.35}  # of the samples, by route
-CYCLE_SHARE = 0.25  # of the samples, acquired slices for the cycle alone
+DROPPED_SHARES = {"dropped": 0.9, "mixed": 0.3}  # of the samples, by route
+CYCLE_SHARE = 0.1  # of the samples, acquired slices for the cycle alone: each costs three passes
 MOST_SLICES, LEAST_PATCH_SLICES = 8, 5  # acquired slices of a patch
 MOST_CROP, LEAST_CROP = 40, 24  # rows and columns of a patch
 BETTER_DB = 0.005  # PSNR on held-out slices from which an adapted model counts as better
@@ -151,7 +151,14 @@ def _synthetic(scans: Sequence[ThickScan], job: AdaptJob, folder: Path, how: dic
     for scan in scans:
         few = (MOST_SLICES + 1) // 2
         make = lambda part, scan=scan: synthesize(  # noqa: E731
-            part, scan.protocol.z_scale, vae, scan.scale, job.seed, modality=scan.modality, **told
+            part,
+            scan.protocol.z_scale,
+            vae,
+            scan.scale,
+            job.seed,
+            modality=scan.modality,
+            ratio=scan.protocol.ratio,
+            **told,
         )
         made.append([make(part) if len(part) > few else None for part in scan.shown])
     first, shown = scans[0], made[0][0]

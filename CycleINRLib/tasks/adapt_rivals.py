@@ -87,7 +87,8 @@ def synthesis(steps: int, seed: int = 0) -> Method:
         with tempfile.TemporaryDirectory() as folder:
             stacks = [np.asarray(source.values, np.float32) / np.float32(scale)]
             vae = train_vae(stacks, Path(folder) / "vae.state", steps=VAE_STEPS * steps, seed=seed)
-        made = synthesize(source.values, case.protocol.z_scale, vae, scale, seed, modality=case.modality)
+        told, modality = case.protocol, case.modality
+        made = synthesize(source.values, told.z_scale, vae, scale, seed, modality=modality, ratio=told.thickness)
         yield np.rint(made).astype(source.values.dtype) if source.values.dtype.kind in "iu" else made
 
     return run
