@@ -3,6 +3,7 @@
 
     python Testing/benchmarks/bench_upsample.py [--size 512 512 50] [--z-scale 4] [--model light] [--threads 2]
     python Testing/benchmarks/bench_upsample.py --size 512 512 100 --only product        the memory promise
+    python Testing/benchmarks/bench_upsample.py --size 512 512 100 --only preview        one plane, and two, alone
     python Testing/benchmarks/bench_upsample.py --only convolutions                      how near the machine's own rate
     python Testing/benchmarks/bench_upsample.py --size 64 64 12 --rival-size 32 32 8      a try
 
@@ -31,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a bare
 import numpy as np
 
 PROMISED_MB = 2048  # beside input and output (design section 8)
+PROMISED_PREVIEW_S = 2.0  # one plane of 512 x 512 x 100
 RIVALS = ("zoom", "spline", "arssr-float32")
-KINDS = ("product", *RIVALS, "arssr-bfloat16", "convolutions")
+KINDS = ("product", *RIVALS, "arssr-bfloat16", "convolutions", "preview")
 NAMES = {
     "product": "CycleINR, {model}",
     "zoom": "cubic B-spline, scipy.ndimage.zoom",
@@ -40,6 +42,7 @@ NAMES = {
     "arssr-float32": "ArSSR-sized RDN + MLP, float32",
     "arssr-bfloat16": "ArSSR-sized RDN + MLP, bfloat16",
     "convolutions": "CycleINR, {model}, its convolutions alone",
+    "preview": "CycleINR, {model}, a coronal plane alone",
 }
 
 
@@ -57,6 +60,19 @@ def scan(size: list[int]) -> np.ndarray:
 
 # --- what is measured, each in a child ------------------------------------------------------------------------
 def run_product(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
+    import CycleINRLib as cycleinr
+
+    volume, choice = prepared(values, asked)
+    start = time.monotonic()
+    result = cycleinr.upsample(volume, **choice)
+    seconds = time.monotonic() - start
+    held = (values.nbytes + result.volume.values.nbytes) / 2**20
+    facts = {"precision": result.report["precision"], "input_and_output_mb": round(held, 1)}
+    return seconds, result.volume.values.size, facts
+
+
+def prepared(values: np.ndarray, asked: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The scan as a Volume, and what is asked for."""
     import torch
 
     import CycleINRLib as cycleinr
@@ -64,13 +80,24 @@ def run_product(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, i
     torch.set_num_threads(asked.threads)
     geometry = cycleinr.Geometry.from_spacing(values.shape, (0.7 * asked.z_scale, 0.7, 0.7))
     volume = cycleinr.Volume(values, geometry, "CT", "HU", 0.7 * asked.z_scale, "k")
-    start = time.monotonic()
-    choice = {"model": asked.model, "device": "cpu", "precision": asked.precision}
-    result = cycleinr.upsample(volume, z_scale=asked.z_scale, **choice)
-    seconds = time.monotonic() - start
-    held = (values.nbytes + result.volume.values.nbytes) / 2**20
-    facts = {"precision": result.report["precision"], "input_and_output_mb": round(held, 1)}
-    return seconds, result.volume.values.size, facts
+    return volume, {"z_scale": asked.z_scale, "model": asked.model, "device": "cpu", "precision": asked.precision}
+
+
+def run_preview(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
+    """A plane with gain and texture fitted, one without any fit, and two in one job as the panel asks for them."""
+    from CycleINRLib.tasks.preview import previews
+
+    volume, choice = prepared(values, asked)
+    asks = {"one": ({"coronal": None}, {}), "two": ({"coronal": None, "sagittal": None}, {})}
+    asks["unfitted"] = asks["one"][0], {"gain": 1.0, "texture": 0.0}
+    list(previews(volume, {"coronal": None}, **choice))  # the first one loads and warms up
+    facts, voxels = {}, 0
+    for name, (planes, fields) in asks.items():
+        start, cpu = time.monotonic(), time.process_time()
+        made = list(previews(volume, planes, **choice, **fields))
+        facts[name] = {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu}
+        voxels = made[0][1].values.size
+    return facts["one"]["seconds"], voxels, {"preview": facts}
 
 
 def run_convolutions(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
@@ -161,7 +188,13 @@ def target_slices(slices: int, z_scale: float) -> int:
     return int(np.floor((slices - 1) * z_scale + 1e-6)) + 1
 
 
-RUNS = {"product": run_product, "convolutions": run_convolutions, "zoom": run_zoom, "spline": run_spline}
+RUNS = {
+    "product": run_product,
+    "preview": run_preview,
+    "convolutions": run_convolutions,
+    "zoom": run_zoom,
+    "spline": run_spline,
+}
 
 
 # --- parent and child -----------------------------------------------------------------------------------------
@@ -199,6 +232,8 @@ def table(results: list[dict[str, Any]], asked: argparse.Namespace) -> str:
     product = next((r["seconds"] * full / r["voxels"] for r in results if r["kind"] == "product"), None)
     lines = ["| what | seconds | M voxel/s | times CycleINR | peak MB | remarks |", "|" + " --- |" * 6]
     for r in results:
+        if "preview" in r:  # a plane is no part of a volume's time
+            continue
         seconds = r["seconds"] * full / r["voxels"]
         times = "-" if product is None else f"{seconds / product:.2f}"
         remarks = [r["precision"]] if "precision" in r else []
@@ -214,7 +249,20 @@ def table(results: list[dict[str, Any]], asked: argparse.Namespace) -> str:
             allowed = r["input_and_output_mb"] + PROMISED_MB
             verdict = "kept" if r["peak_mb"] <= allowed else "BROKEN"
             lines += ["", f"Memory promise (input + output + {PROMISED_MB} MB = {allowed:.0f} MB): {verdict}."]
+    for r in results:
+        lines += ["", *_told_preview(r["preview"])] if "preview" in r else []
     return "\n".join(lines)
+
+
+def _told_preview(facts: dict[str, dict[str, float]]) -> list[str]:
+    """Lines: what each kind of preview took, and whether the promise is kept."""
+    names = {"one": "one plane", "two": "two planes in one job", "unfitted": "one plane, gain and texture given"}
+    lines = [
+        f"Preview, {names[name]}: {one['seconds']:.1f} s, {one['cpu_seconds']:.1f} s of CPU time."
+        for name, one in facts.items()
+    ]
+    verdict = "kept" if facts["one"]["seconds"] <= PROMISED_PREVIEW_S else "BROKEN here"
+    return [*lines, f"Preview promise (one plane in {PROMISED_PREVIEW_S:g} s): {verdict}."]
 
 
 def options(argv: list[str] | None = None) -> argparse.Namespace:

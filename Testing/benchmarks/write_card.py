@@ -2,10 +2,11 @@
 """Puts the figures of `cycleinr evaluate --output FOLDER` into a model's card, and the summary into README.md.
 
     python Testing/benchmarks/write_card.py Resources/Models/light.safetensors FOLDER/evaluation.json
-        [--readme FILE | --no-readme]
+        [--readme FILE | --no-readme] [--ablations ablations.json]
 
 The weights stay bit for bit the same. README.md gets, between its accuracy marks, the gain of each scan and profile at
 the texture fitted to each scan and at texture 0. An evaluation of other weights than those in the file is refused.
+`--ablations` puts what `ablations.py --json` found beside the figures; without it, those that the card has stay.
 """
 
 from __future__ import annotations
@@ -107,6 +108,15 @@ def _end(record: dict, name: str) -> str:
     )
 
 
+def ablations_of(path: Path) -> dict[str, dict[str, float]]:
+    """Variant to its figures, as `ablations.py --json` writes them."""
+    found = json.loads(path.read_text("utf-8"))
+    expected = {"CT gain", "MR gain", "CT noise", "MR noise", "steps"}
+    if not isinstance(found, dict) or not found or any(not expected <= set(facts) for facts in found.values()):
+        sys.exit(f"write_card: {path} holds no ablations; write them with ablations.py --json")
+    return found
+
+
 def _is_shown(facts: dict) -> bool:
     """The default texture and least error; consistency as it is chosen."""
     return facts["consistency"] == "auto" and (facts["texture_is_default"] or facts["texture"] == 0)
@@ -118,11 +128,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("evaluation", type=Path)
     parser.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
     parser.add_argument("--no-readme", action="store_true", help="the card alone")
+    parser.add_argument("--ablations", type=Path, help="what each part of the method is worth, by ablations.py")
     asked = parser.parse_args(argv)
     record = json.loads(asked.evaluation.read_text("utf-8"))
     ours = columns_of(record, weights_sha256(asked.model))
     network, card = load_model(asked.model)
     figures, limits = card_figures(record, ours), limits_of(record, ours[0])
+    ablations = ablations_of(asked.ablations) if asked.ablations else card.figures.get("ablations")
+    figures |= {"ablations": ablations} if ablations else {}
     save_model(network, dataclasses.replace(card, figures=figures, limits=limits), asked.model)
     text = "\n\n".join(summary(record, name) for name in ours if _is_shown(record["methods"][name]))
     print(text)

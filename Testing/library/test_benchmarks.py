@@ -40,6 +40,23 @@ def test_seconds_are_scaled_to_the_voxels_of_the_full_volume(bench: ModuleType):
     assert "= 2148 MB): BROKEN." in text
 
 
+@pytest.mark.parametrize(("seconds", "verdict"), [(1.9, "kept"), (2.1, "BROKEN here")])
+def test_a_preview_is_told_beside_the_table_with_its_promise(bench: ModuleType, seconds: float, verdict: str):
+    taken = {name: {"seconds": seconds, "cpu_seconds": 3.5} for name in ("one", "two", "unfitted")}
+    result = {"kind": "preview", "seconds": seconds, "voxels": 5, "peak_mb": 1.0, "preview": taken}
+    text = bench.table([result], bench.options(["--size", "10", "10", "6"]))
+    assert f"Preview, two planes in one job: {seconds:.1f} s, 3.5 s of CPU time." in text
+    assert text.endswith(f"(one plane in 2 s): {verdict}.") and "| CycleINR" not in text
+
+
+def test_a_preview_is_measured_fitted_and_not(bench: ModuleType):
+    pytest.importorskip("torch", reason="the network needs torch")
+    asked = bench.options(["--size", "40", "40", "10", "--threads", "1", "--z-scale", "2"])
+    seconds, voxels, facts = bench.run_preview(bench.scan(asked.size), asked)
+    assert voxels == 19 * 40 and seconds == facts["preview"]["one"]["seconds"] > 0
+    assert 0 < facts["preview"]["unfitted"]["cpu_seconds"] < facts["preview"]["two"]["cpu_seconds"]
+
+
 def test_rivals_are_timed_in_processes_of_their_own(tmp_path: Path):
     asked = [
         "--size",

@@ -280,9 +280,15 @@ def test_the_card_takes_the_figures_of_its_own_weights_alone(scans, run, tmp_pat
     shutil.copy(find_model("light"), model)
     readme.write_text(f"before\n{write_card.BEGIN}\nold\n{write_card.END}\nafter\n", "utf-8")
     digest = weights_sha256(model)
-    for _ in range(2):  # a new card is no new model
-        write_card.main([str(model), str(tmp_path / "out" / "evaluation.json"), "--readme", str(readme)])
+    ablations = {"full": {"CT gain": 0.5, "MR gain": 0.4, "CT noise": 0.1, "MR noise": 0.2, "steps": 9}}
+    (tmp_path / "ablations.json").write_text(json.dumps(ablations), "utf-8")
+    for more in (
+        ["--ablations", str(tmp_path / "ablations.json")],
+        [],
+    ):  # a new card is no new model, and loses nothing
+        write_card.main([str(model), str(tmp_path / "out" / "evaluation.json"), "--readme", str(readme), *more])
     card = read_card(model)
+    assert card.figures["ablations"] == ablations
     assert weights_sha256(model) == digest
     case = card.figures["cases"][0]
     assert case["results"]["light"]["psnr_generated"] > case["results"]["cubic"]["psnr_generated"]
@@ -292,3 +298,10 @@ def test_the_card_takes_the_figures_of_its_own_weights_alone(scans, run, tmp_pat
     model.write_bytes(model.read_bytes()[:-4] + b"\1\2\3\4")
     with pytest.raises(SystemExit, match="other weights"):
         write_card.main([str(model), str(tmp_path / "out" / "evaluation.json"), "--readme", str(readme)])
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"full": {"CT gain": 0.5}}'])
+def test_a_file_without_ablations_is_refused_for_the_card(tmp_path, write_card: ModuleType, text):
+    (tmp_path / "ablations.json").write_text(text, "utf-8")
+    with pytest.raises(SystemExit, match="holds no ablations"):
+        write_card.ablations_of(tmp_path / "ablations.json")
