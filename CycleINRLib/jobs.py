@@ -22,7 +22,7 @@ CHOICES = {
     "device": ("auto", "cuda", "mps", "cpu"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
-ROUTES = ("auto", "in-plane", "dropped", "mixed", "synthetic", "direct")
+ROUTES = ("auto", "in-plane", "synthetic", "direct")
 ADAPT_CHOICES = ("axis", "modality", "profile", "device")
 TARGETS = {"z_scale": "--z-scale", "spacing_mm": "--spacing", "like": "--like"}
 

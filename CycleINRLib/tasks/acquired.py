@@ -7,13 +7,12 @@ direct    the thin slices of a synthetic volume are their truth: what Xuan et al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from ..imaging.intensity import IntensityScale
 from .batches import LEAST_BODY, OUTSIDE, Sample, SampleConfig, sample_of
-from .degradation import Protocol
 from .scans import Scan
 
 Maker = Callable[[Scan, np.ndarray, SampleConfig, np.random.Generator], Sample | None]
@@ -21,12 +20,9 @@ Maker = Callable[[Scan, np.ndarray, SampleConfig, np.random.Generator], Sample |
 
 def of_acquired(config: SampleConfig, rng: np.random.Generator) -> Maker | None:
     """How a sample is made of acquired slices; None: it is not, thick slices are made from thin ones."""
-    kind = rng.random()
     if config.direct:
         return _direct_patch
-    if kind < config.acquired_share:
-        return _untrue_patch
-    return _dropped_patch if kind < config.acquired_share + config.dropped_share else None
+    return _untrue_patch if rng.random() < config.acquired_share else None
 
 
 def _untrue_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> Sample | None:
@@ -36,28 +32,9 @@ def _untrue_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: n
         return None
     k, rows, columns = found
     source = acquired[k : k + config.slices, rows, columns]
-    protocol = scan.protocols[0]
     z = np.sort(rng.random(config.places)) * (config.slices - 1)
     truth = np.zeros((config.places, config.crop, config.crop), np.float32)
-    return _of_slices(scan, acquired, source, truth, z, protocol, scan.spacing_mm, 1.0, config, rng, known=False)
-
-
-def _dropped_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> Sample | None:
-    """Every second acquired slice, and those between as the truth: what the self-check asks for.
-
-    The source is told as there: as thick as the slices are, at twice their spacing, two of them to one.
-    """
-    found = _window(scan, acquired, 2 * config.slices - 1, config, rng)
-    if found is None:
-        return None
-    k, rows, columns = found
-    block = acquired[k : k + 2 * config.slices - 1, rows, columns]
-    own = scan.protocols[0]
-    protocol = Protocol(2.0, own.ratio / 2, own.profile)
-    between = np.sort(rng.choice(config.slices - 1, config.places, replace=config.slices - 1 < config.places))
-    mm = (own.z_scale * scan.spacing_mm[0], *scan.spacing_mm[1:])
-    at = 2 * between + 1
-    return _of_slices(scan, acquired[k % 2 :: 2], block[::2], block[at], at / 2, protocol, mm, 0.0, config, rng)
+    return _of_slices(scan, acquired, source, truth, z, 1.0, config, rng, known=False)
 
 
 def _direct_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> Sample | None:
@@ -72,7 +49,7 @@ def _direct_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: n
     at = np.sort(rng.choice(inside, config.places, replace=len(inside) < config.places))
     truth = scan.along(0)[:, rows, columns][at.astype(int)]
     z = at / protocol.z_scale - k
-    return _of_slices(scan, acquired, source, truth, z, protocol, scan.spacing_mm, 0.0, config, rng)
+    return _of_slices(scan, acquired, source, truth, z, 0.0, config, rng)
 
 
 def _window(
@@ -90,21 +67,19 @@ def _window(
 
 def _of_slices(
     scan: Scan,
-    stack: np.ndarray,
+    acquired: np.ndarray,
     source: np.ndarray,
     truth: np.ndarray,
     z: np.ndarray,
-    protocol: Protocol,
-    mm: Sequence[float],
     cycle: float,
     config: SampleConfig,
     rng: np.random.Generator,
     known: bool = True,
 ) -> Sample:
-    """A sample of acquired slices: `source` of the `stack`, `truth` (P, crop, crop) at `z`, if it is `known`."""
+    """A sample of acquired slices: `source` of those `acquired`, `truth` (P, crop, crop) at `z`, if it is `known`."""
     rim = slice(config.margin, config.crop - config.margin)
     truth = np.asarray(truth[:, rim, rim], np.float32)
     weight = np.where(truth > scan.body_floor, 1.0, OUTSIDE).astype(np.float32) * np.float32(known)
-    whole = IntensityScale.of(stack[:, :: max(1, stack.shape[1] // 16)], scan.modality, scan.scale)
+    whole = IntensityScale.of(acquired[:, :: max(1, acquired.shape[1] // 16)], scan.modality, scan.scale)
     images = (np.asarray(source, np.float32) / scan.scale, truth / scan.scale, weight)
-    return sample_of(images, np.asarray(z, float), protocol, mm, whole, cycle, config, rng)
+    return sample_of(images, np.asarray(z, float), scan.protocols[0], scan.spacing_mm, whole, cycle, config, rng)

@@ -37,7 +37,6 @@ VAE_SHARE = 0.4  # of the minutes, for the first stage of two
 VAE_STEPS = 4  # for each step of the network, where steps are asked for
 BATCH = 4
 RATE = 5e-4
-DROPPED_SHARES = {"dropped": 0.9, "mixed": 0.3}  # of the samples, by route
 CYCLE_SHARE = 0.1  # of the samples, acquired slices for the cycle alone: each costs three passes
 MOST_SLICES, LEAST_PATCH_SLICES = 8, 5  # acquired slices of a patch
 MOST_CROP, LEAST_CROP = 40, 24  # rows and columns of a patch
@@ -185,7 +184,6 @@ def _learn(
         contrast_share=0.0,
         noise_share=0.0,
         acquired_share=CYCLE_SHARE,
-        dropped_share=DROPPED_SHARES.get(route, 0.0),
         direct=route == "direct",
     )
     budget = {"steps": job.steps} if job.steps else {"minutes": (1 - VAE_SHARE * (synthetic is not None)) * job.minutes}
@@ -241,10 +239,8 @@ def _patch_sizes(scans: Sequence[Any], route: str) -> dict[str, Any]:
     z, ratio = largest.protocols[-1].z_scale, largest.protocols[-1].ratio
     along = deep if route in TWO_STAGES else rows  # samples of a line that is degraded
     room = int((along - 1) / z - 2 * max(ratio, 1 / z)) + 1
-    if route in DROPPED_SHARES:
-        room = min(room, (count + 1) // 2)
     slices = max(LEAST_PATCH_SLICES, min(MOST_SLICES, room, count - 1))
-    within = min(rows, deep) if route in ("in-plane", "mixed") else rows
+    within = min(rows, deep) if route not in TWO_STAGES else rows
     crop = min(MOST_CROP, within - within % 4)
     if crop < LEAST_CROP:
         found = f"{count} slices shown, {rows} rows or columns"

@@ -42,7 +42,6 @@ class SampleConfig:
     texture: float = 0.0  # that is asked for
     cycle_share: float = 0.5  # samples that go there and back where it is, each for all: a pass takes its time
     acquired_share: float = 0.0  # of scans with acquired slices, samples of these: no truth, for the cycle alone
-    dropped_share: float = 0.0  # of such scans, samples whose truth is every second acquired slice
     direct: bool = False  # acquired slices are paired with the thin ones of their scan, not with thickened ones
 
 

@@ -109,10 +109,9 @@ def test_scans_of_two_modalities_are_refused(knee, ct_thin):
 
 
 # --- learning -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("route", ["in-plane", "dropped", "mixed"])
-def test_each_route_changes_the_weights_and_reports_what_came_of_it(knee, route, tmp_path):
+def test_adapting_changes_the_weights_and_reports_what_came_of_it(knee, tmp_path):
     heard = []
-    found = adapt([knee], AdaptJob(route=route, steps=5), tmp_path, progress=heard.append)
+    found = adapt([knee], AdaptJob(steps=5), tmp_path, progress=heard.append)
     start = load_model(find_model("light"))[0]
     assert not same(found.learned, start)
     held = found.report["held_out"]
