@@ -124,11 +124,12 @@ def _spectra(axes: Any, facts: Mapping[str, Any]) -> None:
 
 
 def _noise(axes: Any, facts: Mapping[str, Any], z_scale: float) -> None:
-    kinds = (("acquired", "input", 1.0, "o"), ("between", "output", z_scale, "."))
-    for name, key, scale, mark in kinds:
+    kinds = (("between", "output", z_scale, 2), ("acquired", "input", 1.0, 5))
+    for name, key, scale, size in kinds:
         sigmas = np.array([np.nan if value is None else value for value in facts["noise_per_slice"][key]], float)
         label = "acquired" if key == "input" else "synthetic"
-        axes.plot(np.arange(len(sigmas)) / scale, sigmas, mark, color=COLORS[name], label=label, markersize=4)
+        look = {"color": COLORS[name], "label": label, "markersize": size, "fillstyle": "none"}
+        axes.plot(np.arange(len(sigmas)) / scale, sigmas, "o", **look)
     axes.set_ylim(bottom=0)
     _dress(axes, "acquired slice", "noise of the slice", _told("noise ratio", facts["noise_ratio"]))
 

@@ -35,7 +35,7 @@ SMALL = 0.1  # of the usual first weights, where something is added to what is t
 class VAEConfig:
     """Sizes of the autoencoder."""
 
-    codes: int = 8  # channels of the code, at most 16
+    codes: int = 12  # channels of the code, at most 16
     channels: int = 48
     blocks: int = 2  # of encoder and decoder each
 

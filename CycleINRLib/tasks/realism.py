@@ -21,6 +21,7 @@ from scipy.stats import rankdata
 
 from ..imaging.metrics import (
     ACQUIRED_TOLERANCE,
+    LEAST_ACQUIRED,
     body_mask,
     noise_readout,
     target_positions,
@@ -66,7 +67,7 @@ def realism(
 
     Returns
     -------
-    dict ready for JSON, None where not measurable:
+    dict ready for JSON, None where not measurable (at_acquired: fewer than 5 slices lie there):
     sharpness {between, at_acquired}: RMS gradient in the body (Gaussian, 1 pixel) over that of the acquired slices;
     fine_power {the same}: power in the upper half of the in-plane band, likewise;
     noise_ratio, generated_gap, snli_detrended, noise_per_slice {input, output}: `imaging.metrics`;
@@ -75,7 +76,8 @@ def realism(
     """
     places = target_positions(len(synthetic), z_scale)
     on_grid = np.abs(places - np.round(places)) < ACQUIRED_TOLERANCE
-    kinds = {"acquired": acquired, "between": synthetic[~on_grid], "at_acquired": synthetic[on_grid]}
+    enough = on_grid & (on_grid.sum() >= LEAST_ACQUIRED)  # a few slices differ by their anatomy
+    kinds = {"acquired": acquired, "between": synthetic[~on_grid], "at_acquired": synthetic[enough]}
     peak = value_range(acquired, modality)
     edges = {name: edge_strength(values, modality, peak) for name, values in kinds.items()}
     spectra = {name: spectrum(values) for name, values in kinds.items()}

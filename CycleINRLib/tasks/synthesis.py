@@ -40,7 +40,7 @@ class SynthesisConfig:
     """One training of the autoencoder."""
 
     network: VAEConfig = VAEConfig()
-    steps: int = 1500  # length of the cosine, where no minutes are given
+    steps: int = 800  # length of the cosine, where no minutes are given
     batch: int = 6
     crop: int = 64  # rows and columns of a patch
     rate: float = 2e-3  # peak of the learning rate
@@ -196,7 +196,7 @@ def synthesize(
     """A synthetic volume of reduced spacing: decoded mixes of neighboring codes, with the noise of the scan.
 
     Every slice is decoded, those at acquired positions too, so that all share one texture. Slices are computed one at
-    a time; beside input and output, the codes (half as large as the input in float32) and at most 26 slices of
+    a time; beside input and output, the codes (three quarters of the input in float32) and at most 26 slices of
     residuals are held.
 
     Parameters

@@ -78,6 +78,14 @@ def test_what_cannot_be_measured_is_none(slices):
     assert only["sharpness"]["between"] is None and only["two_sample"] is None and only["spectra"]["between"] is None
 
 
+def test_few_slices_at_acquired_positions_are_not_compared(slices):
+    found = realism(slices[::2], slices[:59], 7 / 4, "MR")  # 9 of 59 lie there
+    assert found["sharpness"]["at_acquired"] is not None
+    found = realism(slices[::2], slices[:59], 37 / 20, "MR")  # 2 of 59
+    assert found["sharpness"]["at_acquired"] is None and found["fine_power"]["at_acquired"] is None
+    assert found["sharpness"]["between"] is not None and found["spectra"]["at_acquired"] is None
+
+
 def test_edge_strength_of_a_blurred_step_falls_as_the_blur_grows():
     step = np.zeros((3, 64, 64), np.float32)
     step[:, :, 32:] = 100
