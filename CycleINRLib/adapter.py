@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import shutil
 from argparse import Namespace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .collection import ENDINGS
 from .errors import Cancelled, RequestError, VolumeError
 from .jobs import AdaptJob
-from .outputs import check_file, write_text
+from .outputs import check_file, write_text, write_whole
 from .talk import Talk
 from .trainer import stop_after_saving
 
@@ -150,12 +151,31 @@ def _write(adapted: Adapted, output: Path, talk: Talk) -> None:
     """The model, the picture of the synthetic slices where there are, and what to know of both."""
     from .network.weights import save_model
 
-    report, files = adapted.report, [str(output)]
     save_model(adapted.network, dataclasses.replace(adapted.card, name=output.stem), output)
-    for line in told(report):
+    files = [str(output)]
+    for line in told(adapted.report):
         talk.say(line)
-    talk.say(f"written       {output}")
-    talk.finish({**report, "model": str(output)}, tuple(files))
+    if adapted.sample is not None and (picture := _picture(adapted, output.with_suffix(".png"), talk)):
+        files.append(picture)
+    for file in files:
+        talk.say(f"written       {file}")
+    talk.finish({**adapted.report, "model": str(output)}, tuple(files))
+
+
+def _picture(adapted: Adapted, path: Path, talk: Talk) -> str | None:
+    """How the synthetic volume of the first scan looks and measures; None where matplotlib is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        talk.mention("The picture of the synthetic volume is left out: matplotlib is not installed.")
+        return None
+    from .realism_pictures import realism_picture
+
+    assert adapted.sample is not None
+    acquired, synthetic, scan = adapted.sample
+    facts = (scan.protocol.z_scale, scan.modality, adapted.report["synthetic"])
+    write_whole(
+        path, lambda to: realism_picture(to, acquired, synthetic, *facts, spacing_mm=scan.volume.spacing_mm[1:])
+    )
+    return str(path)
 
 
 def told(report: dict[str, Any]) -> Iterator[str]:
@@ -168,6 +188,9 @@ def told(report: dict[str, Any]) -> Iterator[str]:
             f"scans         {count} {group['modality']} of {spacing} mm, slices {group['thickness_mm']:g} mm"
             f"{guess} thick, {group['profile']}: {', '.join(group['scans'])}"
         )
+    if report["synthetic"] is not None:
+        facts = report["synthetic"]
+        yield f"synthetic     {_realism(facts)}"
     held = report["held_out"]
     yield (
         f"held out      {held['slices']} acquired slices predicted from their neighbors: {held['psnr_db']:.2f} dB; "
@@ -178,3 +201,15 @@ def told(report: dict[str, Any]) -> Iterator[str]:
         yield f"adapted       {better:+.2f} dB on slices that no training saw"
     else:
         yield f"not adapted   {better:+.2f} dB on slices that no training saw: the file holds the starting weights"
+
+
+def _realism(facts: dict[str, Any]) -> str:
+    """How far synthetic slices can be told from acquired ones."""
+    test = facts["two_sample"] or {}
+    figures = {
+        "sharpness": facts["sharpness"]["between"],
+        "noise ratio": facts["noise_ratio"],
+        "told by patches": test.get("auc"),
+    }
+    known = [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
+    return "slices against acquired ones: " + (", ".join(known) or "not measurable")

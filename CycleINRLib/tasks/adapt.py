@@ -52,6 +52,7 @@ class Adapted:
     network : CycleINR on the CPU: the adapted one, or the starting one where that was better
     learned : the adapted one in any case
     card : its model card, without a name
+    sample : where a synthetic volume was made, acquired slices (N, J, I), the synthetic ones, and their scan
     report : improved, route, held_out, groups, synthetic, seconds, warnings; ready for JSON
     """
 
@@ -59,6 +60,7 @@ class Adapted:
     learned: Any
     card: ModelCard
     report: dict[str, Any]
+    sample: tuple[np.ndarray, np.ndarray, ThickScan] | None = None
 
 
 def adapt(
@@ -119,7 +121,8 @@ def adapt(
         "warnings": warnings,
         "job": job.to_json(),
     }
-    return Adapted(learned if improved else network, learned, _card(card, scans, report), report)
+    sample = None if synthetic is None else (scans[0].shown[0], synthetic[0][0], scans[0])
+    return Adapted(learned if improved else network, learned, _card(card, scans, report), report, sample)
 
 
 def _heard_by(progress: Listener | None, warnings: list[str]) -> Listener:
