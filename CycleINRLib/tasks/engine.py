@@ -49,6 +49,7 @@ class Engine:
         self.warnings: list[str] = []
         self.rows_limit: int | None = None
         self.texture = 0.0
+        self.lowest = -np.inf  # value of the scan
         self.gain = 1.0  # on the correction of least error, in [0, 1], see `selfcheck`; texture is added in full
 
     @classmethod
@@ -83,6 +84,7 @@ class Engine:
         network = cast_network(network, device, DTYPES[precision])
         engine = cls(network, card, path, device, precision, scale, aim, source.spacing_mm, volume.values.dtype)
         engine.progress, engine.cancelled, engine.texture = progress, cancelled, texture
+        engine.lowest = float(source.values.min())
         for message in (*aim.warnings, *_doubts(card, aim, volume)):
             engine.warn(message)
         return engine
@@ -320,7 +322,11 @@ class Engine:
 
     # --- values -----------------------------------------------------------------------------------------------
     def stored(self, values: np.ndarray) -> np.ndarray:
-        """Float32 values in the scan's type: integers rounded and clipped to the type's range."""
+        """Float32 values in the scan's type: integers rounded and clipped to the type's range.
+
+        That is said where it may take something away: not where the scan itself reaches the bottom of its type, as MR
+        does in the air at 0. Interpolation swings below it beside edges, and there is no intensity to be lost.
+        """
         if values.dtype == self.kind:
             return values
         if self.kind.kind not in "iu":
@@ -328,7 +334,9 @@ class Engine:
         limits = np.iinfo(self.kind)
         whole = np.rint(values)
         far = 0.02 * self.scale.scale  # rounding and noise around an empty background are no loss
-        beyond = np.count_nonzero((whole < limits.min - far) | (whole > limits.max + far))
+        beyond = np.count_nonzero(whole > limits.max + far)
+        if self.lowest > limits.min + far:
+            beyond += np.count_nonzero(whole < limits.min - far)
         if beyond > CLIPPED_SHARE * whole.size:
             self.warn(f"Intensities beyond the range of {self.kind} were clipped.")
         return np.clip(whole, limits.min, limits.max).astype(self.kind)

@@ -189,6 +189,18 @@ def test_integers_are_clipped_not_wrapped(small_mr):
     assert values.dtype == np.uint8 and wrapped.mean() < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0, 150, False), (20, 170, True), (0, 235, True)], ids=["air at 0", "no air", "bright"]
+)
+def test_clipping_is_said_but_where_the_scan_itself_ends_at_zero(low, high, said):
+    """Two slices bright, two dark, and so on: interpolation swings below the dark and above the bright."""
+    k, j, i = np.indices((9, 24, 24))
+    values = np.where(k % 4 < 2, high, low) + (3 * j + i) % 20
+    bars = cycleinr.Volume(values.astype(np.uint8), Geometry.from_spacing((9, 24, 24), (3, 1, 1)), "MR", slice_axis="k")
+    result = cycleinr.upsample(bars, z_scale=3, profile="box", gain=0, texture=0)
+    assert any("clipped" in warning for warning in result.report["warnings"]) == said
+
+
 @pytest.mark.parametrize("plane", ["coronal", "axial"])
 def test_one_plane_equals_the_plane_of_the_whole(small_mr, result, plane):
     """The slices of the scan are sagittal."""
