@@ -31,6 +31,7 @@ from PySide6 import QtCore, QtGui, QtWidgets  # noqa: E402
 SCAN = REPOSITORY / "Resources" / "SampleData" / "CT_abdomen_5mm.nrrd"
 WIDTH, VIEW = 430, 300
 REGION_MM = (100.0, 100.0, 100.0)  # small, so that the pictures take seconds and not minutes
+MINUTES = 2.0  # of adapting
 LONGEST_S = 1500.0
 _KEPT: list[Any] = []
 
@@ -90,6 +91,7 @@ class Pictures:
         ui.compareButton.click()
         self.save_views(app, "side_by_side")
         ui.compareButton.click()
+        self.adapt()
         ui.modelFileEdit.currentPath = str(Path(app.temporaryPath) / "mine.safetensors")
         Path(ui.modelFileEdit.currentPath).write_bytes(b"no weights")
         self.until(lambda: not widget._speeds.busy)
@@ -101,6 +103,20 @@ class Pictures:
         self.without_torch(patch)
         ui.applyButton.click()
         self.save("missing_torch")
+
+    def adapt(self) -> None:
+        """A minute of adapting: under way, and when the model was chosen and used."""
+        ui, widget = self.ui, self.widget
+        ui.advancedCollapsibleButton.collapsed = False
+        ui.adaptMinutesSpinBox.value = MINUTES
+        ui.adaptButton.click()
+        self.until(lambda: "left" in ui.messageLabel.text or widget._jobs.run is None)
+        self.save("adapting")
+        self.until(lambda: widget._jobs.run is None)
+        self.until(lambda: not widget._speeds.busy)
+        self.save("adapted")
+        ui.advancedCollapsibleButton.collapsed = True
+        ui.modelFileEdit.currentPath = ""
 
     def choose_small_region(self, scan: Any) -> None:
         import slicer
