@@ -55,7 +55,7 @@ class Contender:
     def key(self, case: str) -> str:
         """Changes where the result would change: other weights, another texture, another file."""
         if self.folder is None:
-            told = {name: value for name, value in self.told if name != "sha256"}  # a new card is no new model
+            told = {name: value for name, value in self.told if name not in ("sha256", "about")}
             return json.dumps([self.kind, told, dict(self.job).get("device")])
         file = result_file(self.folder, case)
         state = file.stat() if file else None
@@ -142,13 +142,14 @@ def _adapted(options: Namespace) -> Iterator[Contender]:
     path = find_model(options.start)
     job = {"model": str(path), "device": options.device, "texture": 0.0}
     for route in dict.fromkeys(options.adapt):
+        about = ABOUT_ADAPTED.get(route, f"{path.stem} adapted to the thick slices of each case, route {route}")
         told = {
             "route": route,
             "steps": options.adapt_steps,
             "start": path.name,
             "weights_sha256": weights_sha256(path),
         }
-        yield Contender(f"adapted {route}", "adapted", tuple(job.items()), told=tuple(told.items()))
+        yield Contender(f"adapted {route}", "adapted", tuple(job.items()), told=(*told.items(), ("about", about)))
 
 
 def _adapting(told: dict[str, Any], job: dict[str, Any]) -> Method:

@@ -259,6 +259,20 @@ def test_the_texture_curve_joins_the_textures_of_one_model():
 
 
 # --- the card -------------------------------------------------------------------------------------------------
+def test_routes_of_adapting_take_part_beside_the_first_stage_and_the_upper_bound(mr_thin, run, tmp_path: Path):
+    scan = write(central_block(mr_thin, 56), tmp_path / "mr_head.nrrd")
+    routes = ("in-plane", "direct", "synthesis", "supervised")
+    asked = ("--z-scales", 2, "--profiles", "gaussian", "--methods", "cubic", "--adapt", *routes, "--adapt-steps", 1)
+    status, out, err = run(scan, *asked, "--output", tmp_path / "out")
+    assert status == 0, err
+    (case,) = record_of(tmp_path / "out")["cases"]
+    results = {name.removeprefix("adapted "): result for name, result in case["results"].items()}
+    assert list(results) == ["cubic", *routes]
+    assert all(15 < result["psnr_generated"] < 50 for result in results.values())
+    assert results["in-plane"]["facts"]["held_out"]["slices"] >= 2
+    assert "an upper bound" in out
+
+
 @pytest.fixture(scope="module")
 def write_card() -> ModuleType:
     path = Path(__file__).resolve().parents[1] / "benchmarks" / "write_card.py"
