@@ -600,7 +600,7 @@ class CycleINRTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        for test in (self.test_refusals, self.test_upsample):
+        for test in (self.test_refusals, self.test_upsample, self.test_adapt):
             self.setUp()
             test()
 
@@ -618,12 +618,19 @@ class CycleINRTest(ScriptedLoadableModuleTest):
         for arguments in ({"inputVolume": None}, {"inputVolume": scan, "outputVolume": scan}):
             with self.assertRaises(CycleINRError):
                 logic.upsample(**arguments)
+        with self.assertRaises(CycleINRError):
+            logic.adapt(None)
 
-    def test_upsample(self):
+    def hasTorch(self):
         from importlib.util import find_spec
 
-        if find_spec("torch") is None:
+        found = find_spec("torch") is not None
+        if not found:
             self.delayDisplay("Skipped: PyTorch is not installed")
+        return found
+
+    def test_upsample(self):
+        if not self.hasTorch():
             return
         self.delayDisplay("Upsampling a small scan")
         scan = self.scan()
@@ -631,4 +638,17 @@ class CycleINRTest(ScriptedLoadableModuleTest):
         self.assertEqual(slicer.util.arrayFromVolume(node).shape, (56, 48, 48))
         self.assertIs(node.GetNodeReference("CycleINR.source"), scan)
         self.assertIn("snli", report)
+        self.delayDisplay("Test passed")
+
+    def test_adapt(self):
+        if not self.hasTorch():
+            return
+        self.delayDisplay("Adapting a model to a small scan")
+        place = Path(slicer.app.temporaryPath) / "CycleINRTest.safetensors"
+        place.unlink(missing_ok=True)
+        path, report = CycleINRLogic().adapt(self.scan(), place, steps=2)
+        self.assertTrue(path.is_file())
+        self.assertEqual(path == place, report["improved"])  # else it is the starting model, and no file was made
+        self.assertEqual(place.is_file(), report["improved"])
+        place.unlink(missing_ok=True)
         self.delayDisplay("Test passed")
