@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .collection import ENDINGS
 from .errors import Cancelled, RequestError, VolumeError
-from .jobs import AdaptJob
+from .jobs import SCRATCH, AdaptJob
 from .outputs import check_file, write_text, write_whole
 from .talk import Talk
 from .trainer import stop_after_saving
@@ -40,7 +40,7 @@ def run_adaptation(options: Namespace, talk: Talk) -> None:
     """
     job = AdaptJob.from_json({name: getattr(options, name) for name in vars(AdaptJob()) if hasattr(options, name)})
     output, start = Path(options.output), _start(job)
-    check_file(output, ".safetensors", overwrite=job.overwrite, inputs=(start,))
+    check_file(output, ".safetensors", overwrite=job.overwrite, inputs=(start,) if start else ())
     folder = output.with_suffix(RUN)
     volumes = list(read_scans([Path(path) for path in job.inputs], talk))
     _begin(folder, job, start)
@@ -58,21 +58,24 @@ def run_adaptation(options: Namespace, talk: Talk) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(job: AdaptJob) -> Path:
+def _start(job: AdaptJob) -> Path | None:
+    """The file of the starting weights; None: from scratch."""
+    if job.model == SCRATCH:
+        return None
     from .network.device import choose_device
     from .network.weights import find_model
 
     return find_model(job.model, choose_device(job.device))
 
 
-def _begin(folder: Path, job: AdaptJob, start: Path) -> None:
+def _begin(folder: Path, job: AdaptJob, start: Path | None) -> None:
     """A fresh folder for the states, or the one of the run that goes on.
 
     Raises
     ------
     RequestError : a run exists and none is to go on, or the reverse, or it was asked for something else
     """
-    asked = {**job.to_json(), "start_sha256": hashlib.sha256(start.read_bytes()).hexdigest()}
+    asked = {**job.to_json(), "start_sha256": hashlib.sha256(start.read_bytes()).hexdigest() if start else None}
     asked = {name: value for name, value in asked.items() if name not in ("resume", "overwrite", "device", "minutes")}
     told = folder / "job.json"
     if job.resume:

@@ -244,7 +244,9 @@ def _train_options(parser: Parser) -> None:
 def _adapt_options(parser: Parser) -> None:
     parser.add_argument("inputs", metavar="SCANS", nargs="+", help="scans of one modality, or folders of them")
     parser.add_argument("--output", metavar="FILE.safetensors", required=True)
-    parser.add_argument("--model", default="auto", metavar="NAME", help="the starting weights (%(default)s)")
+    parser.add_argument(
+        "--model", default="auto", metavar="NAME", help="the starting weights, or scratch (%(default)s)"
+    )
     parser.add_argument("--route", choices=ROUTES, default="auto", help="where training pairs come from (in-plane)")
     parser.add_argument("--minutes", metavar="M", type=float, default=20.0, help="of all stages (%(default)g)")
     parser.add_argument("--steps", metavar="N", type=int, help="of the network, instead of minutes")

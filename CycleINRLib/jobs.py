@@ -23,6 +23,7 @@ CHOICES = {
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 ROUTES = ("auto", "in-plane", "synthetic", "direct")
+SCRATCH = "scratch"  # instead of a model's name: untrained weights
 ADAPT_CHOICES = ("axis", "modality", "profile", "device")
 TARGETS = {"z_scale": "--z-scale", "spacing_mm": "--spacing", "like": "--like"}
 
@@ -99,7 +100,7 @@ class AdaptJob:
 
     inputs: tuple[str, ...] = ()  # paths of the scans; empty where the caller holds Volumes
     output: str | None = None  # path of the adapted model
-    model: str = "auto"  # the starting weights: a name (light, base) or a .safetensors file
+    model: str = "auto"  # the starting weights: a name (light, base), a .safetensors file, or "scratch"
     route: str = "auto"  # where training pairs come from
     minutes: float = 20.0  # of all stages together
     steps: int | None = None  # of the network, instead of minutes

@@ -27,7 +27,7 @@ from .. import __version__
 from ..errors import Cancelled, VolumeError
 from ..events import Event, Listener, Progress, Stopwatch, Warned
 from ..imaging.volume import Volume
-from ..jobs import AdaptJob, UpsampleJob
+from ..jobs import SCRATCH, AdaptJob, UpsampleJob
 from ..modelcard import ModelCard
 from .thick import ThickScan, groups, ready
 
@@ -37,6 +37,7 @@ VAE_SHARE = 0.4  # of the minutes, for the first stage of two
 VAE_STEPS = 4  # for each step of the network, where steps are asked for
 BATCH = 4
 RATE = 1.5e-4  # more moves the network further from the start than one scan can tell
+SCRATCH_RATE = 2e-3  # as `cycleinr train`
 CYCLE_SHARE = 0.1  # of the samples, acquired slices for the cycle alone: each costs three passes
 MOST_SLICES, LEAST_PATCH_SLICES = 8, 5  # acquired slices of a patch
 MOST_CROP, LEAST_CROP = 40, 24  # rows and columns of a patch
@@ -101,10 +102,11 @@ def adapt(
     from ..network.weights import find_model, load_model
 
     device = choose_device(job.device)
-    path = find_model(job.model, device)
+    path = _untrained(folder, job.seed) if job.model == SCRATCH else find_model(job.model, device)
     network, card = load_model(path)
     route = ROUTE if job.route == "auto" else job.route
     how: dict[str, Any] = {"seed": job.seed, "device": device, "progress": hear, "cancelled": cancelled}
+    how["rate"] = SCRATCH_RATE if job.model == SCRATCH else RATE
     synthetic, realism = _synthetic(scans, job, folder, how) if route in TWO_STAGES else (None, None)
     learned = _learn(scans, synthetic, network, route, job, folder, how)
     held_out = examine(scans, path, learned, hear, cancelled)
@@ -123,6 +125,19 @@ def adapt(
     }
     sample = None if synthetic is None else (scans[0].shown[0], synthetic[0][0], scans[0])
     return Adapted(learned if improved else network, learned, _card(card, scans, report), report, sample)
+
+
+def _untrained(folder: Path, seed: int) -> Path:
+    """A network of `light`'s size that knows nothing: its correction is about zero."""
+    import torch
+
+    from ..network.model import CONFIGS, CycleINR
+    from ..network.weights import save_model
+
+    torch.manual_seed(seed)
+    card = ModelCard(SCRATCH, CONFIGS["light"].to_dict(), description="Untrained.", z_scale_range=(16.0, 1.0))
+    card = dataclasses.replace(card, spacing_range_mm=(1000.0, 0.0))  # adapting widens both to what it saw
+    return save_model(CycleINR(CONFIGS["light"]), card, folder / f"{SCRATCH}.safetensors")
 
 
 def _heard_by(progress: Listener | None, warnings: list[str]) -> Listener:
@@ -147,22 +162,19 @@ def _synthetic(scans: Sequence[ThickScan], job: AdaptJob, folder: Path, how: dic
 
     stacks = [np.asarray(part, np.float32) / np.float32(scan.scale) for scan in scans for part in scan.shown]
     budget: dict[str, Any] = {"steps": VAE_STEPS * job.steps} if job.steps else {"minutes": VAE_SHARE * job.minutes}
-    vae = train_vae(stacks, folder / "vae.state", **budget, **how)
+    told = {name: how[name] for name in ("progress", "cancelled")}
+    vae = train_vae(stacks, folder / "vae.state", seed=job.seed, device=how["device"], **budget, **told)
     made: list[list[np.ndarray | None]] = []
-    told = {"progress": how["progress"], "cancelled": how["cancelled"]}
     for scan in scans:
-        few = (MOST_SLICES + 1) // 2
-        make = lambda part, scan=scan: synthesize(  # noqa: E731
-            part,
-            scan.protocol.z_scale,
-            vae,
-            scan.scale,
-            job.seed,
-            modality=scan.modality,
-            ratio=scan.protocol.ratio,
-            **told,
+        how_thick: dict[str, Any] = {"modality": scan.modality, "ratio": scan.protocol.ratio}
+        made.append(
+            [
+                synthesize(part, scan.protocol.z_scale, vae, scan.scale, job.seed, **how_thick, **told)
+                if len(part) >= LEAST_PATCH_SLICES
+                else None
+                for part in scan.shown
+            ]
         )
-        made.append([make(part) if len(part) > few else None for part in scan.shown])
     first, shown = scans[0], made[0][0]
     assert shown is not None  # the lower half of a scan has six slices at least
     return made, realism(first.shown[0], shown, first.protocol.z_scale, first.modality, seed=job.seed)
@@ -201,6 +213,7 @@ def tuned(
     *,
     steps: int | None = None,
     minutes: float | None = None,
+    rate: float = RATE,
     **how: Any,
 ) -> Any:
     """The network after a short training on samples of `scans`, from where it stands, on the CPU.
@@ -210,7 +223,7 @@ def tuned(
     from .train import TrainConfig, train
 
     config = TrainConfig(
-        network=network.config, samples=samples, steps=steps or 1000, batch=BATCH, rate=RATE, warmup=20,
+        network=network.config, samples=samples, steps=steps or 1000, batch=BATCH, rate=rate, warmup=20,
         ema=0.98, seed=how.pop("seed", 0), save_every=50, log_every=5,
     )  # fmt: skip
     state = folder / "network.state"

@@ -129,6 +129,15 @@ def test_two_stage_routes_learn_from_a_synthetic_volume_and_tell_how_real_it_loo
     assert "synthesize" in {event.stage for event in heard if isinstance(event, Progress)}
 
 
+def test_untrained_weights_can_be_the_start(knee, tmp_path):
+    found = adapt([knee], AdaptJob(model="scratch", steps=3), tmp_path)
+    held = found.report["held_out"]
+    assert found.report["start"]["name"] == "scratch" and held["psnr_start_db"] < held["psnr_cubic_db"] + 3
+    assert [scan["scan"] for scan in found.card.trained_on] == (["knee"] if found.report["improved"] else [])
+    if found.report["improved"]:
+        assert found.card.z_scale_range[0] <= found.card.z_scale_range[1] and not found.card.texture
+
+
 def test_an_adapted_model_works_as_any_other(knee, tmp_path):
     found = adapt([knee], AdaptJob(steps=2), tmp_path / "run")
     path = save_model(found.learned, dataclasses.replace(found.card, name="mine"), tmp_path / "mine.safetensors")
