@@ -110,7 +110,11 @@ class Objective:
 
 
 def predict(network: CycleINR, source: Tensor, scan: Told, places: Places, margin: int) -> Tensor:
-    """The network's correction at every place: (B, P, H - 2 margin, W - 2 margin), in units of detail."""
+    """The network's correction at every place: (B, P, H - 2 margin, W - 2 margin), in units of detail.
+
+    Slices are chosen by `index_select`, whose gradient is summed in order: a resumed run repeats itself bit for bit,
+    with several threads too.
+    """
     features = source_features(source, scan.detail)
     codes = network.codes_of(network.encode(features, scan.condition), features)
     B, P = places.t.shape
@@ -119,15 +123,18 @@ def predict(network: CycleINR, source: Tensor, scan: Told, places: Places, margi
     codes = codes[..., margin - 1 : H - margin + 1, margin - 1 : W - margin + 1]  # LAM looks one pixel around
     codes = codes.transpose(1, 2)  # (B, N, D, h + 2, w + 2)
     B, N, D, h, w = codes.shape
-    inner = (..., slice(1, -1), slice(1, -1))
-    below, above = (rows, places.below.flatten()), (rows, places.below.flatten() + 1)
+    slices = codes.reshape(B * N, D, h, w)
+    below = rows * N + places.below.flatten()
+    inner = slices[..., 1:-1, 1:-1]
     keys_below = keys_above = None
     if network.attend is not None:
-        keys = network.attend.key_value(codes.reshape(B * N, D, h, w)).reshape(B, N, -1, h, w)
-        keys_below, keys_above = keys[below], keys[above]
+        keys = network.attend.key_value(slices)
+        keys_below, keys_above = keys.index_select(0, below), keys.index_select(0, below + 1)
     t, query = places.t.flatten().to(codes.dtype), places.query.flatten(0, 1)
     texture = scan.texture.repeat_interleave(P) if bool(scan.texture.any()) else None
-    out = network.decode(codes[inner][below], codes[inner][above], keys_below, keys_above, t, query, texture)
+    out = network.decode(
+        inner.index_select(0, below), inner.index_select(0, below + 1), keys_below, keys_above, t, query, texture
+    )
     return out.reshape(B, P, *out.shape[-2:])
 
 
