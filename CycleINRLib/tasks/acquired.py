@@ -7,61 +7,54 @@ direct    the thin slices of a synthetic volume are their truth: what Xuan et al
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ..imaging.intensity import IntensityScale
 from .batches import LEAST_BODY, OUTSIDE, Sample, SampleConfig, sample_of
 from .scans import Scan
 
-Maker = Callable[[Scan, np.ndarray, SampleConfig, np.random.Generator], Sample | None]
+
+def asks_acquired(config: SampleConfig, rng: np.random.Generator) -> bool:
+    """Whether the next sample is made of acquired slices; else thick slices are made from thin ones."""
+    return config.direct or rng.random() < config.acquired_share
 
 
-def of_acquired(config: SampleConfig, rng: np.random.Generator) -> Maker | None:
-    """How a sample is made of acquired slices; None: it is not, thick slices are made from thin ones."""
+def acquired_patch(scan: Scan, config: SampleConfig, rng: np.random.Generator) -> Sample | None:
+    """A sample of the acquired slices of `scan`; None where they have no room for it, or hold too little body."""
+    acquired = scan.acquired
+    assert acquired is not None  # the caller asks scans that have some
+    found = _window(scan, acquired, config, rng)
+    if found is None:
+        return None
+    k, rows, columns = found
     if config.direct:
-        return _direct_patch
-    return _untrue_patch if rng.random() < config.acquired_share else None
-
-
-def _untrue_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> Sample | None:
-    """Slices as acquired, without a truth: for the cycle alone."""
-    found = _window(scan, acquired, config.slices, config, rng)
-    if found is None:
-        return None
-    k, rows, columns = found
+        z, truth = _thin_between(scan, k, rows, columns, config, rng)
+    else:
+        z, truth = np.sort(rng.random(config.places)) * (config.slices - 1), None
     source = acquired[k : k + config.slices, rows, columns]
-    z = np.sort(rng.random(config.places)) * (config.slices - 1)
-    truth = np.zeros((config.places, config.crop, config.crop), np.float32)
-    return _of_slices(scan, acquired, source, truth, z, 1.0, config, rng, known=False)
+    return _of_slices(scan, acquired, source, z, truth, config, rng)
 
 
-def _direct_patch(scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator) -> Sample | None:
-    """Slices as acquired, with the thin slices that the scan holds between them."""
-    found = _window(scan, acquired, config.slices, config, rng)
-    if found is None:
-        return None
-    k, rows, columns = found
-    source = acquired[k : k + config.slices, rows, columns]
-    protocol = scan.protocols[0]
-    inside = np.arange(np.ceil(k * protocol.z_scale), np.floor((k + config.slices - 1) * protocol.z_scale) + 1)
+def _thin_between(
+    scan: Scan, k: int, rows: slice, columns: slice, config: SampleConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places (P,) between the acquired slices k .. k + slices - 1, and the thin slices (P, crop, crop) there."""
+    z_scale = scan.protocols[0].z_scale
+    inside = np.arange(np.ceil(k * z_scale), np.floor((k + config.slices - 1) * z_scale) + 1)
     at = np.sort(rng.choice(inside, config.places, replace=len(inside) < config.places))
-    truth = scan.along(0)[:, rows, columns][at.astype(int)]
-    z = at / protocol.z_scale - k
-    return _of_slices(scan, acquired, source, truth, z, 0.0, config, rng)
+    return at / z_scale - k, scan.along(0)[:, rows, columns][at.astype(int)]
 
 
 def _window(
-    scan: Scan, acquired: np.ndarray, count: int, config: SampleConfig, rng: np.random.Generator
+    scan: Scan, acquired: np.ndarray, config: SampleConfig, rng: np.random.Generator
 ) -> tuple[int, slice, slice] | None:
-    """(first slice, rows, columns) of `count` acquired slices of a patch; None: no room, or too little body."""
-    size = (count, config.crop, config.crop)
+    """(first slice, rows, columns) of a patch; None: no room, or too little body."""
+    size = (config.slices, config.crop, config.crop)
     if any(n < m for n, m in zip(acquired.shape, size)):
         return None
     k, j, i = (int(rng.integers(n - m + 1)) for n, m in zip(acquired.shape, size))
     rows, columns = slice(j, j + config.crop), slice(i, i + config.crop)
-    body = np.mean(acquired[k : k + count, rows, columns] > scan.body_floor)
+    body = np.mean(acquired[k : k + config.slices, rows, columns] > scan.body_floor)
     return None if body < LEAST_BODY else (k, rows, columns)
 
 
@@ -69,17 +62,17 @@ def _of_slices(
     scan: Scan,
     acquired: np.ndarray,
     source: np.ndarray,
-    truth: np.ndarray,
     z: np.ndarray,
-    cycle: float,
+    truth: np.ndarray | None,
     config: SampleConfig,
     rng: np.random.Generator,
-    known: bool = True,
 ) -> Sample:
-    """A sample of acquired slices: `source` of those `acquired`, `truth` (P, crop, crop) at `z`, if it is `known`."""
+    """A sample of `source`, some of those `acquired`, with its truth (P, crop, crop) at `z`; without one it cycles."""
     rim = slice(config.margin, config.crop - config.margin)
-    truth = np.asarray(truth[:, rim, rim], np.float32)
-    weight = np.where(truth > scan.body_floor, 1.0, OUTSIDE).astype(np.float32) * np.float32(known)
+    shown = np.zeros((config.places, config.crop, config.crop), np.float32) if truth is None else truth
+    shown = np.asarray(shown[:, rim, rim], np.float32)
+    weight = np.where(shown > scan.body_floor, 1.0, OUTSIDE).astype(np.float32) * np.float32(truth is not None)
     whole = IntensityScale.of(acquired[:, :: max(1, acquired.shape[1] // 16)], scan.modality, scan.scale)
-    images = (np.asarray(source, np.float32) / scan.scale, truth / scan.scale, weight)
+    images = (np.asarray(source, np.float32) / scan.scale, shown / scan.scale, weight)
+    cycle = 1.0 if truth is None else 0.0
     return sample_of(images, np.asarray(z, float), scan.protocols[0], scan.spacing_mm, whole, cycle, config, rng)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import VolumeError
 from ..imaging.intensity import IntensityScale
-from .acquired import of_acquired
+from .acquired import acquired_patch, asks_acquired
 from .batches import (
     LEAST_BODY,
     OUTSIDE,
@@ -44,8 +44,8 @@ def draw_batch(
 def _draw(scans: Sequence[Scan], config: SampleConfig, rng: np.random.Generator) -> Sample:
     for _ in range(200):
         scan = _choose_scan(scans, config, rng)
-        if scan.acquired is not None and (make := of_acquired(config, rng)) is not None:
-            if (sample := make(scan, scan.acquired, config, rng)) is not None:
+        if scan.acquired is not None and asks_acquired(config, rng):
+            if (sample := acquired_patch(scan, config, rng)) is not None:
                 return sample
             continue
         in_plane = [axis for axis in scan.axes if axis > 0]
