@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .collection import ENDINGS
 from .errors import Cancelled, RequestError, VolumeError
-from .jobs import SCRATCH, AdaptJob
+from .jobs import SCRATCH, TWO_STAGES, AdaptJob
 from .outputs import check_file, write_text, write_whole
 from .talk import Talk
 from .trainer import stop_after_saving
@@ -41,6 +41,8 @@ def run_adaptation(options: Namespace, talk: Talk) -> None:
     job = AdaptJob.from_json({name: getattr(options, name) for name in vars(AdaptJob()) if hasattr(options, name)})
     output, start = Path(options.output), _start(job)
     check_file(output, ".safetensors", overwrite=job.overwrite, inputs=(start,) if start else ())
+    if job.route in TWO_STAGES:
+        check_file(output.with_suffix(".png"), ".png", overwrite=job.overwrite)
     folder = output.with_suffix(RUN)
     volumes = list(read_scans([Path(path) for path in job.inputs], talk))
     _begin(folder, job, start)
@@ -52,7 +54,8 @@ def run_adaptation(options: Namespace, talk: Talk) -> None:
     except Cancelled as error:
         raise Cancelled(error.what, str(folder), "go on with --resume, or remove that folder") from error
     except (RequestError, VolumeError):
-        shutil.rmtree(folder, ignore_errors=True)  # nothing there that could go on
+        if not job.resume:  # else what earlier calls learned stays
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     _write(adapted, output, talk)
     shutil.rmtree(folder, ignore_errors=True)

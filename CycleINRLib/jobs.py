@@ -23,6 +23,7 @@ CHOICES = {
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 ROUTES = ("auto", "in-plane", "synthetic", "direct")
+TWO_STAGES = ("synthetic", "direct")  # routes that make a synthetic volume first
 SCRATCH = "scratch"  # instead of a model's name: untrained weights
 ADAPT_CHOICES = ("axis", "modality", "profile", "device")
 TARGETS = {"z_scale": "--z-scale", "spacing_mm": "--spacing", "like": "--like"}

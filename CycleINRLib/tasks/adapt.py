@@ -27,11 +27,10 @@ from .. import __version__
 from ..errors import Cancelled, VolumeError
 from ..events import Event, Listener, Progress, Stopwatch, Warned
 from ..imaging.volume import Volume
-from ..jobs import SCRATCH, AdaptJob, UpsampleJob
+from ..jobs import SCRATCH, TWO_STAGES, AdaptJob, UpsampleJob
 from ..modelcard import ModelCard
 from .thick import ThickScan, groups, ready
 
-TWO_STAGES = ("synthetic", "direct")
 ROUTE = "in-plane"  # of "auto": the best one found, see docs/adapt.md
 VAE_SHARE = 0.4  # of the minutes, for the first stage of two
 VAE_STEPS = 4  # for each step of the network, where steps are asked for

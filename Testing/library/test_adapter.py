@@ -95,6 +95,14 @@ def test_an_output_that_exists_or_is_the_start_is_refused(scan, tmp_path, capsys
     assert taken.read_bytes() == b"mine" and "output is the input" in capsys.readouterr().err
 
 
+def test_a_picture_that_would_be_replaced_is_refused_before_any_computing(scan, tmp_path, capsys):
+    picture = tmp_path / "m.png"
+    picture.write_bytes(b"mine")
+    assert adapt(scan, "--output", tmp_path / "m.safetensors", "--steps", 1, "--route", "synthetic") == 2
+    assert picture.read_bytes() == b"mine" and "exists already" in capsys.readouterr().err
+    assert not (tmp_path / "m.adapt").exists()
+
+
 def begun(scan: Path, output: Path, *more: str) -> subprocess.Popen:
     words = ["adapt", str(scan), "--output", str(output), "--steps", "400", "--thickness", "3.3", *more]
     command = [sys.executable, "-m", "CycleINRLib", *words]
