@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -64,6 +66,21 @@ def yardstick(shared_data: Path, tmp_path: Path) -> Callable[..., Yardstick]:
     if not script.is_file():
         pytest.skip(f"the outside second opinion is not here: {script}")
     return lambda scan, crop=96: Yardstick(script, shared_data / "eval" / f"{scan}.nrrd", tmp_path, crop)
+
+
+@pytest.fixture(scope="session")
+def benchmark_module() -> Callable[[str], ModuleType]:
+    """`benchmark_module("write_card")`: the script of Testing/benchmarks as a module of its own."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -21,12 +19,8 @@ TINY = NetworkConfig(channels=8, blocks=2, codes=8, hidden=8, key=4)
 
 
 @pytest.fixture(scope="module")
-def ablations() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "ablations.py"
-    spec = importlib.util.spec_from_file_location("ablations", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+def ablations(benchmark_module) -> ModuleType:
+    module = benchmark_module("ablations")
     module.BATCHES = 1
     return module
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -274,12 +273,8 @@ def test_routes_of_adapting_take_part_beside_the_first_stage_and_the_upper_bound
 
 
 @pytest.fixture(scope="module")
-def write_card() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "write_card.py"
-    spec = importlib.util.spec_from_file_location("write_card", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def write_card(benchmark_module) -> ModuleType:
+    return benchmark_module("write_card")
 
 
 def test_the_card_takes_the_figures_of_its_own_weights_alone(scans, run, tmp_path, write_card: ModuleType, capsys):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,15 +11,10 @@ import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.imaging import metrics  # noqa: E402
 from CycleINRLib.tasks.evaluate import Case, Protocol  # noqa: E402
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gain_table.py"
-
 
 @pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("gain_table", SCRIPT)
-    module = sys.modules["gain_table"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def bench(benchmark_module):
+    return benchmark_module("gain_table")
 
 
 def test_psnr_at_the_fitted_gain_is_that_of_a_run_with_it(bench, mr_thin):

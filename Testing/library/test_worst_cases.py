@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -13,12 +12,8 @@ from CycleINRLib.cli import build_parser
 
 
 @pytest.fixture(scope="module")
-def worst_cases() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "worst_cases.py"
-    spec = importlib.util.spec_from_file_location("worst_cases", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def worst_cases(benchmark_module) -> ModuleType:
+    return benchmark_module("worst_cases")
 
 
 def a_case(scan: str, z_scale: float, profile: str, gain: float, gap: float | None) -> dict:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
+from CycleINRLib.errors import Cancelled
+
 
 def run_until(widget, condition, timeout_s: float = 120.0) -> None:
     """Qt's own event loop, as the application runs it."""
@@ -20,6 +24,17 @@ def run_until(widget, condition, timeout_s: float = 120.0) -> None:
 def finish(widget) -> None:
     """Of the jobs, and of the quiet run that takes the time anew after them."""
     run_until(widget, lambda: widget._jobs.run is None and not widget._speeds.busy)
+
+
+def cancelled(run, timeout_s: float = 100.0) -> None:
+    """Asks a job to stop, and waits until it has ended for that reason."""
+    run.cancel()
+    end = time.monotonic() + timeout_s
+    while not run.done:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    with pytest.raises(Cancelled):
+        run.result()
 
 
 def rows(table) -> dict[str, list[str]]:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from driving import assert_gone, finish, left_behind, run_until, volumes
+from driving import assert_gone, cancelled, finish, left_behind, run_until, volumes
 from standins import MODULE
 
 from CycleINRLib import launcher
-from CycleINRLib.errors import Cancelled, CycleINRError, ModelError, ResourceError
+from CycleINRLib.errors import CycleINRError, ModelError, ResourceError
 from CycleINRLib.events import Progress
 from CycleINRLib.panel import State
 
@@ -133,13 +133,7 @@ def test_cancel_ends_the_real_child_by_the_file_alone(the_module, an_mr, an_app,
     while not any(isinstance(event, Progress) and event.stage == "adapt" for event in run.poll()):
         assert not run.done, run.result()
         time.sleep(0.01)
-    run.cancel()
-    end = time.monotonic() + 100
-    while not run.done:
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    with pytest.raises(Cancelled):
-        run.result()
+    cancelled(run)
     assert files_of(kept) == [] and left_behind(an_app) == []
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from driving import cancelled
 from standins import MODULE
 
 from CycleINRLib import launcher
-from CycleINRLib.errors import Cancelled, CycleINRError, ModelError, ResourceError
+from CycleINRLib.errors import CycleINRError, ModelError, ResourceError
 from CycleINRLib.events import Progress
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.panel import State
@@ -209,13 +210,7 @@ def test_cancel_ends_the_real_child(the_module, a_ct, an_app, monkeypatch, momen
     while moment == "while upsampling" and not any(isinstance(event, Progress) for event in run.poll()):
         assert not run.done
         time.sleep(0.005)
-    run.cancel()
-    end = time.monotonic() + 100
-    while not run.done:
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    with pytest.raises(Cancelled):
-        run.result()
+    cancelled(run)
     assert list(Path(an_app.temporaryPath).iterdir()) == []
     assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")] == ["CT"]
     if os.name == "posix":
