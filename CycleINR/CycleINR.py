@@ -149,7 +149,7 @@ class CycleINRParameterNode:
     thickness - Slice thickness in mm; 0: as the scan says.
     consistency - How the result keeps to the acquired slices.
     textureDefault - Whether the texture is fitted to the scan.
-    texture - 0: least error, 1: natural noise.
+    texture - 0: least error, 1: natural noise, -1: smoothed.
     selfCheck - Whether every second slice is rebuilt from the others, to say how well that goes.
     device - Where the network runs.
     precision - Of the network's arithmetic.
@@ -169,7 +169,7 @@ class CycleINRParameterNode:
     thickness: Annotated[float, WithinRange(0.0, 100.0)] = 0.0
     consistency: Annotated[str, Choice(list(CHOICES["consistency"]))] = "auto"
     textureDefault: bool = True
-    texture: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
+    texture: Annotated[float, WithinRange(-1.0, 1.0)] = 0.0
     selfCheck: bool = True
     device: Annotated[str, Choice(list(CHOICES["device"]))] = "auto"
     precision: Annotated[str, Choice(list(CHOICES["precision"]))] = "auto"

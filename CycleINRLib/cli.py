@@ -179,7 +179,10 @@ def _upsample_options(parser: Parser) -> None:
     parser.add_argument("--model", default="auto", metavar="NAME", help="a name `cycleinr models` lists, or a file")
     parser.add_argument("--thickness", metavar="MM", type=number, dest="thickness_mm", help="slice thickness")
     parser.add_argument(
-        "--texture", metavar="T", type=number, help="0 least error, 1 natural noise (default: fitted to the scan)"
+        "--texture",
+        metavar="T",
+        type=number,
+        help="0 least error, 1 natural noise, -1 smoothed (default: fitted to the scan)",
     )
     parser.add_argument("--gain", metavar="G", type=number, help="0..1, correction used (default: fitted to the scan)")
     parser.add_argument("--report", metavar="FILE.json", help="write the report")
@@ -282,7 +285,7 @@ def _evaluate_options(parser: Parser) -> None:
         help="linear, cubic, sinc, histospline, cubic+projection, models or their files (all, and the bundled models)",
     )  # fmt: skip
     methods.add_argument("--consistency", metavar="C", nargs="+", default=["auto"], help="each for every model")
-    methods.add_argument("--texture", metavar="T", nargs="+", default=["default"], help="0 to 1 or default, likewise")
+    methods.add_argument("--texture", metavar="T", nargs="+", default=["default"], help="-1 to 1 or default, likewise")
     methods.add_argument("--add", metavar="NAME=FOLDER", action="append", default=[], help="results of another program")
     methods.add_argument(
         "--adapt", metavar="ROUTE", nargs="+", choices=COMPARED, default=[],

@@ -53,7 +53,7 @@ class UpsampleJob:
     thickness_mm: float | None = None  # overrides the source's slice thickness
     profile: str = "auto"
     consistency: str = "auto"
-    texture: float | None = None  # 0 least error, 1 natural noise; None: as the scan asks for
+    texture: float | None = None  # 0 least error, 1 natural noise, -1 smoothed; None: as the scan asks for
     gain: float | None = None  # on the network's correction, 0 to 1; None: fitted on dropped slices of the scan
     device: str = "auto"
     precision: str = "auto"
@@ -71,8 +71,8 @@ class UpsampleJob:
         check_z_scale(self.z_scale)
         for name in ("spacing_mm", "thickness_mm"):
             _check_length(name, getattr(self, name))
-        if self.texture is not None and not (_is_number(self.texture) and 0 <= self.texture <= 1):
-            raise RequestError("texture must lie between 0 and 1", repr(self.texture), "give 0 for least error")
+        if self.texture is not None and not (_is_number(self.texture) and -1 <= self.texture <= 1):
+            raise RequestError("texture must lie between -1 and 1", repr(self.texture), "give 0 for least error")
         if self.gain is not None and not (_is_number(self.gain) and 0 <= self.gain <= 1):
             raise RequestError("gain must lie between 0 and 1", repr(self.gain), "give 1 for the network as it is")
         if self.frame is not None and (not isinstance(self.frame, int) or self.frame < 0):

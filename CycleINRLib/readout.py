@@ -217,7 +217,10 @@ CONSISTENCY_TIP = _(
     "How the result keeps to the acquired slices. keep: they are copied into it. project: averaging the result over "
     "the slice thickness gives them back, up to the given part of the noise. exact: the same without remainder."
 )
-TEXTURE_TIP = _("0: least error, generated slices are smoother. 1: natural grain, which the network adds by likeness.")
+TEXTURE_TIP = _(
+    "0: least error, generated slices are smoother. 1: natural grain, which the network adds by likeness. Below 0: the "
+    "finest detail of the network's correction was smoothed away, since this scan itself has none so fine."
+)
 
 
 def _number(value: Any, digits: int = 3) -> str:

@@ -67,7 +67,7 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         :param region: only what lies inside is computed; None: the whole scan
         :param name: of a new volume
         :param progress: called with each event while waiting
-        :param options: thickness (mm), consistency, texture (0 to 1), modality, profile, axis, model, device,
+        :param options: thickness (mm), consistency, texture (-1 to 1), modality, profile, axis, model, device,
             precision, self_check
         :return: (node, report), or a `Run`
         :raises CycleINRError: what went wrong, in words; the scene is then as it was

@@ -16,6 +16,7 @@ from ..imaging.consistency import Grid, kept, projection
 from ..imaging.intensity import IntensityScale
 from ..imaging.metrics import AcquiredQuery, positions_to_query
 from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, rows_within, slab_for_rows
+from ..imaging.smoothing import REACH, smoothed, widened
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
@@ -76,7 +77,7 @@ class Engine:
         path = find_model(job.model, device)
         network, card = load_model(path)
         texture = float(job.texture or 0.0)  # None is settled later, by `settle_texture`
-        if texture and not card.texture:
+        if texture > 0 and not card.texture:
             raise RequestError("This model knows no texture", f"--texture {texture:g}", "use --texture 0")
         precision = choose_precision(job.precision, network, device)
         source = volume.slices_first(aim.axis)
@@ -220,6 +221,10 @@ class Engine:
         gain = max(self.gain, LEAST_GAIN)  # gain * (correction + texture / gain * noise): texture stays what it is
         size = (len(places), rows.stop - rows.start, columns.stop - columns.start)
         outs = [np.empty(size, np.float32) for _ in textures]
+        inner_rows = inner_columns = slice(None)
+        if min(textures) < 0:
+            rows, inner_rows = widened(rows, read.shape[1])
+            columns, inner_columns = widened(columns, read.shape[2])
         anisotropy = self.spacing_mm[0] / min(self.spacing_mm[1:])
         ratio, seen = min(aim.ratio, RATIO_SEEN), (scale.through, scale.within)
         parts = corrections(
@@ -231,12 +236,13 @@ class Engine:
             detail=scale.detail,
             z_scale=1 / grid.step,
             conditions=Conditions(ratio, float(aim.gaussian), anisotropy, *seen),
-            textures=[texture / gain for texture in textures],
+            textures=[max(texture, 0.0) / gain for texture in textures],
             tick=tick,
         )
         for part, found in parts:
-            for out, one in zip(outs, found):
-                np.multiply(one, np.float32(gain * scale.scale), out=out[part])
+            for out, one, texture in zip(outs, found, textures):
+                corrected = smoothed(one, -texture) if texture < 0 else one
+                np.multiply(corrected[:, inner_rows, inner_columns], np.float32(gain * scale.scale), out=out[part])
         return outs
 
     def of_every_second(self, known: np.ndarray) -> Engine:
@@ -258,8 +264,13 @@ class Engine:
         return other
 
     # --- slabs and memory -------------------------------------------------------------------------------------
+    @property
+    def halo(self) -> int:
+        """Rows on each side that one output row depends on, at any texture; even."""
+        return self.network.reach + 2 * REACH
+
     def _slabs(self, shape: tuple[int, ...], first: int, last: int, grid: Grid) -> list[Slab]:
-        halo = self.network.reach
+        halo = self.halo
         if (first, last) != (0, shape[1]):
             return [slab_for_rows(first, last, shape[1], halo)]
         return plan_slabs(shape[1], halo, self._rows(shape, grid))
@@ -277,11 +288,11 @@ class Engine:
         per_row = bytes_per_row(self.network, shape[0], shape[2], len(grid.positions), DTYPES[self.precision].itemsize)
         on_cuda = self.device == "cuda"
         budget = 0.7 * free_memory_bytes() if on_cuda else min(WORKING_BYTES, 0.7 * available_memory_bytes())
-        needed = per_row * (MIN_ROWS + 2 * self.network.reach)
+        needed = per_row * (MIN_ROWS + 2 * self.halo)
         if needed > max(budget, 0.9 * available_memory_bytes()):
             found = f"{needed / 1e9:.1f} GB for the smallest slab, {budget / 1e9:.1f} GB free"
             raise ResourceError("There is not enough memory", found, "close other programs, or crop the volume")
-        rows = rows_within(budget, shape[1], per_row, 0, self.network.reach)
+        rows = rows_within(budget, shape[1], per_row, 0, self.halo)
         return min(rows, self.rows_limit or rows)
 
     def _retry(self, shape: tuple[int, ...], first: int, last: int, grid: Grid, error: Exception) -> list[Slab]:
@@ -307,7 +318,7 @@ class Engine:
                 import torch
 
                 torch.cuda.empty_cache()
-        halo = self.network.reach
+        halo = self.halo
         rest = plan_slabs(last - first, halo, self._rows(shape, grid))
         end = shape[1]
         return [

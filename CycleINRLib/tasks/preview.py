@@ -73,7 +73,7 @@ def _plane(engine: Engine, source: np.ndarray, name: str, row: int) -> np.ndarra
     """(M, 1, I) or (M, J, 1) float32: the row of (N, J, I) `source` across the in-plane axis `name`."""
     if name == _in_plane(engine.aim.axis)[0]:
         return engine.run(source, engine.aim.grid, rows=(row, row + 1))[0]
-    slab = slab_for_rows(row, row + 1, source.shape[2], engine.network.reach)
+    slab = slab_for_rows(row, row + 1, source.shape[2], engine.halo)
     block = source[:, :, slab.read_first : slab.read_last]
     return engine.run(block, engine.aim.grid, column=row - slab.read_first)[0]
 

@@ -18,7 +18,7 @@ WORDS = {name: st.sampled_from(words) for name, words in CHOICES.items()}
 @given(
     z_scale=st.none() | st.floats(1, MAX_Z_SCALE, exclude_min=True),
     thickness_mm=st.none() | st.floats(0.01, 999),
-    texture=st.none() | st.floats(0, 1),
+    texture=st.none() | st.floats(-1, 1),
     gain=st.none() | st.floats(0, 1),
     frame=st.none() | st.integers(0, 1000),
     **WORDS,
@@ -57,6 +57,7 @@ def test_an_unknown_word_is_refused_and_the_choices_are_named(name):
         {"thickness_mm": -1},
         {"thickness_mm": "5"},
         {"texture": 1.1},
+        {"texture": -1.1},
         {"texture": "much"},
         {"frame": -1},
         {"frame": 1.5},

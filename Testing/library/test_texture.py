@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
@@ -102,3 +103,41 @@ def test_one_encoding_gives_the_texture_that_two_runs_give(ct_thin, profile, mon
         settled.append(engine.texture)
     assert settled[0] == pytest.approx(settled[1], abs=1e-3)
     assert 0 < settled[0] < 1
+
+
+# --- below 0: scans that have no detail as fine as the network's --------------------------------------------------
+@pytest.fixture(scope="module")
+def interpolated(mr_thin):
+    """A thick scan whose pixels are twice as many as its scanner resolved."""
+    fine = ndimage.gaussian_filter(mr_thin.values.astype(np.float32), (0, 0.8, 0.8))
+    return Case.of(mr_thin.with_values(np.rint(fine).astype(mr_thin.values.dtype)), Protocol(4, "skip")).source
+
+
+def test_detail_finer_than_the_scan_has_is_smoothed_away_by_no_more_than_needed(interpolated):
+    asked = {"z_scale": 4, "axis": "k", "profile": "skip"}
+    least = cycleinr.upsample(interpolated, texture=0, **asked).report
+    fitted = cycleinr.upsample(interpolated, **asked).report
+    most = cycleinr.upsample(interpolated, texture=-1, **asked).report
+    assert least["generated_gap"] < -ALLOWED and -1 <= fitted["texture"] < 0
+    assert abs(fitted["generated_gap"]) < 0.5 * abs(least["generated_gap"])
+    assert most["noise_ratio"] <= fitted["noise_ratio"] < least["noise_ratio"]
+
+
+def test_a_smoothed_preview_is_that_of_the_whole_in_both_directions(interpolated):
+    asked = {"z_scale": 4, "axis": "k", "profile": "skip", "texture": -0.7}
+    whole = cycleinr.upsample(interpolated, **asked).volume.values
+    seen = set()
+    for plane in ("coronal", "axial"):
+        made = cycleinr.preview(interpolated, plane, **asked).values
+        across = made.shape.index(1)
+        seen.add(across)
+        same = whole.take(whole.shape[across] // 2, axis=across).astype(int)
+        assert np.abs(made.squeeze().astype(int) - same).max() <= 1
+    assert seen == {1, 2}
+
+
+def test_smoothed_slabs_are_the_whole(interpolated, monkeypatch):
+    asked = {"z_scale": 4, "axis": "k", "profile": "skip", "texture": -0.7}
+    whole = cycleinr.upsample(interpolated, **asked).volume.values
+    monkeypatch.setattr(Engine, "_rows", lambda *_: 16)
+    assert np.abs(cycleinr.upsample(interpolated, **asked).volume.values.astype(int) - whole).max() <= 1
