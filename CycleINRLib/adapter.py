@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import shutil
@@ -78,7 +77,9 @@ def _begin(folder: Path, job: AdaptJob, start: Path | None) -> None:
     ------
     RequestError : a run exists and none is to go on, or the reverse, or it was asked for something else
     """
-    asked = {**job.to_json(), "start_sha256": hashlib.sha256(start.read_bytes()).hexdigest() if start else None}
+    from .network.weights import sha256
+
+    asked = {**job.to_json(), "start_sha256": sha256(start) if start else None}
     asked = {name: value for name, value in asked.items() if name not in ("resume", "overwrite", "device", "minutes")}
     told = folder / "job.json"
     if job.resume:

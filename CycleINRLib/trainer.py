@@ -21,6 +21,8 @@ from .io.packs import PackedScan
 from .outputs import check_file
 from .talk import Talk
 
+GRADIENT = 0.3  # weight of the gradient term of least error: sharper at no cost in PSNR
+
 
 def run_training(options: Namespace, talk: Talk) -> None:
     """Train until the steps are done or the minutes are over, and write the averaged network.
@@ -130,7 +132,7 @@ def _configuration(options: Namespace) -> Any:
         batch=options.batch,
         rate=options.rate,
         seed=options.seed,
-        objective=Objective(precision=options.precision),
+        objective=Objective(precision=options.precision, gradient=GRADIENT if options.part == "network" else 0.0),
     )
 
 

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""How long a training step takes, and what reduced precision costs in accuracy and saves in time.
+
+    python Testing/benchmarks/training_steps.py THIN_SCANS [--scans FILE.json] [--steps 12] [--threads 2]
+        [--models light base] [--precisions float32 bfloat16] [--device cpu] [--json FILE.json]
+
+For each model and precision, in one run: median seconds of a training step of the network and of the part for texture
+(drawing not counted: a thread does it meanwhile); gain over the closed-form base in dB on fixed patches of the scans
+that the facts hold out (of all, where none is); seconds of processor time to upsample a thick block to a quarter of its
+spacing. Ratios are to the first row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a bare checkout
+
+import CycleINRLib as cycleinr
+from CycleINRLib.collection import find_scans, read_volume
+from CycleINRLib.network.model import CycleINR
+from CycleINRLib.network.weights import find_model, load_model
+from CycleINRLib.tasks.evaluate import Case, Protocol, central_block
+from CycleINRLib.tasks.losses import gain_db
+from CycleINRLib.tasks.objective import Objective, wanted
+from CycleINRLib.tasks.samples import Batch, SampleConfig, draw_batch
+from CycleINRLib.tasks.scans import Scan
+from CycleINRLib.tasks.train import learning_part
+
+PRECISIONS = "float32", "bfloat16"
+SCORED = 8  # batches of four patches
+CROP = 96  # rows and columns of the block that is upsampled
+Z_SCALE = 4.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in one precision; seconds of a step, gain in dB, seconds of processor time to upsample."""
+
+    model: str
+    precision: str
+    parameters: int
+    network_step_s: float
+    texture_step_s: float
+    gain_db: float
+    upsample_s: float
+
+
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="THIN_SCANS")
+    parser.add_argument("--scans", metavar="FILE.json", help="facts about the scans; held_out ones are scored")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--models", nargs="+", default=["light", "base"])
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args(argv)
+
+
+def step_seconds(network: CycleINR, part: str, batches: Sequence[Batch], precision: str) -> float:
+    """Median over the batches, after one that is not counted; weights change as in training."""
+    learning = learning_part(network, part)
+    optimizer = torch.optim.AdamW(learning, 1e-6)
+    objective, spent = Objective(precision=precision), []
+    for batch in (batches[0], *batches):
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss = objective.loss(network, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        float(loss.detach())  # waits for a graphics card
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent[1:])
+
+
+@torch.no_grad()
+def gain(network: CycleINR, batches: Sequence[Batch], precision: str) -> float:
+    """Mean gain over the closed-form base, in dB."""
+    found, objective = [], Objective(precision=precision)
+    for batch in batches:
+        base = wanted(batch)
+        error = objective.predict(network, batch.source, batch.scan, batch.places, batch.margin) - base
+        found += [float(gain_db(*one)) for one in zip(error, base, batch.weight)]
+    return float(np.mean(found))
+
+
+def upsample_seconds(case: Case, model: str, precision: str, device: str) -> float:
+    asked = {"model": model, "precision": precision, "device": device, "texture": 0.0, "gain": 1.0, "axis": "k"}
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
+    cycleinr.upsample(case.source, z_scale=Z_SCALE, modality=case.modality.lower(), **asked)
+    return clock() - start
+
+
+def rows(asked: argparse.Namespace) -> list[Row]:
+    known = [
+        (read_volume(place, told.get("modality")), told) for place, told in find_scans([asked.folder], asked.scans)
+    ]
+    scans = [Scan.of(volume) for volume, _ in known]
+    held_out = [scan for scan, (_, told) in zip(scans, known) if told.get("held_out")] or scans
+    learning, textured = SampleConfig(), SampleConfig(texture=1.0)
+    plain = replace(learning, contrast_share=0.0, noise_share=0.0)
+    of_part = {
+        part: [draw_batch(scans, samples, 4, 0, n).to(asked.device) for n in range(asked.steps)]
+        for part, samples in (("network", learning), ("texture", textured))
+    }
+    scored = [draw_batch(held_out, plain, 4, 77, n).to(asked.device) for n in range(SCORED)]
+    case = Case.of(central_block(known[0][0].slices_first("k"), CROP), Protocol(Z_SCALE))
+    found = []
+    for model in asked.models:
+        for precision in asked.precisions:
+            network = load_model(find_model(model))[0].to(asked.device).requires_grad_(True)
+            kept = {name: value.clone() for name, value in network.state_dict().items()}
+            spent = [step_seconds(network, part, batches, precision) for part, batches in of_part.items()]
+            network.load_state_dict(kept)
+            scores = gain(network, scored, precision), upsample_seconds(case, model, precision, asked.device)
+            count = sum(parameter.numel() for parameter in network.parameters())
+            found.append(Row(model, precision, count, *spent, *scores))
+    return found
+
+
+def table(found: Sequence[Row]) -> str:
+    """Markdown; every time with its ratio to the first row."""
+    lines = [
+        "| model | parameters | precision | step, network | step, texture | gain dB | upsample |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in found:
+        times = [
+            f"{getattr(row, name):.2f} s ({getattr(row, name) / getattr(found[0], name):.2f})"
+            for name in ("network_step_s", "texture_step_s", "upsample_s")
+        ]
+        lines.append(
+            f"| {row.model} | {row.parameters} | {row.precision} | {times[0]} | {times[1]} | {row.gain_db:+.3f} | "
+            f"{times[2]} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    asked = options(argv)
+    torch.set_num_threads(asked.threads)
+    found = rows(asked)
+    print(table(found))
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
