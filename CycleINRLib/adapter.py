@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .collection import ENDINGS
 from .errors import Cancelled, RequestError, VolumeError
 from .jobs import SCRATCH, TWO_STAGES, AdaptJob
 from .outputs import check_file, write_text, write_whole
+from .scanfinder import NEXT, find_all
 from .talk import Talk
 from .trainer import stop_after_saving
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .tasks.adapt import Adapted
 
 RUN = ".adapt"  # the folder of a run's states, beside the output, until it is done
-NEXT = "name NRRD, NIfTI, MHA or DICOM scans, or folders of them"
 
 
 def run_adaptation(options: Namespace, talk: Talk) -> None:
@@ -114,43 +113,19 @@ def read_scans(paths: list[Path], talk: Talk) -> Iterator[Volume]:
 
     refused: list[VolumeError] = []
     count = 0
-    for place, series in [one for path in paths for one in _places(path)]:
+    for place in find_all(paths):
         try:
-            volume = read(place, series=series)
+            volume = read(place.path, series=place.series)
         except VolumeError as error:
             refused.append(error)
-            talk.warn(f"{place.name} is left out: {error.what[0].lower()}{error.what[1:]} ({error.found}).")
+            talk.warn(f"{place.path.name} is left out: {error.what[0].lower()}{error.what[1:]} ({error.found}).")
             continue
         count += 1
-        yield volume if series is None else dataclasses.replace(volume, name=f"{volume.name} series {count}")
+        yield volume if place.series is None else dataclasses.replace(volume, name=f"{volume.name} series {count}")
     if not count:
         if refused:
             raise refused[0]
         raise VolumeError("There is no scan to adapt to", ", ".join(map(str, paths)), NEXT)
-
-
-def _places(path: Path) -> Iterator[tuple[Path, str | None]]:
-    """(file or folder, DICOM series) of each scan at `path`: a file, a folder of files, DICOM in any folder."""
-    from .io.files import list_series
-
-    if not path.exists():
-        raise VolumeError("There is no such file or folder", str(path), NEXT)
-    if path.is_file():
-        yield path, None
-        return
-    images = [one for one in sorted(path.iterdir()) if _is_image(one)]
-    yield from ((one, None) for one in images)
-    folders = [one for one in sorted(path.iterdir()) if one.is_dir()] if images else [path]
-    for folder in folders:
-        try:
-            found = list_series(folder)
-        except VolumeError:
-            continue  # no images in it
-        yield from ((folder, one.uid if len(found) > 1 else None) for one in found)
-
-
-def _is_image(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(ENDINGS)
 
 
 # --- results ------------------------------------------------------------------------------------------------------

@@ -131,6 +131,7 @@ def build_parser() -> Parser:
 
     _demo_options(add("demo", commands.demo, "run the main job on a bundled scan"))
     _upsample_options(add("upsample", commands.upsample, "make a volume isotropic, or its slices as fine as asked"))
+    _batch_options(add("batch", commands.batch, "upsample many scans alike; a bad one does not stop the others"))
     _info_options(add("info", commands.info, "show what is in a file or folder, and what upsample would do"))
     _measure_options(add("measure", commands.measure, "measure the noise slice by slice, and SNLI"))
     _preview_options(add("preview", commands.preview, "compute one plane across the slices alone"))
@@ -169,11 +170,37 @@ def _demo_options(parser: Parser) -> None:
 def _upsample_options(parser: Parser) -> None:
     _add_input(parser)
     parser.add_argument("output", metavar="OUTPUT", help=".nrrd, .nii.gz or .mha file, or a folder with --dicom")
+    target = _add_target(parser)
+    target.add_argument("--like", metavar="REF", help="fill the grid of this volume")
+    _add_way(parser)
+    parser.add_argument("--report", metavar="FILE.json", help="write the report")
+    parser.add_argument("--picture", metavar="FILE.png", help="write a coronal comparison")
+    parser.add_argument("--dicom", action="store_true", help="write a DICOM series into the folder OUTPUT")
+    _add_json(parser)
+
+
+def _batch_options(parser: Parser) -> None:
+    parser.add_argument("inputs", metavar="SCANS", nargs="+", help="scans, or folders of them")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="where results, reports and batch.json go")
+    _add_target(parser)
+    _add_way(parser)
+    parser.add_argument("--format", choices=["nrrd", "nii.gz", "mha"], default="nrrd", help="(%(default)s)")
+    parser.add_argument("--dicom", action="store_true", help="write a DICOM series for each scan instead")
+    parser.add_argument("--pictures", action="store_true", help="write a coronal comparison of each scan")
+    parser.add_argument("--resume", action="store_true", help="leave the scans that are done already")
+    _add_json(parser)
+
+
+def _add_target(parser: Parser) -> Any:
     target = parser.add_argument_group("target (isotropic unless one of these is given)")
     target.add_argument("--z-scale", metavar="X", type=number, help="source spacing / target spacing, 1 < X <= 16")
     target.add_argument("--spacing", metavar="MM", type=number, dest="spacing_mm", help="target spacing in mm")
     target.add_argument("--isotropic", action="store_true", help="spacing of the finer in-plane axis (the default)")
-    target.add_argument("--like", metavar="REF", help="fill the grid of this volume")
+    return target
+
+
+def _add_way(parser: Parser) -> None:
+    """How to upsample: the same for one scan and for many."""
     for name in ("axis", "modality", "profile", "consistency", "device", "precision"):
         parser.add_argument(f"--{name}", choices=CHOICES[name], default="auto")
     parser.add_argument("--model", default="auto", metavar="NAME", help="a name `cycleinr models` lists, or a file")
@@ -185,12 +212,8 @@ def _upsample_options(parser: Parser) -> None:
         help="0 least error, 1 natural noise, -1 smoothed (default: fitted to the scan)",
     )
     parser.add_argument("--gain", metavar="G", type=number, help="0..1, correction used (default: fitted to the scan)")
-    parser.add_argument("--report", metavar="FILE.json", help="write the report")
-    parser.add_argument("--picture", metavar="FILE.png", help="write a coronal comparison")
     parser.add_argument("--self-check", action="store_true", help="drop every second slice, rebuild it, say how well")
-    parser.add_argument("--dicom", action="store_true", help="write a DICOM series into the folder OUTPUT")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    _add_json(parser)
 
 
 def _info_options(parser: Parser) -> None:

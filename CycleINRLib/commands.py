@@ -34,10 +34,23 @@ def demo(options: Namespace, talk: Talk) -> None:
 
 def upsample(options: Namespace, talk: Talk) -> None:
     """A finer volume from a file."""
-    if options.isotropic and any(value is not None for value in (options.z_scale, options.spacing_mm, options.like)):
-        raise RequestError("Only one target can be asked for", "--isotropic and another one", "keep one of them")
+    _check_target(options)
     names = {field.name for field in fields(UpsampleJob)}
     do_upsample(UpsampleJob(**{name: value for name, value in vars(options).items() if name in names}), talk)
+
+
+def batch(options: Namespace, talk: Talk) -> None:
+    """Finer volumes from many scans."""
+    _check_target(options)
+    from .batch import run_batch
+
+    run_batch(options, talk)
+
+
+def _check_target(options: Namespace) -> None:
+    others = (options.z_scale, options.spacing_mm, getattr(options, "like", None))
+    if options.isotropic and any(value is not None for value in others):
+        raise RequestError("Only one target can be asked for", "--isotropic and another one", "keep one of them")
 
 
 def do_upsample(job: UpsampleJob, talk: Talk) -> None:
