@@ -63,10 +63,9 @@ def _start(job: AdaptJob) -> Path | None:
     """The file of the starting weights; None: from scratch."""
     if job.model == SCRATCH:
         return None
-    from .network.device import choose_device
     from .network.weights import find_model
 
-    return find_model(job.model, choose_device(job.device))
+    return find_model(job.model)
 
 
 def _begin(folder: Path, job: AdaptJob, start: Path | None) -> None:

@@ -101,7 +101,7 @@ def adapt(
     from ..network.weights import find_model, load_model
 
     device = choose_device(job.device)
-    path = _untrained(folder, job.seed) if job.model == SCRATCH else find_model(job.model, device)
+    path = _untrained(folder, job.seed) if job.model == SCRATCH else find_model(job.model)
     network, card = load_model(path)
     route = ROUTE if job.route == "auto" else job.route
     how: dict[str, Any] = {"seed": job.seed, "device": device, "progress": hear, "cancelled": cancelled}

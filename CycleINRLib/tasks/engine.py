@@ -74,7 +74,7 @@ class Engine:
                 "info and measure work without it",
             ) from error
         device = choose_device(job.device)
-        path = find_model(job.model, device)
+        path = find_model(job.model)
         network, card = load_model(path)
         texture = float(job.texture or 0.0)  # None is settled later, by `settle_texture`
         if texture > 0 and not card.texture:

@@ -170,7 +170,7 @@ def textures(asked: argparse.Namespace) -> dict[str, float | None]:
         return {}
     from CycleINRLib.modelcard import read_card
 
-    knows = read_card(find_model(asked.model, asked.device)).texture
+    knows = read_card(find_model(asked.model)).texture
     return {OURS[0]: 0.0, **({OURS[1]: None} if knows else {})}
 
 

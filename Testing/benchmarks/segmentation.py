@@ -168,7 +168,7 @@ def methods(asked: argparse.Namespace) -> dict[str, ev.Method]:
 
         choice = {"model": asked.model, "device": asked.device}
         found[OURS[0]] = ev.product(texture=0.0, **choice)
-        if read_card(find_model(asked.model, asked.device)).texture:
+        if read_card(find_model(asked.model)).texture:
             found[OURS[1]] = ev.product(**choice)
     return found
 

@@ -99,5 +99,5 @@ def test_every_bundled_model_loads_and_says_what_it_was_trained_on():
         assert card.figures and json.loads(card.to_json())["name"] == name
 
 
-def test_auto_on_the_cpu_is_light():
-    assert find_model("auto", "cpu") == find_model("light")
+def test_auto_is_a_bundled_model():
+    assert find_model("auto") == find_model("light")
