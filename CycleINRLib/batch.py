@@ -64,7 +64,7 @@ def _jobs(scans: list[Found], folder: Path, options: Namespace) -> Iterator[Upsa
     """One job a scan, each with a name of its own in the folder."""
     names = {field.name for field in fields(UpsampleJob)} - {"input", "output", "series", "report", "picture"}
     asked = {name: value for name, value in vars(options).items() if name in names}
-    taken: set[str] = set()
+    taken = {Path(SUMMARY).stem}  # the report of a scan of that name would be lost to the summary
     for scan in scans:
         name = stem = stem_of(scan.path)
         count = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,13 @@ def test_scans_of_one_name_get_names_of_their_own(folder, tmp_path):
     out = tmp_path / "out"
     assert run(folder / "a_ct.nrrd", other / "a_ct.nrrd", "--output", out, *ASKED) == 0
     assert not np.array_equal(read(out / "a_ct.nrrd").values, read(out / "a_ct_2.nrrd").values)
+
+
+def test_the_report_of_a_scan_named_batch_is_not_lost_to_the_summary(folder, tmp_path):
+    scan = shutil.copy(folder / "a_ct.nrrd", tmp_path / "batch.nrrd")
+    assert run(scan, "--output", tmp_path / "out", *ASKED) == 0
+    (told,) = json.loads((tmp_path / "out" / "batch.json").read_text())["scans"]
+    assert json.loads(Path(told["report"]).read_text())["snli"] == told["snli"]
 
 
 @pytest.mark.parametrize("words", [["--z-scale", "2", "--spacing", "1"], ["--isotropic", "--z-scale", "2"]])
