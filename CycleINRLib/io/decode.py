@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import VolumeError
-from .headers import AGAIN, Header
+from .fields import AGAIN, Header
 
 MOST_BYTES = 1 << 42  # 4 TiB: no machine holds such a volume
 MOST_DEFLATE = 1040  # deflate cannot shrink data more than 1032 to 1
@@ -34,8 +34,11 @@ def decode(header: Header) -> np.ndarray:
     _check_claim(header, need)
     if header.encoding == "text":
         return _decode_text(header)
+    share, rest = divmod(need, len(header.files))
+    if rest:
+        found = f"{need} bytes of voxels in {len(header.files)} files"
+        raise VolumeError("The voxels cannot be shared among the data files", found, AGAIN)
     data = np.empty(need, np.uint8)
-    share = need // len(header.files)
     surplus = need // header.sizes[-1]  # more than a slice too much: the header is wrong
     for n, file in enumerate(header.files):
         part = data.data[n * share : (n + 1) * share]
@@ -66,17 +69,36 @@ def _check_claim(header: Header, need: int) -> None:
 def _decoded(stream: BinaryIO, header: Header, share: int) -> Iterator[bytes]:
     """The bytes of one data file after its header, decoded chunk by chunk."""
     size = os.fstat(stream.fileno()).st_size
-    stream.seek(max(size - share, 0) if header.offset == -1 else header.offset)
+    stream.seek(max(size - share, 0) if header.offset == -1 else min(header.offset, size))
     for _ in range(header.line_skip):
-        stream.readline()
+        if not stream.readline():
+            return
     if header.encoding == "hex":
         yield bytes.fromhex("".join(stream.read().decode("ascii", "replace").split()))
     elif header.encoding == "gzip":
         yield from _inflated(stream)
+    elif header.encoding == "bzip2":
+        yield from _bunzipped(stream)
     else:
-        decoder = bz2.BZ2Decompressor() if header.encoding == "bzip2" else None
         while chunk := stream.read(CHUNK):
-            yield decoder.decompress(chunk) if decoder else chunk
+            yield chunk
+
+
+def _bunzipped(stream: BinaryIO) -> Iterator[bytes]:
+    """bzip2 streams one after another, as pbzip2 writes them; EOFError where the last stops before its end."""
+    decoder = bz2.BZ2Decompressor()
+    chunk = stream.read(CHUNK)
+    while chunk or not (decoder.needs_input or decoder.eof):
+        yield decoder.decompress(chunk, 16 * CHUNK)
+        chunk = b""
+        if decoder.eof:
+            chunk = decoder.unused_data or stream.read(CHUNK)
+            if not chunk.startswith(b"BZ"):
+                return
+            decoder = bz2.BZ2Decompressor()
+        elif decoder.needs_input:
+            chunk = stream.read(CHUNK)
+    raise EOFError
 
 
 def _inflated(stream: BinaryIO) -> Iterator[bytes]:
@@ -124,9 +146,19 @@ def _decode_text(header: Header) -> np.ndarray:
     words: list[str] = []
     for file in header.files:
         with open(file, "rb") as stream:
-            words += b"".join(_decoded(stream, header, 0)).decode("ascii", "replace").split()
+            words += b"".join(_decoded(stream, header, 0)).decode("ascii", "replace").replace(",", " ").split()
     try:
-        values = np.array(words, float).astype(header.dtype)
+        values = np.array(words, float)
+        if header.dtype.kind in "iu":
+            limits = np.iinfo(header.dtype)
+            if not (
+                np.isfinite(values).all()
+                and limits.min <= values.min(initial=0)
+                and values.max(initial=0) <= limits.max
+            ):
+                raise ValueError(f"a voxel does not fit {header.dtype.name}")
+        with np.errstate(over="ignore"):
+            values = values.astype(header.dtype)
     except ValueError as error:
         raise VolumeError("The data of the file are damaged", str(error), AGAIN) from error
     if len(values) != math.prod(header.sizes):

@@ -22,9 +22,10 @@ import numpy as np
 
 from ..errors import MissingPackageError, RequestError, ResourceError, VolumeError
 from ..imaging.geometry import AXES, Geometry
-from ..imaging.volume import Volume, choose_slice_axis, rescaled
+from ..imaging.volume import UNITS, Volume, choose_slice_axis, rescaled
 from .decode import decode
-from .headers import Header, is_dicom, read_header
+from .fields import Header
+from .headers import is_dicom, read_header
 
 if TYPE_CHECKING:
     from .dicomread import SeriesFacts
@@ -55,6 +56,8 @@ def read(path: str | os.PathLike, *, series: str | None = None, frame: int | Non
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise VolumeError("The path is no file and no folder", str(path), "give a file or a folder")
         if path.is_dir() or is_dicom(path):
             return _dicomread(path).read_dicom(path, series=series, frame=frame)
         if series is not None:
@@ -106,7 +109,15 @@ def _read_image(path: Path, frame: int | None) -> Volume:
         values = values.take(frame, axis=len(header.sizes) - 1 - header.frame_axis)
     values = values.reshape(shape).astype(header.dtype.newbyteorder("="), copy=False)
     values = rescaled(np.ascontiguousarray(values), header.slope, header.intercept)
-    return Volume(values, geometry, thickness_mm=header.thickness_mm, warnings=header.warnings, name=stem_of(path))
+    return Volume(
+        values,
+        geometry,
+        modality=header.modality,
+        unit=UNITS.get(header.modality or ""),
+        thickness_mm=header.thickness_mm,
+        warnings=header.warnings,
+        name=stem_of(path),
+    )
 
 
 def _check_frame(header: Header, frame: int | None) -> int:

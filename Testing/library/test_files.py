@@ -295,7 +295,7 @@ def test_nifti_2_is_read(tmp_path):
         ({"sizes": "100000 100000 100000"}, "cannot hold the voxels that the header claims.*100000 x 100000 x 100000"),
         ({"sizes": "100000 100000 100000", "encoding": "gzip"}, "cannot hold the voxels that the header claims"),
         ({"sizes": "4 3 0"}, "impossible size"),
-        ({"sizes": "four 3 2"}, "header of the file cannot be read"),
+        ({"sizes": "four 3 2"}, "impossible size. Found: four"),
         ({"sizes": None}, "header of the file cannot be read"),
         ({"type": "block"}, "voxel type.*block"),
         ({"encoding": "lzma"}, "encoding.*lzma"),
@@ -306,7 +306,7 @@ def test_nifti_2_is_read(tmp_path):
         ({"space_directions": "(1,0,0) (0,1,0) (1,1,0)"}, "singular"),
         ({"space_directions": "(1,0,0) (0,1,0) none"}, "three axes in space"),
         ({"dimension": "2", "sizes": "6 4", "kinds": None}, "NRRD is no volume"),
-        ({"data_file": "gone.raw"}, "no such file.*gone.raw"),
+        ({"data_file": "gone.raw"}, "not there. Found: gone.raw"),
     ],
 )
 def test_a_damaged_nrrd_is_refused_with_what_is_wrong(tmp_path, fields, message):
@@ -359,8 +359,6 @@ def test_flipped_bits_in_compressed_data_are_noticed(tmp_path, thick_mr, extensi
         ("at40", ("<8h", 3, 4, 3, -2, 1, 1, 1, 1), "impossible size"),
         ("at40", ("<8h", 3, 30000, 30000, 30000, 1, 1, 1, 1), "cannot hold the voxels"),
         ("at40", ("<8h", 4, 4, 3, 1, 2, 1, 1, 1), "4D, 2 volumes"),
-        ("at280", ("<12f", *[0.0] * 12), "spacing of an axis is zero"),
-        ("at280", ("<f", np.nan), "not a finite"),
     ],
 )
 @pytest.mark.parametrize("extension", [".nii", ".nii.gz"])
