@@ -1,7 +1,7 @@
 """The CycleINR module of 3D Slicer: a thin panel and logic over CycleINRLib.
 
 Slicer reads this file at every start: at file scope it loads the standard library, numpy, vtk and slicer alone.
-The network runs in a child process (CycleINRLib.launcher), so torch never enters the application.
+The network runs in a child process (CycleINRLib.child.launcher), so torch never enters the application.
 """
 
 import sys
@@ -35,15 +35,15 @@ from CycleINRParts.jobs import Jobs, Quiet, Speeds
 from CycleINRParts.logic import Logic, stamp
 from CycleINRParts.views import SideBySide, across, looked_at
 
-from CycleINRLib import dependencies
-from CycleINRLib.environment import lines_of
+from CycleINRLib.child import dependencies
+from CycleINRLib.child.environment import lines_of
 from CycleINRLib.errors import CycleINRError
-from CycleINRLib.io.mrml import neighbors_of, report_of, result_name, volume_from_node
-from CycleINRLib.io.noise import noise_chart
-from CycleINRLib.io.region import fit
 from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE, UpsampleJob
-from CycleINRLib.panel import Panel
-from CycleINRLib.readout import information
+from CycleINRLib.panel.readout import information
+from CycleINRLib.panel.state import Panel
+from CycleINRLib.scene.charts import noise_chart
+from CycleINRLib.scene.region import fit
+from CycleINRLib.scene.volumes import neighbors_of, report_of, result_name, volume_from_node
 
 TARGETS = ("isotropic", "z-scale", "spacing")
 MORE_ROLE = "moreVolumes"  # node references of the parameter node: the further volumes of the queue

@@ -22,10 +22,10 @@ _HOMES = {  # public name -> the module that defines it
     "UpsampleJob": "jobs",
     "read": "io.files",
     "write": "io.files",
-    "upsample": "tasks.upsample",
-    "preview": "tasks.preview",
-    "Result": "tasks.upsample",
-    "measure": "tasks.measure",
+    "upsample": "upsampling.upsample",
+    "preview": "upsampling.preview",
+    "Result": "upsampling.upsample",
+    "measure": "upsampling.measure",
 }
 
 __all__ = [*_HOMES, "__version__"]

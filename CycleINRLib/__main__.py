@@ -1,4 +1,4 @@
-"""`python -m CycleINRLib`, and the same started by path, as the panel starts its child (floor 4)."""
+"""`python -m CycleINRLib`, and the same started by path, as the panel starts its child (floor 5)."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ if not __package__:
         sys.path.pop(0)
     sys.path.insert(0, str(here.parent))
 
-from CycleINRLib.cli import entry
+from CycleINRLib.cli.main import entry
 
 if __name__ == "__main__":
     sys.exit(entry())

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from .errors import ERROR_BY_CODE, CycleINRError
 
@@ -72,6 +72,18 @@ class Failed:
 
 Event = Progress | Warned | Finished | Failed
 Listener = Callable[[Any], None]
+
+
+class Voice(Protocol):
+    """What a long task may say beside its events; the console of a command is one."""
+
+    def hear(self, event: Event) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+    def mention(self, line: str) -> None: ...
+
+
 EVENTS: dict[str, type] = {kind.event: kind for kind in (Progress, Warned, Finished, Failed)}
 
 
@@ -81,7 +93,7 @@ def to_line(event: Event) -> str:
 
 
 def from_line(line: str) -> Event | None:
-    """The event of one JSON line; None where the line is anything else (a library's own talk)."""
+    """The event of one JSON line; None where the line is anything else (a library's own console)."""
     try:
         facts = json.loads(line)
         kind = EVENTS[facts.pop("event")]

@@ -2,8 +2,8 @@
 
 from slicer.i18n import tr as _
 
-from CycleINRLib.io.mrml import SOURCE_ROLE, neighbors_of
-from CycleINRLib.panel import View
+from CycleINRLib.panel.state import View
+from CycleINRLib.scene.volumes import SOURCE_ROLE, neighbors_of
 from CycleINRParts.tables import TextTable
 
 

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from CycleINRLib.child.run import Run
 from CycleINRLib.errors import Cancelled, CycleINRError
-from CycleINRLib.panel import Panel
-from CycleINRLib.runs import Run
-from CycleINRLib.tasks.speed import Speed
+from CycleINRLib.panel.state import Panel
+from CycleINRLib.upsampling.speed import Speed
 
 Start = Callable[[], Run]
 

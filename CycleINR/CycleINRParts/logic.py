@@ -13,13 +13,13 @@ from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
+from CycleINRLib.child.run import Run, result_planes, result_volume
 from CycleINRLib.errors import CycleINRError, VolumeError
-from CycleINRLib.io.mrml import check_output_node, node_from_result, plane_node, volume_from_node
-from CycleINRLib.io.region import inside
 from CycleINRLib.jobs import AdaptJob, UpsampleJob
 from CycleINRLib.modelcard import read_card
-from CycleINRLib.runs import Run, result_planes, result_volume
-from CycleINRLib.tasks.speed import Speed
+from CycleINRLib.scene.region import inside
+from CycleINRLib.scene.volumes import check_output_node, node_from_result, plane_node, volume_from_node
+from CycleINRLib.upsampling.speed import Speed
 from CycleINRParts import models
 from CycleINRParts.views import across, looked_at, place_across
 
@@ -189,7 +189,7 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def check(self, wait: bool = True) -> dict[str, Any] | Run:
         """What Slicer's Python offers the network: packages, devices, models, each tried.
 
-        :return: the facts of `CycleINRLib.environment.examine`, or a `Run`
+        :return: the facts of `CycleINRLib.child.environment.examine`, or a `Run`
         """
         return self._start({"task": "check"}, None, [], _report, wait, None)
 
@@ -264,13 +264,13 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     @staticmethod
     def _plan(volume, job: UpsampleJob):
-        from CycleINRLib.tasks.aim import plan
+        from CycleINRLib.upsampling.plan import plan
 
         return plan(volume, job)
 
     def _adaptation(self, nodes, thickness: float | None = None, model: str | Path = "auto", **options: Any):
         """The job and its scans, at least one of which can be learned from."""
-        from CycleINRLib.tasks.thick import usable
+        from CycleINRLib.adapting.thick import usable
 
         job = AdaptJob(thickness_mm=thickness, model=str(model), **options)
         volumes = [self._volume(node) for node in nodes or [None]]

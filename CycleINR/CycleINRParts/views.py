@@ -5,7 +5,7 @@ import slicer
 import vtk
 
 from CycleINRLib.imaging.geometry import AXES
-from CycleINRLib.io.region import to_frame_of
+from CycleINRLib.scene.region import to_frame_of
 
 DIRECTIONS = ("Sagittal", "Coronal", "Axial")  # by the RAS component across the plane
 LAYOUT_ID = 7400  # plus one bit for each direction; Slicer's own are below 100

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .baselines import cubic_weights
+from .interpolation import cubic_weights
 from .profile import profile_weights
 
 KEEP_RATIO = 0.5  # `auto` keeps acquired slices up to this thickness / spacing, projects above

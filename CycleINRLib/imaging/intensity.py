@@ -56,3 +56,33 @@ def _roughness(sample: np.ndarray, body: np.ndarray) -> tuple[float, float]:
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if values.size else 0.0
+
+
+# --- against a truth ------------------------------------------------------------------------------------------
+def value_range(values: np.ndarray, modality: str) -> float:
+    """The fixed range of PSNR and SSIM: 2000 HU for CT, the 99.9th percentile of `values` for MR."""
+    if modality.upper() == "CT":
+        return CT_RANGE_HU[1] - CT_RANGE_HU[0]
+    return float(np.percentile(_sample(values), MR_PERCENTILE))
+
+
+def body_mask(truth: np.ndarray, modality: str, peak: float) -> np.ndarray:
+    """Where PSNR and SSIM count: CT above -900 HU, MR above 5 % of `peak`; shape of `truth`."""
+    return truth > (BODY_CT_HU if modality.upper() == "CT" else BODY_MR * peak)
+
+
+SAMPLE = 4_000_000  # voxels that are enough for a percentile
+
+
+def is_whole(values: np.ndarray) -> bool:
+    """Whether the values are whole numbers, by type or (a sample of a float array) by value."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return True
+    sample = _sample(values)
+    return bool((sample == np.rint(sample)).all())
+
+
+def _sample(values: np.ndarray) -> np.ndarray:
+    """All values, or every n-th row and column of a large volume: percentiles do not need more."""
+    step = int(np.ceil(np.sqrt(max(1.0, values.size / SAMPLE))))
+    return values[..., ::step, ::step]

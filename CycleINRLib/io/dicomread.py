@@ -21,9 +21,9 @@ from pydicom.dataset import Dataset
 from ..errors import VolumeError
 from ..imaging.geometry import Geometry
 from ..imaging.volume import UNITS, Volume, rescaled
-from .dicomheaders import DAMAGED, Plane, planes_of
-from .files import choose_frame, stem_of
+from .dicomplanes import DAMAGED, Plane, planes_of
 from .headers import AGAIN, is_dicom
+from .names import choose_frame, stem_of
 
 DECODERS = {  # the package that decodes, by the words of the transfer syntax's name
     "JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",

@@ -9,10 +9,7 @@ against it.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,17 +18,16 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ..errors import MissingPackageError, RequestError, ResourceError, VolumeError
-from ..imaging.geometry import AXES, Geometry
-from ..imaging.volume import UNITS, Volume, choose_slice_axis, rescaled
+from ..imaging.geometry import Geometry
+from ..imaging.volume import UNITS, Volume, rescaled
 from .decode import decode
+from .encode import ENCODERS, storable
 from .fields import Header
 from .headers import is_dicom, read_header
+from .names import EXTENSIONS, choose_frame, stem_of, suffix_of
 
 if TYPE_CHECKING:
     from .dicomread import SeriesFacts
-
-EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
-COMPRESSION = 1  # zlib level: 6 times faster than level 6 for files 2 % larger, since noise cannot be packed
 
 
 def read(path: str | os.PathLike, *, series: str | None = None, frame: int | None = None) -> Volume:
@@ -125,27 +121,6 @@ def _check_frame(header: Header, frame: int | None) -> int:
     return choose_frame(count, frame, " x ".join(map(str, header.sizes)))
 
 
-def choose_frame(count: int, frame: int | None, found: str) -> int:
-    """The number of the volume to read, refused where it is not clear."""
-    if frame is None and count > 1:
-        raise VolumeError(f"The scan is 4D, {count} volumes in one", found, f"choose one by --frame 0 to {count - 1}")
-    if frame is not None and not 0 <= frame < count:
-        raise RequestError(
-            f"There is no volume {frame}", f"{count} in the scan, counted from 0", "choose another --frame"
-        )
-    return frame or 0
-
-
-def stem_of(path: Path) -> str:
-    """The file's name without its extension, .nii.gz as one."""
-    return path.name[: -len(suffix_of(path))] if suffix_of(path) else path.stem or path.name
-
-
-def suffix_of(path: Path) -> str:
-    """The extension of an output in lower case, "" where this package does not write it."""
-    return next((suffix for suffix in EXTENSIONS if path.name.lower().endswith(suffix) and path.name[0] != "."), "")
-
-
 # --- writing --------------------------------------------------------------------------------------------------
 def check_output(
     path: str | os.PathLike,
@@ -227,9 +202,9 @@ def write(volume: Volume, path: str | os.PathLike, *, overwrite: bool = False) -
     """
     path = Path(path)
     check_output(path, overwrite=overwrite, geometry=volume.geometry)
-    values = _storable(volume.values)
+    values = storable(volume.values)
     with _whole_or_nothing(path.resolve()) as stream:
-        _WRITERS[suffix_of(path)](stream, volume, values)
+        ENCODERS[suffix_of(path)](stream, volume, values)
     return path
 
 
@@ -255,153 +230,3 @@ def reporting(path: Path) -> Iterator[None]:
     except OSError as error:
         found = f"{path}, {error.strerror or error}"
         raise ResourceError("The output cannot be written", found, "free the disk or choose another") from error
-
-
-def _storable(values: np.ndarray) -> np.ndarray:
-    """The same numbers in a type that every reader of the formats knows."""
-    kind = values.dtype
-    if kind.kind == "b":
-        return values.astype(np.uint8)
-    if kind.kind == "f":
-        return values.astype(np.float32 if kind.itemsize <= 4 else np.float64, copy=False)
-    if kind.kind not in "iu":
-        raise VolumeError("The voxels are no single numbers", str(kind), "give integers or floats")
-    if kind.itemsize < 8:
-        return values
-    low, high = int(values.min()), int(values.max())
-    fits = [t for t in (np.int16, np.uint16, np.int32, np.uint32) if np.iinfo(t).min <= low and high <= np.iinfo(t).max]
-    return values.astype(fits[0] if fits else np.float64)
-
-
-def _pour(stream: BinaryIO | gzip.GzipFile, values: np.ndarray) -> None:
-    """Little-endian, slice by slice: views need no copy of the whole."""
-    for plane in values:
-        stream.write(np.ascontiguousarray(plane, dtype=plane.dtype.newbyteorder("<")).data)
-
-
-def _text(numbers: Iterable[float], between: str = " ") -> str:
-    return between.join(repr(float(n) + 0.0) for n in numbers)  # 17 digits come back exactly; + 0.0 turns -0.0 into 0.0
-
-
-_NRRD_NAMES = {
-    "i1": "signed char", "u1": "unsigned char", "i2": "short", "u2": "unsigned short",
-    "i4": "int", "u4": "unsigned int", "f4": "float", "f8": "double",
-}  # fmt: skip
-
-
-def _write_nrrd(stream: BinaryIO, volume: Volume, values: np.ndarray) -> None:
-    lps = volume.geometry.to_lps()
-    vectors = " ".join(f"({_text(lps[:3, axis], ',')})" for axis in range(3))
-    lines = [
-        "NRRD0004",
-        "# Complete NRRD file format specification at:",
-        "# http://teem.sourceforge.net/nrrd/format.html",
-        f"type: {_NRRD_NAMES[values.dtype.str[1:]]}",
-        "dimension: 3",
-        "space: left-posterior-superior",
-        f"sizes: {' '.join(str(n) for n in values.shape[::-1])}",
-        f"space directions: {vectors}",
-        "kinds: domain domain domain",
-        "endian: little",
-        "encoding: gzip",
-        f"space origin: ({_text(lps[:3, 3], ',')})",
-    ]
-    if volume.thickness_mm:
-        at = 2 - AXES.index(choose_slice_axis(volume))
-        lines.append("thicknesses: " + " ".join(_text([volume.thickness_mm]) if n == at else "nan" for n in range(3)))
-    stream.write(("\n".join(lines) + "\n\n").encode("ascii"))
-    with gzip.GzipFile("", "wb", COMPRESSION, stream, mtime=0) as packed:
-        _pour(packed, values)
-
-
-def _write_mha(stream: BinaryIO, volume: Volume, values: np.ndarray) -> None:
-    lps = volume.geometry.to_lps()
-    kind = {
-        "i1": "CHAR",
-        "u1": "UCHAR",
-        "i2": "SHORT",
-        "u2": "USHORT",
-        "i4": "INT",
-        "u4": "UINT",
-        "f4": "FLOAT",
-        "f8": "DOUBLE",
-    }
-    start = [
-        "ObjectType = Image",
-        "NDims = 3",
-        "BinaryData = True",
-        "BinaryDataByteOrderMSB = False",
-        "CompressedData = True",
-        "CompressedDataSize = ",
-    ]
-    end = [
-        f"TransformMatrix = {_text((lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)).T.ravel())}",
-        f"Offset = {_text(lps[:3, 3])}",
-        "CenterOfRotation = 0 0 0",
-        f"ElementSpacing = {_text(volume.geometry.spacing_mm[::-1])}",
-        f"DimSize = {' '.join(str(n) for n in values.shape[::-1])}",
-        f"ElementType = MET_{kind[values.dtype.str[1:]]}",
-        "ElementDataFile = LOCAL",
-    ]
-    stream.write("\n".join(start).encode("ascii"))
-    size_at = stream.tell()
-    stream.write(f"{0:<20}\n".encode("ascii") + ("\n".join(end) + "\n").encode("ascii"))
-    data_at = stream.tell()
-    packer = zlib.compressobj(COMPRESSION)
-    for plane in values:
-        stream.write(packer.compress(np.ascontiguousarray(plane, dtype=plane.dtype.newbyteorder("<")).data))
-    stream.write(packer.flush())
-    packed = stream.tell() - data_at
-    stream.seek(size_at)
-    stream.write(f"{packed:<20}".encode("ascii"))
-
-
-_NIFTI_CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768}
-
-
-def _nifti_header(volume: Volume, values: np.ndarray) -> bytes:
-    """348 bytes and the four that say that no extension follows; nifti1.h."""
-    geometry = volume.geometry
-    quaternion, qfac = _quaternion(geometry.directions)
-    head = bytearray(352)
-    struct.pack_into("<i", head, 0, 348)
-    struct.pack_into("<8h", head, 40, 3, *values.shape[::-1], 1, 1, 1, 1)
-    struct.pack_into("<2h", head, 70, _NIFTI_CODES[values.dtype.str[1:]], 8 * values.dtype.itemsize)
-    struct.pack_into("<8f", head, 76, qfac, *geometry.spacing_mm[::-1], 0, 0, 0, 0)
-    struct.pack_into("<3f", head, 108, 352, 1, 0)  # vox_offset, scl_slope, scl_inter
-    struct.pack_into("<b", head, 123, 2)  # millimeters
-    struct.pack_into("<80s", head, 148, b"CycleINR")
-    struct.pack_into("<2h", head, 252, 1, 1)  # qform_code, sform_code: scanner
-    struct.pack_into("<6f", head, 256, *quaternion[1:], *geometry.ijk_to_ras[:3, 3])
-    struct.pack_into("<12f", head, 280, *geometry.ijk_to_ras[:3].ravel())
-    struct.pack_into("<4s", head, 344, b"n+1")
-    return bytes(head)
-
-
-def _quaternion(directions: np.ndarray) -> tuple[np.ndarray, float]:
-    """(a, b, c, d) with a >= 0 and qfac of orthogonal directions; the largest eigenvector (Bar-Itzhack 2000)."""
-    qfac = -1.0 if np.linalg.det(directions) < 0 else 1.0
-    r = directions * (1, 1, qfac)
-    matrix = np.array([
-        [r[0, 0] - r[1, 1] - r[2, 2], 0, 0, 0],
-        [r[0, 1] + r[1, 0], r[1, 1] - r[0, 0] - r[2, 2], 0, 0],
-        [r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], r[2, 2] - r[0, 0] - r[1, 1], 0],
-        [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
-    ])  # fmt: skip
-    b, c, d, a = np.linalg.eigh(matrix)[1][:, -1]  # eigh reads the lower triangle
-    return np.array([a, b, c, d]) * (1 if a >= 0 else -1), qfac
-
-
-def _write_nifti(stream: BinaryIO | gzip.GzipFile, volume: Volume, values: np.ndarray) -> None:
-    if max(values.shape) > 32767:
-        raise RequestError("NIfTI cannot hold so many voxels along one axis", f"{values.shape}", "write .nrrd")
-    stream.write(_nifti_header(volume, values))
-    _pour(stream, values)
-
-
-def _write_packed_nifti(stream: BinaryIO, volume: Volume, values: np.ndarray) -> None:
-    with gzip.GzipFile("", "wb", COMPRESSION, stream, mtime=0) as packed:
-        _write_nifti(packed, volume, values)
-
-
-_WRITERS = {".nrrd": _write_nrrd, ".mha": _write_mha, ".nii": _write_nifti, ".nii.gz": _write_packed_nifti}

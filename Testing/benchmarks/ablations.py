@@ -21,15 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from CycleINRLib.imaging.baselines import cubic_weights
+from CycleINRLib.imaging.interpolation import cubic_weights
 from CycleINRLib.io.files import read
 from CycleINRLib.network.model import CycleINR, NetworkConfig, Texture
 from CycleINRLib.network.weights import find_model, load_model
-from CycleINRLib.tasks.losses import gain_db
-from CycleINRLib.tasks.objective import Objective, predict, wanted
-from CycleINRLib.tasks.samples import Batch, Places, SampleConfig, draw_batch
-from CycleINRLib.tasks.scans import Scan
-from CycleINRLib.tasks.train import learning_part
+from CycleINRLib.training.objective import Objective, gain_db, predict, wanted
+from CycleINRLib.training.patches import Batch, Places, SampleConfig, draw_batch
+from CycleINRLib.training.scans import Scan
+from CycleINRLib.training.train import learning_part
 
 NETWORK = NetworkConfig(channels=32, blocks=6)
 PLACES = ("places", "acquired", "first", "second")

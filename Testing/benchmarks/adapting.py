@@ -25,11 +25,11 @@ FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1]))  # runs from a bare checkout
 
 import CycleINRLib as cycleinr  # noqa: E402
+from CycleINRLib.adapting.adapt import adapt  # noqa: E402
+from CycleINRLib.evaluation.case import central_block  # noqa: E402
 from CycleINRLib.imaging.volume import Volume, choose_slice_axis, guess_modality  # noqa: E402
 from CycleINRLib.jobs import AdaptJob  # noqa: E402
 from CycleINRLib.network.weights import find_model, save_model  # noqa: E402
-from CycleINRLib.tasks.adapt import adapt  # noqa: E402
-from CycleINRLib.tasks.evaluate import central_block  # noqa: E402
 
 COLUMNS = (
     ("held out: before", "held_start", 2), ("after, dB", "held", 2), ("cubic", "held_cubic", 2), ("kept", "kept", 0),
@@ -89,7 +89,7 @@ def row_of(scan: Volume, asked: argparse.Namespace, folder: Path) -> dict[str, A
 
 
 def _draw(path: Path, scan: Volume, results: dict[str, Any], start: str) -> None:
-    from CycleINRLib.pictures import comparison
+    from CycleINRLib.pictures.planes import comparison
 
     panels = [("Input", scan), *zip((start, f"{start}, adapted"), (one.volume for one in results.values()))]
     snli = [

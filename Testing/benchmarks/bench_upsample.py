@@ -89,7 +89,7 @@ def prepared(values: np.ndarray, asked: argparse.Namespace) -> tuple[Any, dict[s
 
 def run_preview(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
     """A plane with gain and texture fitted, one without any fit, and two in one job as the panel asks for them."""
-    from CycleINRLib.tasks.preview import previews
+    from CycleINRLib.upsampling.preview import previews
 
     volume, choice = prepared(values, asked)
     asks = {"one": ({"coronal": None}, {}), "two": ({"coronal": None, "sagittal": None}, {})}

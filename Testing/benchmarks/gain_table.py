@@ -29,15 +29,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a bare checkout
 
 import CycleINRLib as cycleinr
-from CycleINRLib.imaging import metrics
-from CycleINRLib.imaging.baselines import cubic_weights
+from CycleINRLib.evaluation.case import Case, Protocol, central_block
+from CycleINRLib.imaging import intensity, noise
 from CycleINRLib.imaging.intensity import CT_RANGE_HU
+from CycleINRLib.imaging.interpolation import cubic_weights
 from CycleINRLib.imaging.volume import Volume, guess_modality
 from CycleINRLib.jobs import UpsampleJob
-from CycleINRLib.tasks.aim import plan
-from CycleINRLib.tasks.engine import Engine
-from CycleINRLib.tasks.evaluate import Case, Protocol, central_block
-from CycleINRLib.tasks.selfcheck import settle_gain
+from CycleINRLib.upsampling.engine import Engine
+from CycleINRLib.upsampling.gain import settle_gain
+from CycleINRLib.upsampling.plan import plan
 
 ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha")
 
@@ -112,10 +112,10 @@ class _Error:
     def of(cls, case: Case, base: np.ndarray, network: np.ndarray) -> _Error:
         t, last = case.positions, len(case.source.values) - 1
         inner = (t >= 1 - 1e-6) & (t <= last - 1 + 1e-6)
-        chosen = np.flatnonzero(inner & (np.abs(t - np.round(t)) >= metrics.ACQUIRED_TOLERANCE))
-        peak = metrics.value_range(case.truth.values, case.modality)
+        chosen = np.flatnonzero(inner & (np.abs(t - np.round(t)) >= noise.ACQUIRED_TOLERANCE))
+        peak = intensity.value_range(case.truth.values, case.modality)
         truth = case.truth.values[case.first + chosen]
-        body = metrics.body_mask(truth, case.modality, peak)
+        body = intensity.body_mask(truth, case.modality, peak)
         limits = CT_RANGE_HU if case.modality == "CT" else (-np.inf, np.inf)
         y, b, x = (np.clip(values[body].astype(float), *limits) for values in (truth, base[chosen], network[chosen]))
         missing, found = y - b, x - b

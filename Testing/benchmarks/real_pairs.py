@@ -46,13 +46,13 @@ import pairing  # noqa: E402
 from thick_thin import ThinScorer, agreement, pair_case  # noqa: E402
 
 import CycleINRLib as cycleinr  # noqa: E402
+from CycleINRLib.evaluation.case import Case, Protocol  # noqa: E402
+from CycleINRLib.evaluation.interpolators import RIVALS  # noqa: E402
 from CycleINRLib.imaging.geometry import Geometry, isotropic_z_scale  # noqa: E402
 from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.io.resample import resampled  # noqa: E402
 from CycleINRLib.network.weights import find_model  # noqa: E402
-from CycleINRLib.tasks import evaluate as ev  # noqa: E402
-from CycleINRLib.tasks.rivals import RIVALS  # noqa: E402
 
 OURS = ("CycleINR, texture 0", "CycleINR")
 STEPS = (2, 4, 8, 12)  # of cubic + projection
@@ -181,7 +181,7 @@ def ours(source: Volume, like: Geometry, pair: Pair, texture: float | None, aske
     return cycleinr.upsample(source, like=like, axis="k", **physics, **choice).volume.values
 
 
-def rivals(case: ev.Case) -> Iterator[tuple[str, np.ndarray]]:
+def rivals(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     """(name, values) of every interpolator; cubic + projection several times."""
     for name, method in RIVALS.items():
         several = name == "cubic + projection"
@@ -271,7 +271,7 @@ def isotropic_rivals(
     matrix = np.array(target.ijk_to_ras)
     matrix[:3, 3] -= center * matrix[:3, 2]
     truth = source.with_values(unknown, Geometry(unknown.shape, matrix))
-    case = ev.Case(truth, source, ev.Protocol(z_scale, "gaussian", ratio), "MR", weights, float(center), center)
+    case = Case(truth, source, Protocol(z_scale, "gaussian", ratio), "MR", weights, float(center), center)
 
     def on_grid(values: np.ndarray) -> np.ndarray:
         place = target.cropped((0, 0, 0), values.shape)

@@ -36,12 +36,13 @@ sys.path[:0] = [str(FOLDER.parents[1]), str(FOLDER)]  # runs from a bare checkou
 import structures as st  # noqa: E402
 
 import CycleINRLib as cycleinr  # noqa: E402
-from CycleINRLib.imaging import metrics  # noqa: E402
-from CycleINRLib.imaging.baselines import linear_weights  # noqa: E402
+from CycleINRLib.evaluation import score as ev  # noqa: E402
+from CycleINRLib.evaluation.case import Case, Protocol, central_block  # noqa: E402
+from CycleINRLib.evaluation.interpolators import RIVALS  # noqa: E402
+from CycleINRLib.imaging import accuracy, intensity, noise  # noqa: E402
+from CycleINRLib.imaging.interpolation import linear_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.network.weights import find_model  # noqa: E402
-from CycleINRLib.tasks import evaluate as ev  # noqa: E402
-from CycleINRLib.tasks.rivals import RIVALS  # noqa: E402
 
 THIN = "thin scan"  # the rule on the truth, beside drawn masks
 OURS = ("CycleINR, texture 0", "CycleINR")
@@ -117,7 +118,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 # --- cases ----------------------------------------------------------------------------------------------------
-def work(asked: argparse.Namespace) -> list[tuple[Scan, ev.Protocol]]:
+def work(asked: argparse.Namespace) -> list[tuple[Scan, Protocol]]:
     """Every scan and protocol asked for; --quick alternates the profiles over scans and z-scales."""
     chosen = [scan for scan in SCANS if any(fnmatch(scan.name, f"{pattern}*") for pattern in asked.scans)]
     if not chosen:
@@ -127,7 +128,7 @@ def work(asked: argparse.Namespace) -> list[tuple[Scan, ev.Protocol]]:
         for z, z_scale in enumerate(scan.z_scales):
             quick = scan.profiles[(s + z) % len(scan.profiles)]
             profiles = [quick] if asked.quick else scan.profiles
-            found += [(scan, ev.Protocol(z_scale, profile)) for profile in profiles]
+            found += [(scan, Protocol(z_scale, profile)) for profile in profiles]
     return found
 
 
@@ -136,7 +137,7 @@ def read(data: Path, scan: Scan, crop: int) -> tuple[Volume, dict[str, np.ndarra
     volume = replace(cycleinr.read(data / scan.path), name=scan.name, modality=scan.modality, slice_axis="k")
     masks = {name: cycleinr.read(data / path).values > 0 for name, path in scan.masks}
     if scan.kind != "contour":
-        return (volume, masks) if masks else (ev.central_block(volume, crop), {})
+        return (volume, masks) if masks else (central_block(volume, crop), {})
     places = np.argwhere(masks["contour"])
     low = np.maximum(places.min(0) - MARGIN_PIXELS, 0) * (0, 1, 1)
     high = np.minimum(places.max(0) + 1 + MARGIN_PIXELS, volume.values.shape)
@@ -146,7 +147,7 @@ def read(data: Path, scan: Scan, crop: int) -> tuple[Volume, dict[str, np.ndarra
     return volume.with_values(volume.values[block], geometry), {"contour": masks["contour"][block]}
 
 
-def segmenter(scan: Scan, case: ev.Case, masks: Mapping[str, np.ndarray]) -> st.Segmenter:
+def segmenter(scan: Scan, case: Case, masks: Mapping[str, np.ndarray]) -> st.Segmenter:
     """The rules for this case, fixed from its thick source."""
     source, positions = case.source.values.astype(np.float32), case.positions
     spacing = case.truth.spacing_mm
@@ -173,11 +174,11 @@ def methods(asked: argparse.Namespace) -> dict[str, ev.Method]:
     return found
 
 
-def one_case(scan: Scan, protocol: ev.Protocol, asked: argparse.Namespace) -> list[Agreement]:
+def one_case(scan: Scan, protocol: Protocol, asked: argparse.Namespace) -> list[Agreement]:
     """All methods on one scan and protocol; runs in a process of its own where --jobs asks for it."""
     start = time.monotonic()
     truth, drawn = read(asked.data, scan, QUICK_CROP if asked.quick else asked.crop)
-    case = ev.Case.of(truth, protocol)
+    case = Case.of(truth, protocol)
     rules = segmenter(scan, case, drawn)
     target = slice(case.first, case.first + len(case.positions))
     reference = {name: mask[target] for name, mask in drawn.items()} or rules(case.wanted)
@@ -189,26 +190,26 @@ def one_case(scan: Scan, protocol: ev.Protocol, asked: argparse.Namespace) -> li
     return found
 
 
-def best(case: ev.Case, results: Sequence[np.ndarray]) -> np.ndarray:
+def best(case: Case, results: Sequence[np.ndarray]) -> np.ndarray:
     """The result of highest PSNR on generated slices: generous to a rival that gives several."""
     if len(results) == 1:
         return results[0]
     _, generated = counted(case)
-    truth, peak = case.wanted[generated], metrics.value_range(case.truth.values, case.modality)
-    return max(results, key=lambda values: metrics.psnr(values[generated], truth, case.modality, peak=peak) or 0.0)
+    truth, peak = case.wanted[generated], intensity.value_range(case.truth.values, case.modality)
+    return max(results, key=lambda values: accuracy.psnr(values[generated], truth, case.modality, peak=peak) or 0.0)
 
 
-def counted(case: ev.Case) -> tuple[np.ndarray, np.ndarray]:
+def counted(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """(M,) bool: slices at least one source slice from the ends; those of them that are generated."""
     t, last = case.positions, len(case.source.values) - 1
     inner = (t >= 1 - 1e-6) & (t <= last - 1 + 1e-6)
-    return inner, inner & (np.abs(t - np.round(t)) >= metrics.ACQUIRED_TOLERANCE)
+    return inner, inner & (np.abs(t - np.round(t)) >= noise.ACQUIRED_TOLERANCE)
 
 
 class Judge:
     """Compares masks with the reference of one case; its surfaces are found once."""
 
-    def __init__(self, scan: Scan, case: ev.Case, reference: Mapping[str, np.ndarray], kind: str) -> None:
+    def __init__(self, scan: Scan, case: Case, reference: Mapping[str, np.ndarray], kind: str) -> None:
         self.scan, self.case, self.reference, self.kind = scan, case, reference, kind
         self.spacing = case.truth.spacing_mm
         inner, generated = counted(case)

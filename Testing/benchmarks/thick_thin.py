@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from CycleINRLib.imaging import metrics
+from CycleINRLib.evaluation.case import ON_GRID, Case, Protocol
+from CycleINRLib.imaging import accuracy, intensity, noise
+from CycleINRLib.imaging.accuracy import Likeness
 from CycleINRLib.imaging.intensity import CT_RANGE_HU
-from CycleINRLib.imaging.likeness import Likeness
 from CycleINRLib.imaging.profile import profile_weights
 from CycleINRLib.imaging.volume import Volume
-from CycleINRLib.tasks import evaluate as ev
 
 
-def pair_case(thick: Volume, thin: Volume, thickness_mm: float, profile: str) -> ev.Case:
+def pair_case(thick: Volume, thin: Volume, thickness_mm: float, profile: str) -> Case:
     """The two scans as a case of the evaluator: thin slices, thick slices, and the profile that should join them."""
     z_scale = thick.spacing_mm[0] / thin.spacing_mm[0]
     center = float(thin.geometry.kji_of(thick.geometry.ras_of(np.zeros(3)))[0])
@@ -22,8 +22,8 @@ def pair_case(thick: Volume, thin: Volume, thickness_mm: float, profile: str) ->
     centers = center + z_scale * np.arange(len(thick.values))
     weights = profile_weights(centers, ratio * z_scale, len(thin.values), profile)
     source = replace(thick, thickness_mm=thickness_mm)
-    first = int(np.ceil(center - ev.ON_GRID))
-    return ev.Case(thin, source, ev.Protocol(z_scale, profile, ratio), "CT", weights, center, first)
+    first = int(np.ceil(center - ON_GRID))
+    return Case(thin, source, Protocol(z_scale, profile, ratio), "CT", weights, center, first)
 
 
 def agreement(averaged: np.ndarray, thick: np.ndarray) -> dict[str, float]:
@@ -41,14 +41,14 @@ def agreement(averaged: np.ndarray, thick: np.ndarray) -> dict[str, float]:
 class ThinScorer:
     """Figures on generated slices against the thin scan; what depends on the thin scan alone is done once."""
 
-    def __init__(self, case: ev.Case) -> None:
+    def __init__(self, case: Case) -> None:
         t = case.positions
         inner = (t >= 1 - 1e-6) & (t <= case.count - 2 + 1e-6)
-        self.generated = inner & (np.abs(t - np.round(t)) >= metrics.ACQUIRED_TOLERANCE)
+        self.generated = inner & (np.abs(t - np.round(t)) >= noise.ACQUIRED_TOLERANCE)
         self.inner, self.modality = inner, case.modality
         self.truth = np.clip(case.wanted, *CT_RANGE_HU).astype(np.float64)
-        self.peak = metrics.value_range(case.truth.values, case.modality)
-        self.body = metrics.body_mask(self.truth, case.modality, self.peak)
+        self.peak = intensity.value_range(case.truth.values, case.modality)
+        self.body = intensity.body_mask(self.truth, case.modality, self.peak)
         self.likeness = Likeness(self.truth[inner], case.modality, case.truth.spacing_mm, peak=self.peak)
         self.steepness = self._steepness(self.truth)
 
@@ -66,7 +66,7 @@ class ThinScorer:
 
     def _psnr(self, values: np.ndarray) -> float:
         at = self.generated
-        return metrics.psnr(values[at], self.truth[at], self.modality, peak=self.peak, mask=self.body[at]) or 0.0
+        return accuracy.psnr(values[at], self.truth[at], self.modality, peak=self.peak, mask=self.body[at]) or 0.0
 
     def _steepness(self, values: np.ndarray) -> float:
         """Root mean square step from slice to slice in the body."""

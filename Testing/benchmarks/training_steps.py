@@ -27,15 +27,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a bare checkout
 
 import CycleINRLib as cycleinr
-from CycleINRLib.collection import find_scans, read_volume
+from CycleINRLib.evaluation.case import Case, Protocol, central_block
+from CycleINRLib.io.discover import find_scans, read_volume
 from CycleINRLib.network.model import CycleINR
 from CycleINRLib.network.weights import find_model, load_model
-from CycleINRLib.tasks.evaluate import Case, Protocol, central_block
-from CycleINRLib.tasks.losses import gain_db
-from CycleINRLib.tasks.objective import Objective, wanted
-from CycleINRLib.tasks.samples import Batch, SampleConfig, draw_batch
-from CycleINRLib.tasks.scans import Scan
-from CycleINRLib.tasks.train import learning_part
+from CycleINRLib.training.objective import Objective, gain_db, wanted
+from CycleINRLib.training.patches import Batch, SampleConfig, draw_batch
+from CycleINRLib.training.scans import Scan
+from CycleINRLib.training.train import learning_part
 
 PRECISIONS = "float32", "bfloat16"
 SCORED = 8  # batches of four patches

@@ -20,7 +20,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from CycleINRLib.cli import main as cycleinr  # noqa: E402
+from CycleINRLib.cli.main import main as cycleinr  # noqa: E402
 from CycleINRLib.modelcard import read_card  # noqa: E402
 
 RIVAL = "cubic + projection"

@@ -100,7 +100,7 @@ def data(tmp_path: Path, ct_thin, mr_thin) -> Path:
 @pytest.fixture
 def a_scene(tmp_path: Path):
     """An empty real MRML scene without the application."""
-    from CycleINRLib.io.scene import HeadlessScene
+    from CycleINRLib.scene.headless import HeadlessScene
 
     (tmp_path / "scene").mkdir()
     return HeadlessScene(tmp_path / "scene")

@@ -12,8 +12,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 from CycleINRLib.network.model import NetworkConfig  # noqa: E402
-from CycleINRLib.tasks.samples import SampleConfig, draw_batch  # noqa: E402
-from CycleINRLib.tasks.scans import Scan  # noqa: E402
+from CycleINRLib.training.patches import SampleConfig, draw_batch  # noqa: E402
+from CycleINRLib.training.scans import Scan  # noqa: E402
 
 TINY = NetworkConfig(channels=8, blocks=2, codes=8, hidden=8, key=4)
 

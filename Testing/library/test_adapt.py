@@ -10,6 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapting needs torch")
 
+from CycleINRLib.adapting import adapt as adapting  # noqa: E402
+from CycleINRLib.adapting.adapt import adapt  # noqa: E402
+from CycleINRLib.adapting.thick import groups, ready  # noqa: E402
 from CycleINRLib.errors import Cancelled, RequestError, VolumeError  # noqa: E402
 from CycleINRLib.events import Progress, Warned  # noqa: E402
 from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
@@ -17,10 +20,7 @@ from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.io.files import read  # noqa: E402
 from CycleINRLib.jobs import AdaptJob, UpsampleJob  # noqa: E402
 from CycleINRLib.network.weights import find_model, load_model, save_model  # noqa: E402
-from CycleINRLib.tasks import adapt as adapting  # noqa: E402
-from CycleINRLib.tasks.adapt import adapt  # noqa: E402
-from CycleINRLib.tasks.thick import groups, ready  # noqa: E402
-from CycleINRLib.tasks.upsample import upsample  # noqa: E402
+from CycleINRLib.upsampling.upsample import upsample  # noqa: E402
 
 SAMPLE = Path(__file__).resolve().parents[2] / "Resources" / "SampleData" / "MR_knee_4.3mm.nrrd"
 

@@ -16,7 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="adapting needs torch")
 
-from CycleINRLib.cli import main  # noqa: E402
+from CycleINRLib.cli.main import main  # noqa: E402
 from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.io.files import read, write  # noqa: E402

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import make_interp_spline
 
-from CycleINRLib.imaging.baselines import base_weights, cubic_weights, histospline_weights, linear_weights
+from CycleINRLib.imaging.interpolation import base_weights, cubic_weights, histospline_weights, linear_weights
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 9, 40])

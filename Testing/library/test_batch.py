@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the network needs torch")
 
-from CycleINRLib.cli import main  # noqa: E402
+from CycleINRLib.cli.main import main  # noqa: E402
 from CycleINRLib.io.files import read, write  # noqa: E402
 
 ASKED = ["--z-scale", "2", "--texture", "0", "--gain", "1", "--axis", "k"]

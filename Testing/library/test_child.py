@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from CycleINRLib import child
-from CycleINRLib.child import StopSign, run_folder, volume_facts
+from CycleINRLib.child import worker as child
+from CycleINRLib.child.worker import StopSign, run_folder, volume_facts
 from CycleINRLib.errors import Cancelled, RequestError, VolumeError
 from CycleINRLib.events import Failed, Finished, Progress, Warned, from_line
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.jobs import AdaptJob, UpsampleJob
 
-MAIN = Path(child.__file__).parent / "__main__.py"
+MAIN = Path(child.__file__).parents[1] / "__main__.py"
 
 
 def small(volume: Volume, size: int = 24) -> Volume:
@@ -65,7 +65,7 @@ def folder(tmp_path: Path, thick_ct: Volume) -> Path:
 
 
 def test_the_child_upsamples_like_the_library_and_speaks_json_lines_alone(folder, thick_ct):
-    from CycleINRLib.tasks.upsample import upsample
+    from CycleINRLib.upsampling.upsample import upsample
 
     process = start(folder)
     out, err = process.communicate(timeout=3000)
@@ -87,7 +87,7 @@ def test_the_child_upsamples_like_the_library_and_speaks_json_lines_alone(folder
 
 
 def test_the_child_measures_and_writes_no_volume(tmp_path, thick_mr):
-    from CycleINRLib.tasks.measure import measure
+    from CycleINRLib.upsampling.measure import measure
 
     heard: list[Any] = []
     folder = prepare(tmp_path / "m", thick_mr, "measure")
@@ -224,8 +224,8 @@ def test_an_array_that_cannot_be_read_is_refused_and_a_pickle_is_never_opened(co
 
 
 def test_a_library_that_prints_does_not_break_the_lines(folder, monkeypatch, capsys):
-    from CycleINRLib import cli
-    from CycleINRLib.tasks import upsample as task
+    from CycleINRLib.cli import main as cli
+    from CycleINRLib.upsampling import upsample as task
 
     real = task.upsample
 
@@ -270,7 +270,7 @@ def test_ctrl_c_ends_a_child_with_130_and_nothing_is_left(tmp_path, thick_ct):
 
 
 def test_the_child_previews_planes_that_equal_those_of_the_library(tmp_path, thick_ct):
-    from CycleINRLib.tasks.preview import preview
+    from CycleINRLib.upsampling.preview import preview
 
     volume = small(thick_ct)
     folder = prepare(tmp_path / "job", volume, "preview", z_scale=2.0, device="cpu")
@@ -315,7 +315,7 @@ def test_a_preview_that_cannot_be_written_leaves_no_plane(tmp_path, thick_ct, mo
 
 
 def test_the_child_tells_how_fast_this_machine_is(tmp_path, thick_ct):
-    from CycleINRLib.tasks.speed import Speed
+    from CycleINRLib.upsampling.speed import Speed
 
     folder = prepare(tmp_path / "job", small(thick_ct), "speed", z_scale=2.0, device="cpu", precision="float32")
     run_folder(folder, lambda event: None)
@@ -353,7 +353,7 @@ def learning(monkeypatch):
         report = {"improved": True, "warnings": ["Thickness estimated.", "One scan alone."]}
         return SimpleNamespace(network=network, card=replace(card, name="mine"), report=report)
 
-    monkeypatch.setitem(sys.modules, "CycleINRLib.tasks.adapt", SimpleNamespace(adapt=adapt))
+    monkeypatch.setitem(sys.modules, "CycleINRLib.adapting.adapt", SimpleNamespace(adapt=adapt))
     return asked
 
 

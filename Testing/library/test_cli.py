@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from CycleINRLib import __version__
-from CycleINRLib.cli import main
+from CycleINRLib.cli.console import Console
+from CycleINRLib.cli.main import main
 from CycleINRLib.events import Failed, Finished, Progress, Warned, from_line
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.io.files import read, write
-from CycleINRLib.talk import Talk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -134,7 +134,7 @@ def test_overwrite_replaces_and_without_it_the_old_file_stays(scan, run, tmp_pat
 @pytest.mark.parametrize("name", ["r.json", "p.png"])
 def test_every_output_is_checked_before_computing(name, scan, run, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b"old")
-    monkeypatch.setattr("CycleINRLib.tasks.upsample.upsample", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr("CycleINRLib.upsampling.upsample.upsample", lambda *_, **__: pytest.fail("computed"))
     option = {"r.json": "--report", "p.png": "--picture"}[name]
     status, _, err = run("upsample", scan, tmp_path / "iso.nrrd", option, tmp_path / name)
     assert status == 2 and "--overwrite" in err
@@ -153,7 +153,7 @@ def test_a_picture_that_fails_leaves_the_volume_and_nothing_half_written(scan, r
         Path(path).write_bytes(b"half a picture")
         raise ValueError("no room for the title")
 
-    monkeypatch.setattr("CycleINRLib.pictures.coronal_comparison", fails)
+    monkeypatch.setattr("CycleINRLib.pictures.planes.coronal_comparison", fails)
     status, _, err = run("upsample", scan, tmp_path / "iso.nrrd", "--picture", tmp_path / "p.png", "--z-scale", 2)
     assert status == 1 and "no room for the title" in err
     assert {path.name for path in tmp_path.iterdir()} == {"scan.nrrd", "iso.nrrd"}
@@ -267,8 +267,8 @@ class Terminal:
 def test_the_bar_shows_on_a_terminal_alone(is_terminal, way, quiet, shown, monkeypatch):
     terminal = Terminal(is_terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
-    talk = Talk(way, quiet)
-    talk.hear(Progress("upsample", 3, 40, 12.5))
+    console = Console(way, quiet)
+    console.hear(Progress("upsample", 3, 40, 12.5))
     assert ("3/40" in terminal.text and "12 s left" in terminal.text) is shown
 
 
@@ -277,9 +277,9 @@ def test_the_bar_is_wiped_before_the_error_line(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     from CycleINRLib.errors import VolumeError
 
-    talk = Talk()
-    talk.hear(Progress("upsample", 1, 2))
-    talk.fail(VolumeError("No"))
+    console = Console()
+    console.hear(Progress("upsample", 1, 2))
+    console.fail(VolumeError("No"))
     assert terminal.text.endswith("\r\x1b[Kcycleinr: error: No.\n")
 
 

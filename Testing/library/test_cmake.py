@@ -94,12 +94,12 @@ def test_the_lists_can_be_written_anew_and_an_unlisted_file_is_seen(tmp_path, mo
     monkeypatch.setattr(cmake_lists, "REPOSITORY", tmp_path)
     key = (cmake_lists.LIBRARY, "LIBRARY_PYTHON_SCRIPTS")
     assert sorted(cmake_lists.listed(*key)) == cmake_lists.present(*key)
-    (tmp_path / "CycleINRLib" / "tasks" / "new.py").touch()
-    assert set(cmake_lists.present(*key)) - set(cmake_lists.listed(*key)) == {"tasks/new.py"}
+    (tmp_path / "CycleINRLib" / "training" / "new.py").touch()
+    assert set(cmake_lists.present(*key)) - set(cmake_lists.listed(*key)) == {"training/new.py"}
     before = (tmp_path / key[0]).read_text(encoding="utf-8")
     cmake_lists.write(*key)
     after = (tmp_path / key[0]).read_text(encoding="utf-8")
-    assert sorted(set(after.splitlines()) - set(before.splitlines())) == ["  tasks/new.py"]
+    assert sorted(set(after.splitlines()) - set(before.splitlines())) == ["  training/new.py"]
     assert not set(before.splitlines()) - set(after.splitlines())
 
 
@@ -165,8 +165,8 @@ def test_build_tree_and_package_hold_a_whole_library(built, tree):
     assert (modules / "Resources" / "UI" / "CycleINR.ui").is_file()
     code = (
         f"import sys; sys.path.insert(0, {str(modules)!r})\n"
-        "import CycleINRLib, CycleINRLib.demo, CycleINRLib.network.weights as weights, CycleINRLib.runs\n"
-        "print(CycleINRLib.__file__, weights.find_model('light'), CycleINRLib.demo.find_sample('CT'), sep='\\n')\n"
+        "import CycleINRLib, CycleINRLib.cli.demo, CycleINRLib.network.weights as weights, CycleINRLib.child.run\n"
+        "print(CycleINRLib.__file__, weights.find_model('light'), CycleINRLib.cli.demo.find_sample('CT'), sep='\\n')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=built, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

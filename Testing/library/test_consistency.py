@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from CycleINRLib.imaging.baselines import cubic_weights
 from CycleINRLib.imaging.consistency import GATE, Grid, gate, kept, projection, resolve_consistency
+from CycleINRLib.imaging.interpolation import cubic_weights
 
 
 def _grid(count=10, z_scale=4.0, ratio=1.0, offset=0.0, extend=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from CycleINRLib.imaging.profile import profile_weights
-from CycleINRLib.tasks.degradation import Contrast, Noise, Protocol, Smooth
+from CycleINRLib.training.degradation import Contrast, Noise, Protocol, Smooth
 
 L = 240
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from CycleINRLib import demo
-from CycleINRLib.cli import main
+from CycleINRLib.cli import demo
+from CycleINRLib.cli.main import main
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.io.files import read, write
 
@@ -47,7 +47,7 @@ def test_the_demo_runs_through_a_real_scene_and_saves_it(small_sample, tmp_path,
     assert names(folder) == {f"CT_small{end}" for end in ("_isotropic.nrrd", "_report.json", "_coronal.png", ".mrb")}
     check_files(folder, read(small_sample))
 
-    from CycleINRLib.io.scene import HeadlessScene
+    from CycleINRLib.scene.headless import HeadlessScene
 
     (tmp_path / "again").mkdir()
     world = HeadlessScene(tmp_path / "again")

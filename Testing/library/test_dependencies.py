@@ -9,7 +9,7 @@ from subprocess import CalledProcessError
 
 import pytest
 
-from CycleINRLib import dependencies
+from CycleINRLib.child import dependencies
 from CycleINRLib.errors import MissingPackageError
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "CycleINR" / "Resources" / "requirements.txt"

@@ -8,9 +8,9 @@ import types
 
 import pytest
 
-from CycleINRLib import environment
-from CycleINRLib.cli import main
-from CycleINRLib.runs import Run
+from CycleINRLib.child import environment
+from CycleINRLib.child.run import Run
+from CycleINRLib.cli.main import main
 
 
 def label_of(facts: dict, label: str) -> str:

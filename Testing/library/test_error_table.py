@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from pydicom.uid import HTJ2KLossless, JPEGLSLossless
 
-from CycleINRLib.cli import main
+from CycleINRLib.cli.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Build = Callable[[Path], list[str]]
@@ -302,7 +302,7 @@ importlib.util.find_spec = lambda name, package=None: None if name == "matplotli
 
 def in_new_process(code: str, argv: list[str]) -> subprocess.CompletedProcess[str]:
     """`main(argv)` in an interpreter that ran `code` first."""
-    program = f"import sys\n{code}\nfrom CycleINRLib.cli import main\nsys.exit(main(sys.argv[1:]))"
+    program = f"import sys\n{code}\nfrom CycleINRLib.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     return subprocess.run([sys.executable, "-c", program, *argv], cwd=REPOSITORY, capture_output=True, text=True)
 
 
@@ -343,7 +343,7 @@ def test_a_read_only_folder_ends_with_5(tmp_path):
 
 def test_a_volume_larger_than_memory_ends_with_5(tmp_path, capfd, monkeypatch):
     """The source is small, but so is the machine: 1000 bytes are free."""
-    monkeypatch.setattr("CycleINRLib.tasks.engine.available_memory_bytes", lambda: 1000.0)
+    monkeypatch.setattr("CycleINRLib.upsampling.engine.available_memory_bytes", lambda: 1000.0)
     refused(upsample(good), 5, "memory|GB", tmp_path, capfd)
 
 

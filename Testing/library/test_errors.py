@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from CycleINRLib.cli import as_error
+from CycleINRLib.cli.main import as_error
 from CycleINRLib.errors import (
     ALL_ERRORS,
     ERROR_BY_CODE,

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from CycleINRLib.errors import RequestError, VolumeError
+from CycleINRLib.evaluation import score as ev
+from CycleINRLib.evaluation.case import Case, Protocol, central_block
+from CycleINRLib.evaluation.interpolators import RIVALS
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
-from CycleINRLib.tasks import evaluate as ev
-from CycleINRLib.tasks.rivals import RIVALS
 
 
 def ramp(slices: int = 40) -> Volume:
@@ -24,7 +25,7 @@ def ramp(slices: int = 40) -> Volume:
 @pytest.mark.parametrize("profile", ["box", "gaussian", "skip"])
 @pytest.mark.parametrize("z_scale", [2.0, 3.5, 4.0])
 def test_thick_slices_lie_where_their_values_say(z_scale: float, profile: str):
-    case = ev.Case.of(ramp(), ev.Protocol(z_scale, profile))
+    case = Case.of(ramp(), Protocol(z_scale, profile))
     centers = case.first + z_scale * np.arange(len(case.source.values))
     inner = slice(1, -1)  # a profile that leaves the scan is cut there
     assert case.source.values[inner, 0, 0] == pytest.approx(10 * centers[inner], abs=6 if profile == "skip" else 1)
@@ -35,13 +36,13 @@ def test_thick_slices_lie_where_their_values_say(z_scale: float, profile: str):
     assert case.source.values.dtype == np.int16
 
 
-def scored(scan: Volume, protocol: ev.Protocol, **methods) -> dict[str, dict]:
+def scored(scan: Volume, protocol: Protocol, **methods) -> dict[str, dict]:
     return ev.evaluate(scan, [protocol], methods or RIVALS)[0]["results"]
 
 
 @pytest.mark.parametrize("profile, phase", [("box", 0.5), ("gaussian", 1.25), ("skip", 2.0)])
 def test_a_phase_moves_the_thick_slices_and_the_target_stays_on_thin_ones(profile: str, phase: float):
-    case = ev.Case.of(ramp(), ev.Protocol(4.0, profile, phase=phase))
+    case = Case.of(ramp(), Protocol(4.0, profile, phase=phase))
     centers = 4 + phase + 4.0 * np.arange(case.count)
     assert case.source.values[1:-1, 0, 0] == pytest.approx(10 * centers[1:-1], abs=1)
     assert case.source.geometry.ras_of(np.zeros(3))[2] == pytest.approx(0.8 * centers[0])
@@ -54,20 +55,20 @@ def test_a_phase_moves_the_thick_slices_and_the_target_stays_on_thin_ones(profil
 def test_thinner_and_thicker_slices_than_their_spacing_average_less_and_more(mr_thin: Volume):
     noise = {}
     for ratio in (0.25, 1.0, 1.3):
-        case = ev.Case.of(mr_thin, ev.Protocol(4.0, "box", ratio))
+        case = Case.of(mr_thin, Protocol(4.0, "box", ratio))
         assert case.source.thickness_mm == pytest.approx(ratio * 4 * mr_thin.spacing_mm[0])
         noise[ratio] = np.abs(np.diff(case.source.values.astype(float), 2, axis=1)).mean()
     assert noise[0.25] > noise[1.0] > noise[1.3]
 
 
 def test_a_truth_that_is_given_back_scores_without_error_or_gap(mr_thin: Volume):
-    def truth(case: ev.Case):
+    def truth(case: Case):
         yield case.wanted
 
-    def shifted(case: ev.Case):
+    def shifted(case: Case):
         yield case.truth.values[case.first - 1 : case.first - 1 + len(case.positions)]
 
-    results = scored(mr_thin, ev.Protocol(4.0, "skip"), truth=truth, late=shifted)
+    results = scored(mr_thin, Protocol(4.0, "skip"), truth=truth, late=shifted)
     exact, late = results["truth"], results["late"]
     assert exact["psnr_generated"] is None  # infinite
     assert [exact["ssim"], *exact["ssim_planes"].values()] == pytest.approx([1, 1, 1, 1], abs=2e-5)
@@ -76,27 +77,27 @@ def test_a_truth_that_is_given_back_scores_without_error_or_gap(mr_thin: Volume)
 
 
 def test_the_best_step_of_a_method_counts_and_each_figure_picks_its_own(mr_thin: Volume):
-    def steps(case: ev.Case):
+    def steps(case: Case):
         good = case.wanted.astype(float)
         yield good + 30
         yield good + 10
         yield good + 20
 
-    def middle(case: ev.Case):
+    def middle(case: Case):
         yield list(steps(case))[1]
 
-    results = scored(mr_thin, ev.Protocol(3.0), steps=steps, middle=middle)
+    results = scored(mr_thin, Protocol(3.0), steps=steps, middle=middle)
     several, one = results["steps"], results["middle"]
     assert (several["psnr_generated"], several["psnr_all"]) == (one["psnr_generated"], one["psnr_all"])
 
 
 def test_projection_gains_on_thick_slices_and_generated_slices_are_harder_than_all(mr_thin: Volume):
-    thick = scored(mr_thin, ev.Protocol(4.0))
+    thick = scored(mr_thin, Protocol(4.0))
     psnr = {name: figures["psnr_generated"] for name, figures in thick.items()}
     assert psnr["linear"] < psnr["cubic"] < psnr["cubic + projection"]
     assert psnr["sinc"] == pytest.approx(psnr["cubic"], abs=0.5)
     assert thick["cubic + projection"]["facts"]["step"] > 0
-    thin = scored(mr_thin, ev.Protocol(4.0, "skip"))
+    thin = scored(mr_thin, Protocol(4.0, "skip"))
     assert thin["cubic"]["psnr_generated"] < thin["cubic"]["psnr_all"]
     assert thin["linear"]["generated_gap"] > 0.1
 
@@ -104,7 +105,7 @@ def test_projection_gains_on_thick_slices_and_generated_slices_are_harder_than_a
 def test_projection_as_matrices_is_the_loop_it_stands_for(mr_thin: Volume):
     from scipy.interpolate import make_interp_spline
 
-    case = ev.Case.of(ev.central_block(mr_thin, 16), ev.Protocol(3.5, "gaussian"))
+    case = Case.of(central_block(mr_thin, 16), Protocol(3.5, "gaussian"))
     thick = case.source.values.astype(float)
     grid = np.clip(case.thin_places, 0, case.count - 1)
     x = make_interp_spline(np.arange(case.count), thick, axis=0)(grid)
@@ -116,7 +117,7 @@ def test_projection_as_matrices_is_the_loop_it_stands_for(mr_thin: Volume):
 
 
 def test_a_gap_is_told_where_no_target_slice_lies_at_an_acquired_one(mr_thin: Volume):
-    figures = scored(mr_thin, ev.Protocol(3.0, "box", phase=0.5), linear=RIVALS["linear"])["linear"]
+    figures = scored(mr_thin, Protocol(3.0, "box", phase=0.5), linear=RIVALS["linear"])["linear"]
     assert figures["generated_gap"] > 0.05
 
 
@@ -125,7 +126,7 @@ def test_the_ceiling_of_white_noise_is_its_own_level():
     values = np.rint(100 + rng.normal(0, 20, (60, 64, 64))).astype(np.int16)
     noise = Volume(values, Geometry.from_spacing(values.shape, (1.0, 1.0, 1.0)), "CT", "HU", name="noise")
     expected = 10 * np.log10(2000**2 / 20**2)
-    thick, thin = (ev.Ruler(ev.Case.of(noise, ev.Protocol(3.0, profile))) for profile in ("box", "skip"))
+    thick, thin = (ev.Ruler(Case.of(noise, Protocol(3.0, profile))) for profile in ("box", "skip"))
     for ruler in (thick, thin):
         ceiling = ruler.noise_ceiling()
         assert ceiling["sigma"] == pytest.approx(20, rel=0.03)
@@ -147,16 +148,16 @@ def test_smooth_noise_makes_the_ceiling_too_high_and_the_one_through_the_slices_
     smooth = gaussian_filter(rng.normal(0, 1, (60, 64, 64)), (0, 0.8, 0.8))
     values = np.rint(100 + 20 * smooth / smooth.std()).astype(np.int16)
     noise = Volume(values, Geometry.from_spacing(values.shape, (1.0, 1.0, 1.0)), "CT", "HU", name="noise")
-    ceiling = ev.Ruler(ev.Case.of(noise, ev.Protocol(4.0, "skip"))).noise_ceiling()
+    ceiling = ev.Ruler(Case.of(noise, Protocol(4.0, "skip"))).noise_ceiling()
     assert ceiling["sigma"] < 8
     assert ceiling["sigma_through"] == pytest.approx(20, rel=0.05)
 
 
 def test_too_few_slices_are_refused_with_the_number_that_would_do():
     with pytest.raises(VolumeError, match=r"Found: 20\. Next: take a scan of at least 25") as refused:
-        ev.Case.of(ramp(20), ev.Protocol(4.0))
+        Case.of(ramp(20), Protocol(4.0))
     assert refused.value.exit_code == 3
-    ev.Case.of(ramp(25), ev.Protocol(4.0))
+    Case.of(ramp(25), Protocol(4.0))
 
 
 @pytest.mark.parametrize(
@@ -172,15 +173,15 @@ def test_too_few_slices_are_refused_with_the_number_that_would_do():
 )
 def test_an_impossible_protocol_is_refused(asked: dict):
     with pytest.raises(RequestError):
-        ev.Protocol(**asked)
+        Protocol(**asked)
 
 
 def test_a_central_block_keeps_its_place(mr_thin: Volume):
-    block = ev.central_block(mr_thin, 40)
+    block = central_block(mr_thin, 40)
     assert block.values.shape == (60, 40, 40)
     assert np.array_equal(block.values, mr_thin.values[:, 12:52, 12:52])
     assert block.geometry.ras_of(np.zeros(3)) == pytest.approx(mr_thin.geometry.ras_of(np.array([0, 12, 12])))
-    assert ev.central_block(mr_thin, 400).values.shape == mr_thin.values.shape
+    assert central_block(mr_thin, 400).values.shape == mr_thin.values.shape
 
 
 @pytest.mark.slow
@@ -195,7 +196,7 @@ def test_degraded_scan_and_rivals_agree_with_the_outside_yardstick(
     outside.degrade(z_scale, profile)
     thin = outside.thin()
     truth = Volume(thin, Geometry.from_spacing(thin.shape, (1.0, 1.0, 1.0)), modality, name=scan)
-    case = ev.Case.of(truth, ev.Protocol(z_scale, profile))
+    case = Case.of(truth, Protocol(z_scale, profile))
     # float32 or float64 sums may round a half to either side
     difference = np.abs(case.source.values.astype(int) - outside.source())
     assert difference.max() <= 1 and difference.mean() < 0.01
@@ -226,7 +227,7 @@ def test_the_score_of_a_real_run_agrees_with_the_outside_yardstick(
     outside.degrade(z_scale, profile)
     thin = outside.thin()
     truth = Volume(thin, Geometry.from_spacing(thin.shape, (1.0, 1.0, 1.0)), modality, name=scan)
-    case = ev.Case.of(truth, ev.Protocol(z_scale, profile))
+    case = Case.of(truth, Protocol(z_scale, profile))
     ours, output = ev.Ruler(case).score(ev.PRODUCT, ev.product(device="cpu", model="light"))
     outside.write_result(output, z_scale)
     theirs = outside.score(modality, profile)
@@ -239,15 +240,15 @@ def test_the_score_of_a_real_run_agrees_with_the_outside_yardstick(
 
 def test_scores_of_a_turned_scan_are_those_of_the_scan(mr_thin: Volume):
     turned = replace(mr_thin.slices_back("i"), slice_axis="i").slices_first("i")
-    seen, expected = (scored(scan, ev.Protocol(4.0), cubic=RIVALS["cubic"])["cubic"] for scan in (turned, mr_thin))
+    seen, expected = (scored(scan, Protocol(4.0), cubic=RIVALS["cubic"])["cubic"] for scan in (turned, mr_thin))
     assert seen["psnr_generated"] == expected["psnr_generated"]
 
 
 def test_the_network_at_a_fractional_phase_answers_on_the_thin_slices(mr_thin: Volume):
     pytest.importorskip("torch")
-    thin = ev.central_block(mr_thin, 32)
+    thin = central_block(mr_thin, 32)
     results = scored(
-        thin, ev.Protocol(3.0, "box", phase=0.5), cubic=RIVALS["cubic"], ours=ev.product(device="cpu", model="light")
+        thin, Protocol(3.0, "box", phase=0.5), cubic=RIVALS["cubic"], ours=ev.product(device="cpu", model="light")
     )
     assert results["ours"]["psnr_generated"] > results["cubic"]["psnr_generated"]  # half a slice off costs several dB
     assert results["ours"]["facts"]["consistency"] == "project"

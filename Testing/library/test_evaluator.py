@@ -10,13 +10,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from CycleINRLib import evaluation_cases
-from CycleINRLib.cli import main
-from CycleINRLib.evaluation_pictures import chosen, texture_curves
+from CycleINRLib.cli.main import main
+from CycleINRLib.evaluation import runner as evaluation_cases
+from CycleINRLib.evaluation.case import Case, Protocol, central_block
+from CycleINRLib.evaluation.pictures import chosen, texture_curves
+from CycleINRLib.evaluation.tables import behind, case_table, lead, markdown
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.io.files import read, write
-from CycleINRLib.tasks.evaluate import Case, Protocol, central_block
-from CycleINRLib.tasks.tables import behind, case_table, lead, markdown
 
 FAST = ("--profiles", "box", "--methods", "linear", "cubic", "cubic+projection")
 
@@ -182,7 +182,7 @@ def test_a_scan_too_short_for_a_z_scale_is_left_out_with_a_warning(scans: Path, 
 )
 def test_what_cannot_be_evaluated_is_refused_before_any_computing(scans: Path, run, asked, status, monkeypatch):
     if asked[1:2] == ["base"]:
-        monkeypatch.setattr("CycleINRLib.contenders.list_models", lambda: [])
+        monkeypatch.setattr("CycleINRLib.evaluation.methods.list_models", lambda: [])
     monkeypatch.setattr(evaluation_cases, "do_case", lambda work: pytest.fail("it was computed"))
     assert run(scans, *asked)[0] == status
 
@@ -279,7 +279,7 @@ def write_card(benchmark_module) -> ModuleType:
 
 def test_the_card_takes_the_figures_of_its_own_weights_alone(scans, run, tmp_path, write_card: ModuleType, capsys):
     pytest.importorskip("torch")
-    from CycleINRLib.contenders import weights_sha256
+    from CycleINRLib.evaluation.methods import weights_sha256
     from CycleINRLib.modelcard import read_card
     from CycleINRLib.network.weights import find_model
 

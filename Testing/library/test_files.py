@@ -21,6 +21,7 @@ from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume, check_usable, guess_modality
 from CycleINRLib.io import files
 from CycleINRLib.io.files import check_output, list_series, read, write
+from CycleINRLib.io.names import EXTENSIONS
 
 sitk = pytest.importorskip("SimpleITK")
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -73,7 +74,7 @@ def test_itk_sees_what_was_written_and_what_itk_writes_is_read(tmp_path_factory,
     for extension in (*EXACT, ".nii", ".nii.gz", ".mhd", ".nhdr", ".hdr"):
         if geometry.is_sheared and extension not in (*EXACT, ".mhd", ".nhdr"):
             continue
-        if extension in files.EXTENSIONS:
+        if extension in EXTENSIONS:
             values, place = seen_by_itk(write(volume, folder / f"ours{extension}", overwrite=True))
             assert place.same_place_as(volume.geometry, 1e-3)
             assert np.array_equal(values, volume.values)
@@ -87,7 +88,7 @@ def test_itk_sees_what_was_written_and_what_itk_writes_is_read(tmp_path_factory,
 
 
 def test_the_same_volume_gives_the_same_bytes(tmp_path, thick_mr):
-    for extension in files.EXTENSIONS:
+    for extension in EXTENSIONS:
         one, two = (write(thick_mr, tmp_path / f"{name}{extension}").read_bytes() for name in "ab")
         assert one == two
 
@@ -96,7 +97,7 @@ def test_the_same_volume_gives_the_same_bytes(tmp_path, thick_mr):
     ("kind", "expected"),
     [("bool", "uint8"), ("float16", "float32"), ("int64", "int16"), ("uint64", "int16"), (">i2", "int16")],
 )
-@pytest.mark.parametrize("extension", files.EXTENSIONS)
+@pytest.mark.parametrize("extension", EXTENSIONS)
 def test_types_that_formats_lack_are_written_as_the_nearest_that_holds_them(tmp_path, kind, expected, extension):
     volume = random_volume(kind)
     back = read(write(volume, tmp_path / f"a{extension}"))
@@ -331,7 +332,7 @@ def test_voxels_that_are_no_single_numbers_are_refused(tmp_path, kind, size):
         read(path)
 
 
-@pytest.mark.parametrize("extension", files.EXTENSIONS)
+@pytest.mark.parametrize("extension", EXTENSIONS)
 def test_a_file_cut_anywhere_is_refused(tmp_path, thick_mr, extension):
     whole = write(thick_mr, tmp_path / f"a{extension}").read_bytes()
     for part in (0.0, 0.001, 0.3, 0.7, 1 - 4 / len(whole)):
@@ -442,7 +443,7 @@ def test_a_header_damaged_anywhere_is_read_or_refused_but_never_breaks(tmp_path,
 
 def test_reading_and_writing_say_nothing_on_their_own(tmp_path, capfd):
     for source in [*DATA.glob("*.nrrd"), DATA / "dicom_ct_tiny", DATA / "dicom_mr_rescale_per_slice"]:
-        for extension in files.EXTENSIONS:
+        for extension in EXTENSIONS:
             write(read(source), tmp_path / f"{source.stem}{extension}")
     assert capfd.readouterr() == ("", "")
 
@@ -516,7 +517,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         (full, ResourceError),
         (lambda *_: (_ for _ in ()).throw(KeyboardInterrupt), KeyboardInterrupt),
     ):
-        monkeypatch.setitem(files._WRITERS, ".nrrd", failure)
+        monkeypatch.setitem(files.ENCODERS, ".nrrd", failure)
         with pytest.raises(error):
             write(random_volume("uint8"), path, overwrite=True)
         assert path.read_bytes() == before
@@ -528,7 +529,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        for extension in files.EXTENSIONS:
+        for extension in EXTENSIONS:
             with pytest.raises(ResourceError, match="cannot be written"):
                 write(random_volume("float64", (20, 30, 40)), tmp_path / f"a{extension}")
     finally:

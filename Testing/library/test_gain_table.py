@@ -8,8 +8,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
-from CycleINRLib.imaging import metrics  # noqa: E402
-from CycleINRLib.tasks.evaluate import Case, Protocol  # noqa: E402
+from CycleINRLib.evaluation.case import Case, Protocol  # noqa: E402
+from CycleINRLib.imaging import accuracy, intensity  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def test_psnr_at_the_fitted_gain_is_that_of_a_run_with_it(bench, mr_thin):
     floats = case.source.with_values(case.source.values.astype(np.float32))
     result = cycleinr.upsample(floats, z_scale=2, profile="skip", modality="mr", texture=0.0).volume.values
     generated = slice(3, len(result) - 3, 2)
-    peak = metrics.value_range(truth.values, "MR")
+    peak = intensity.value_range(truth.values, "MR")
     at = case.first + np.arange(len(result))[generated]
-    assert row.fitted == pytest.approx(metrics.psnr(result[generated], truth.values[at], "MR", peak=peak), abs=0.01)
+    assert row.fitted == pytest.approx(accuracy.psnr(result[generated], truth.values[at], "MR", peak=peak), abs=0.01)
     assert row.best >= max(row.base, row.network, row.fitted) - 1e-9
 
 

@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 from CycleINRLib.errors import ModelError  # noqa: E402
-from CycleINRLib.network.grow import grown  # noqa: E402
 from CycleINRLib.network.model import Conditions, CycleINR, NetworkConfig, source_features  # noqa: E402
+from CycleINRLib.training.grow import grown  # noqa: E402
 
 SMALL = NetworkConfig(channels=16, blocks=2, codes=8, hidden=12, key=4)
 LARGE = dataclasses.replace(SMALL, channels=24, blocks=4)

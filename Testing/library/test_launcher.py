@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from CycleINRLib import launcher
+from CycleINRLib.child import launcher
 from CycleINRLib.errors import Cancelled, CycleINRError, ModelError, ResourceError
 from CycleINRLib.events import Event, Failed, Finished, Progress, Warned
 
@@ -199,5 +199,5 @@ def test_a_folder_with_spaces_and_foreign_letters_works(tmp_path):
 def test_the_own_command_starts_the_library_by_file_path(tmp_path):
     command = launcher.own_command(tmp_path)
     assert command[0] == sys.executable
-    assert Path(command[1]) == Path(launcher.__file__).with_name("__main__.py")
+    assert Path(command[1]) == Path(launcher.__file__).parents[1] / "__main__.py"
     assert command[2:] == ["run", str(tmp_path)]

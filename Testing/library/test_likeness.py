@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from CycleINRLib.imaging import likeness, metrics
-from CycleINRLib.imaging.likeness import Likeness
+from CycleINRLib.imaging import accuracy, intensity
+from CycleINRLib.imaging import accuracy as likeness
+from CycleINRLib.imaging.accuracy import Likeness
 from CycleINRLib.imaging.volume import Volume
 
 
@@ -17,20 +18,20 @@ def noisy(ct_thin: Volume) -> np.ndarray:
 
 def test_ssim_in_space_is_that_of_the_measures(ct_thin: Volume, noisy: np.ndarray):
     seen = Likeness(ct_thin.values, "CT", ct_thin.spacing_mm).figures(noisy)["ssim"]
-    assert seen == pytest.approx(metrics.ssim(noisy, ct_thin.values, "CT"), abs=2e-5)
+    assert seen == pytest.approx(accuracy.ssim(noisy, ct_thin.values, "CT"), abs=2e-5)
 
 
 @pytest.mark.parametrize("plane, axis", [("ji", 0), ("ki", 1), ("kj", 2)])
 def test_ssim_of_a_plane_looks_at_that_plane_alone(mr_thin: Volume, plane: str, axis: int):
     noisy = mr_thin.values + np.random.default_rng(1).normal(0, 8, mr_thin.values.shape)
     seen = Likeness(mr_thin.values, "MR", mr_thin.spacing_mm).figures(noisy)["ssim_planes"][plane]
-    peak = metrics.value_range(mr_thin.values, "MR")
-    body = metrics.body_mask(mr_thin.values, "MR", peak)
+    peak = intensity.value_range(mr_thin.values, "MR")
+    body = intensity.body_mask(mr_thin.values, "MR", peak)
     total = 0.0
     for n in range(mr_thin.values.shape[axis]):
         part, true, mask = (np.take(values, [n], axis) for values in (noisy, mr_thin.values, body))
         if mask.any():  # one slice: a window in space sees this plane alone
-            total += metrics.ssim(part, true, "MR", peak=peak, mask=mask) * mask.sum()
+            total += accuracy.ssim(part, true, "MR", peak=peak, mask=mask) * mask.sum()
     assert seen == pytest.approx(total / body.sum(), abs=2e-5)
 
 

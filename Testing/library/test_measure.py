@@ -10,11 +10,11 @@ import pytest
 
 import CycleINRLib as cycleinr
 from CycleINRLib.errors import RequestError
-from CycleINRLib.imaging import metrics
-from CycleINRLib.imaging.baselines import linear_weights
+from CycleINRLib.imaging import noise
 from CycleINRLib.imaging.geometry import Geometry
+from CycleINRLib.imaging.interpolation import linear_weights
 from CycleINRLib.imaging.volume import Volume
-from CycleINRLib.tasks.measure import measure
+from CycleINRLib.upsampling.measure import measure
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_detrended_figure_needs_a_known_thickness(noisy_slices: Volume):
 
 
 def test_the_figure_of_a_source_is_that_of_its_readout(thick_mr: Volume):
-    readout = metrics.noise_readout(thick_mr.values, np.repeat(thick_mr.values, 2, axis=0), 2, "MR")
+    readout = noise.noise_readout(thick_mr.values, np.repeat(thick_mr.values, 2, axis=0), 2, "MR")
     report = cycleinr.measure(thick_mr)
     assert report["snli"] == readout["snli"]["input"]
     assert report["noise_per_slice"] == readout["noise_per_slice"]["input"]

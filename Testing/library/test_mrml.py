@@ -15,8 +15,8 @@ pytest.importorskip("slicer.util")
 from CycleINRLib.errors import RequestError, VolumeError  # noqa: E402
 from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
-from CycleINRLib.io import mrml  # noqa: E402
-from CycleINRLib.io.scene import HeadlessScene  # noqa: E402
+from CycleINRLib.scene import volumes as mrml  # noqa: E402
+from CycleINRLib.scene.headless import HeadlessScene  # noqa: E402
 
 REPORT = {
     "version": "0.1.0",

@@ -9,8 +9,8 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")
 
 from CycleINRLib.errors import RequestError  # noqa: E402
-from CycleINRLib.io.mrml import node_from_result, provenance, report_of, volume_from_node  # noqa: E402
-from CycleINRLib.io.noise import noise_chart  # noqa: E402
+from CycleINRLib.scene.charts import noise_chart  # noqa: E402
+from CycleINRLib.scene.volumes import node_from_result, provenance, report_of, volume_from_node  # noqa: E402
 
 REPORT = {
     "version": "0.1.0",

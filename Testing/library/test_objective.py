@@ -9,9 +9,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from CycleINRLib.network.model import CycleINR, NetworkConfig  # noqa: E402
-from CycleINRLib.tasks.losses import charbonnier, gain_db, gradient_difference, noise_difference  # noqa: E402
-from CycleINRLib.tasks.objective import Objective, predict  # noqa: E402
-from CycleINRLib.tasks.samples import SampleConfig, Scan, draw_batch  # noqa: E402
+from CycleINRLib.training.objective import (  # noqa: E402  # noqa: E402
+    Objective,
+    charbonnier,
+    gain_db,
+    gradient_difference,
+    noise_difference,
+    predict,
+)
+from CycleINRLib.training.patches import SampleConfig, Scan, draw_batch  # noqa: E402
 
 SAMPLES = SampleConfig(slices=6, crop=32, margin=4, places=4, z_scale=(1.5, 3.5))
 NETWORK = NetworkConfig(channels=16, blocks=2, codes=8, hidden=16, key=4)

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from CycleINRLib.cli import main
-from CycleINRLib.collection import find_scans, read_volume
+from CycleINRLib.cli.main import main
 from CycleINRLib.errors import RequestError, VolumeError
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
+from CycleINRLib.io.discover import find_scans, read_volume
 from CycleINRLib.io.files import write
 from CycleINRLib.io.packs import read_pack, smallest, write_pack
 
@@ -169,8 +169,8 @@ def test_facts_that_are_no_json_are_refused(packed, tmp_path):
 def test_samples_from_a_pack_are_those_from_the_files(data, tmp_path, mr_thin):
     """Of thin scans, and of an anisotropic one that is filled where it is looked at."""
     torch = pytest.importorskip("torch", reason="training needs torch")
-    from CycleINRLib.tasks.samples import SampleConfig, draw_batch
-    from CycleINRLib.trainer import read_scan
+    from CycleINRLib.cli.train import read_scan
+    from CycleINRLib.training.patches import SampleConfig, draw_batch
 
     matrix = np.array(mr_thin.geometry.ijk_to_ras)
     matrix[:3, 2] *= 4
@@ -190,9 +190,9 @@ def test_samples_from_a_pack_are_those_from_the_files(data, tmp_path, mr_thin):
 
 DRAW = """
 import sys
-from CycleINRLib.collection import find_scans
-from CycleINRLib.tasks.samples import SampleConfig, draw_batch
-from CycleINRLib.trainer import read_scan
+from CycleINRLib.io.discover import find_scans
+from CycleINRLib.training.patches import SampleConfig, draw_batch
+from CycleINRLib.cli.train import read_scan
 scans = [read_scan(place, facts["modality"]) for place, facts in find_scans([__import__("pathlib").Path(sys.argv[1])])]
 if sys.argv[2] == "read":
     import dataclasses, numpy

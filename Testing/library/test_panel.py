@@ -6,8 +6,8 @@ import pytest
 
 from CycleINRLib.errors import Cancelled, CycleINRError, ResourceError
 from CycleINRLib.events import Finished, Progress, Warned
-from CycleINRLib.panel import APPLY, CANCEL, Panel, State
-from CycleINRLib.readout import Compared
+from CycleINRLib.panel.readout import Compared
+from CycleINRLib.panel.state import APPLY, CANCEL, Panel, State
 
 REPORT = {
     "output": {"dimensions": [512, 512, 197], "spacing_mm": [0.7, 0.7, 0.714]},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HELD_MB = 300
-CHILD = "from CycleINRLib.tasks.upsample import peak_memory_mb; print(peak_memory_mb())"
+CHILD = "from CycleINRLib.upsampling.upsample import peak_memory_mb; print(peak_memory_mb())"
 PARENT = f"""
 import subprocess, sys
 held = b"x" * ({HELD_MB} * 2**20)

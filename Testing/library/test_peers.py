@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import CycleINRLib as cycleinr
+from CycleINRLib.evaluation.case import Case, Protocol
 from CycleINRLib.imaging.geometry import Geometry
-from CycleINRLib.tasks.evaluate import Case, Protocol
 
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -127,7 +127,7 @@ class Bend(torch.nn.Module):
 
 
 def test_training_by_the_clock_comes_nearer_to_the_truth_than_linear_interpolation(monkeypatch: pytest.MonkeyPatch):
-    from CycleINRLib.tasks.samples import Scan
+    from CycleINRLib.training.patches import Scan
 
     seconds = iter(range(10**6))
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
@@ -148,7 +148,7 @@ def test_training_by_the_clock_comes_nearer_to_the_truth_than_linear_interpolati
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_loss_reaches_every_weight_of_a_peer(name: str):
-    from CycleINRLib.trainer import read_scan
+    from CycleINRLib.cli.train import read_scan
 
     network = untied(name)
     batch = training.draw_batch([read_scan(DATA / "mr_thin.nrrd", "MR")], training.SampleConfig(crop=16), 1, 0, 0)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from CycleINRLib import pictures
 from CycleINRLib.errors import MissingPackageError, RequestError, ResourceError
 from CycleINRLib.imaging.geometry import AXES, Geometry
-from CycleINRLib.imaging.metrics import noise_readout
+from CycleINRLib.imaging.noise import noise_readout
 from CycleINRLib.imaging.volume import Volume
+from CycleINRLib.pictures import planes as pictures
 
 SHAPE = (5, 6, 7)
 SPACING_MM = (4.0, 0.9, 0.7)

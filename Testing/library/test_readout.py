@@ -9,10 +9,10 @@ from CycleINRLib.events import Progress
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.jobs import UpsampleJob
-from CycleINRLib.readout import duration, information, percent, progress_text, readout, size
-from CycleINRLib.tasks.aim import plan
-from CycleINRLib.tasks.speed import HALO, START_S, Speed
-from CycleINRLib.tasks.texture import most_of
+from CycleINRLib.panel.readout import duration, information, percent, progress_text, readout, size
+from CycleINRLib.upsampling.plan import plan
+from CycleINRLib.upsampling.speed import HALO, START_S, Speed
+from CycleINRLib.upsampling.texture import most_of
 
 REPORT = {
     "output": {"dimensions": [512, 512, 197], "spacing_mm": [0.7, 0.7, 0.714]},

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from CycleINRLib.errors import RequestError
-from CycleINRLib.tasks.realism import (
+from CycleINRLib.adapting.realism import (
     Sample,
     classifier_auc,
     compare,
@@ -20,6 +19,7 @@ from CycleINRLib.tasks.realism import (
     realism,
     spectrum,
 )
+from CycleINRLib.errors import RequestError
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_comparing_a_sample_with_itself_finds_nothing():
 
 def test_the_picture_shows_slices_and_curves(slices, of_itself, tmp_path):
     pytest.importorskip("matplotlib")
-    from CycleINRLib.realism_pictures import realism_picture
+    from CycleINRLib.pictures.synthetic import realism_picture
 
     path = realism_picture(tmp_path / "real.png", slices[::2], slices[:59], 2.0, "MR", of_itself, spacing_mm=(1, 1.5))
     from matplotlib.image import imread

@@ -10,8 +10,8 @@ vtk = pytest.importorskip("vtk")
 pytest.importorskip("slicer.util")
 
 from CycleINRLib.errors import RequestError  # noqa: E402
-from CycleINRLib.io import region  # noqa: E402
-from CycleINRLib.io.mrml import volume_from_node  # noqa: E402
+from CycleINRLib.scene import region  # noqa: E402
+from CycleINRLib.scene.volumes import volume_from_node  # noqa: E402
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from CycleINRLib import __version__
-from CycleINRLib.cli import main
+from CycleINRLib.cli.main import main
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.io.files import write
 from CycleINRLib.jobs import UpsampleJob

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from CycleINRLib import launcher
+from CycleINRLib.child import launcher
+from CycleINRLib.child.run import Run, result_volume
 from CycleINRLib.errors import Cancelled, CycleINRError, ResourceError
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
-from CycleINRLib.runs import Run, result_volume
 
 FAKE = Path(__file__).resolve().parents[1] / "module" / "fake_job.py"
 JOB = {"task": "upsample", "z_scale": 2.0}

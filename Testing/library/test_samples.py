@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training samples need torch")
 
-from CycleINRLib.imaging.baselines import base_weights  # noqa: E402
 from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
-from CycleINRLib.tasks.samples import Places, SampleConfig, Scan, draw_batch  # noqa: E402
+from CycleINRLib.imaging.interpolation import base_weights  # noqa: E402
+from CycleINRLib.training.patches import Places, SampleConfig, Scan, draw_batch  # noqa: E402
 
 SAMPLES = SampleConfig(slices=6, crop=24, margin=4, places=4, z_scale=(1.5, 3.5))
 PLAIN = dataclasses.replace(SAMPLES, in_plane_share=0.0, smooth_share=0.0, contrast_share=0.0, noise_share=0.0)

@@ -12,13 +12,13 @@ torch = pytest.importorskip("torch", reason="the network needs torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import RequestError  # noqa: E402
-from CycleINRLib.imaging.baselines import cubic_weights  # noqa: E402
+from CycleINRLib.imaging.interpolation import cubic_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
-from CycleINRLib.tasks import selfcheck  # noqa: E402
-from CycleINRLib.tasks.aim import plan  # noqa: E402
-from CycleINRLib.tasks.engine import Engine  # noqa: E402
-from CycleINRLib.tasks.selfcheck import Dropped  # noqa: E402
+from CycleINRLib.upsampling import gain as selfcheck  # noqa: E402
+from CycleINRLib.upsampling.engine import Engine  # noqa: E402
+from CycleINRLib.upsampling.gain import Dropped  # noqa: E402
+from CycleINRLib.upsampling.plan import plan  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +190,10 @@ def test_a_gain_outside_0_to_1_is_refused(gain):
 
 
 def test_the_shell_asks_for_a_gain(capsys, tmp_path):
-    from CycleINRLib.cli import build_parser, main
+    from CycleINRLib.cli.main import build_parser, main
 
-    assert build_parser().parse_args(["upsample", "a.nrrd", "b.nrrd", "--gain", "0.5"]).gain == 0.5
-    assert build_parser().parse_args(["upsample", "a.nrrd", "b.nrrd"]).gain is None
+    assert build_parser("upsample").parse_args(["upsample", "a.nrrd", "b.nrrd", "--gain", "0.5"]).gain == 0.5
+    assert build_parser("upsample").parse_args(["upsample", "a.nrrd", "b.nrrd"]).gain is None
     assert main(["upsample", "a.nrrd", str(tmp_path / "b.nrrd"), "--gain", "2"]) == 2
     assert "gain must lie between 0 and 1" in capsys.readouterr().err
 

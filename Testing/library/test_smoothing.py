@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from CycleINRLib.imaging.smoothing import smoothed, widened
+from CycleINRLib.upsampling.smoothing import smoothed, widened
 
 
 def test_the_finest_pattern_vanishes_and_a_ramp_stays():

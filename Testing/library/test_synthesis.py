@@ -11,20 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
+from CycleINRLib.adapting.residuals import Residual, Residuals  # noqa: E402
+from CycleINRLib.adapting.synthesis import Codes, SynthesisConfig, draw_patches, synthesize, train_vae  # noqa: E402
 from CycleINRLib.errors import Cancelled, ModelError, RequestError, VolumeError  # noqa: E402
 from CycleINRLib.events import Progress  # noqa: E402
-from CycleINRLib.imaging import metrics  # noqa: E402
-from CycleINRLib.imaging.baselines import base_weights, linear_weights  # noqa: E402
+from CycleINRLib.imaging import accuracy, noise  # noqa: E402
 from CycleINRLib.imaging.intensity import IntensityScale  # noqa: E402
+from CycleINRLib.imaging.interpolation import base_weights, linear_weights  # noqa: E402
 from CycleINRLib.network.vae import VAE, VAEConfig  # noqa: E402
-from CycleINRLib.tasks.residuals import Residual, Residuals  # noqa: E402
-from CycleINRLib.tasks.synthesis import (  # noqa: E402
-    Codes,
-    SynthesisConfig,
-    draw_patches,
-    synthesize,
-    train_vae,
-)
 
 CONFIG = SynthesisConfig(
     network=VAEConfig(codes=6, channels=16, blocks=1), steps=12, batch=2, crop=32, warmup=2, save_every=5, log_every=4
@@ -138,11 +132,11 @@ def test_the_configuration_is_ready_for_json():
 def test_a_synthetic_volume_has_all_places_the_unit_and_the_range_of_the_scan(thick_mr, volume):
     assert volume.shape == (50, 64, 64) and volume.dtype == np.float32  # floor(14 * 3.5) + 1
     assert volume.min() >= thick_mr.values.min() and volume.max() <= thick_mr.values.max()
-    assert metrics.psnr(volume[::7], thick_mr.values[::2], "MR") > 20
+    assert accuracy.psnr(volume[::7], thick_mr.values[::2], "MR") > 20
 
 
 def test_synthetic_slices_have_the_noise_of_the_acquired_ones(thick_mr, volume):
-    readout = metrics.noise_readout(thick_mr.values, volume, 3.5, "MR", threads=1)
+    readout = noise.noise_readout(thick_mr.values, volume, 3.5, "MR", threads=1)
     assert 0.9 < readout["noise_ratio"] < 1.1
     assert readout["snli_detrended"]["output"] < 0.5 * readout["snli_detrended"]["linear"]
 
@@ -150,7 +144,7 @@ def test_synthetic_slices_have_the_noise_of_the_acquired_ones(thick_mr, volume):
 def test_decoding_alone_loses_noise(thick_mr, trained):
     scale = IntensityScale.of(thick_mr.values, "MR").scale
     plain = decoded(thick_mr.values, trained, scale, base_weights(np.arange(29) / 2, 15, 1.0, 0.5))
-    assert metrics.noise_readout(thick_mr.values, plain, 2.0, "MR", threads=1)["noise_ratio"] < 0.8
+    assert noise.noise_readout(thick_mr.values, plain, 2.0, "MR", threads=1)["noise_ratio"] < 0.8
 
 
 def test_a_mix_that_knows_the_thickness_is_nearer_to_the_thin_slices(thick_mr, mr_thin, trained):
@@ -159,7 +153,7 @@ def test_a_mix_that_knows_the_thickness_is_nearer_to_the_thin_slices(thick_mr, m
     wanted, places = mr_thin.values[6:54].astype(np.float32), (np.arange(6, 54) - 1.5) / 4
     known = decoded(thick_mr.values, trained, scale, base_weights(places, 15, 1.0, 0.25))
     published = decoded(thick_mr.values, trained, scale, linear_weights(places, 15))
-    assert metrics.psnr(known, wanted, "MR") > metrics.psnr(published, wanted, "MR")
+    assert accuracy.psnr(known, wanted, "MR") > accuracy.psnr(published, wanted, "MR")
 
 
 def test_without_a_ratio_two_neighbors_are_mixed_by_distance(trained):

@@ -10,12 +10,12 @@ torch = pytest.importorskip("torch", reason="the network needs torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import Cancelled  # noqa: E402
+from CycleINRLib.evaluation.case import Case, Protocol  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
-from CycleINRLib.tasks import preview as tasks_preview  # noqa: E402
-from CycleINRLib.tasks.aim import plan  # noqa: E402
-from CycleINRLib.tasks.engine import Engine  # noqa: E402
-from CycleINRLib.tasks.evaluate import Case, Protocol  # noqa: E402
-from CycleINRLib.tasks.texture import ALLOWED, settle_texture  # noqa: E402
+from CycleINRLib.upsampling import preview as tasks_preview  # noqa: E402
+from CycleINRLib.upsampling.engine import Engine  # noqa: E402
+from CycleINRLib.upsampling.plan import plan  # noqa: E402
+from CycleINRLib.upsampling.texture import ALLOWED, settle_texture  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 
 from CycleINRLib.errors import Cancelled, ModelError, RequestError  # noqa: E402
 from CycleINRLib.network.model import NetworkConfig  # noqa: E402
-from CycleINRLib.tasks.ranks import Ranks  # noqa: E402
-from CycleINRLib.tasks.runstate import forget_after, log  # noqa: E402
-from CycleINRLib.tasks.samples import SampleConfig, Scan  # noqa: E402
-from CycleINRLib.tasks.train import Pace, TrainConfig, learning_rate, train, validate  # noqa: E402
+from CycleINRLib.training.checkpoint import forget_after, log  # noqa: E402
+from CycleINRLib.training.patches import SampleConfig, Scan  # noqa: E402
+from CycleINRLib.training.ranks import Ranks  # noqa: E402
+from CycleINRLib.training.train import Pace, TrainConfig, learning_rate, train, validate  # noqa: E402
 
 SAMPLES = SampleConfig(slices=5, crop=24, margin=4, places=4, z_scale=(1.5, 3.5))
 CONFIG = TrainConfig(
@@ -157,7 +157,7 @@ def test_processes_that_draw_give_the_batches_of_the_thread(scans):
     """From any step on, in order; they end with the generator."""
     import multiprocessing
 
-    from CycleINRLib.tasks.train import _batches, _Steps
+    from CycleINRLib.training.train import _batches, _Steps
 
     steps = _Steps(scans, CONFIG, range(2))
     by_thread, by_processes = (_batches(steps, 3, workers) for workers in (0, 1))

@@ -16,14 +16,14 @@ import train_child
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from CycleINRLib import trainer  # noqa: E402
-from CycleINRLib.cli import main  # noqa: E402
-from CycleINRLib.curves import read_log  # noqa: E402
+from CycleINRLib.cli import train as trainer  # noqa: E402
+from CycleINRLib.cli.main import main  # noqa: E402
+from CycleINRLib.cli.train import find_scans, read_scan  # noqa: E402
 from CycleINRLib.errors import RequestError, VolumeError  # noqa: E402
 from CycleINRLib.io.files import write  # noqa: E402
 from CycleINRLib.modelcard import read_card  # noqa: E402
 from CycleINRLib.network import model  # noqa: E402
-from CycleINRLib.trainer import find_scans, read_scan  # noqa: E402
+from CycleINRLib.pictures.training import read_log  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = model.NetworkConfig(channels=8, blocks=1, codes=4, hidden=8, key=4)
@@ -108,7 +108,7 @@ def test_a_folder_without_thin_scans_is_refused_before_anything_is_written(tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_a_polite_kill_save_the_state_and_end_with_130(number, data, tmp_path, monkeypatch):
-    from CycleINRLib.tasks import train as loop
+    from CycleINRLib.training import train as loop
 
     monkeypatch.setitem(model.CONFIGS, "light", TINY)
     draw = loop.draw_batch
@@ -216,7 +216,7 @@ def test_a_schedule_that_fits_needs_minutes_and_ends_with_them(data, tmp_path, t
 
 
 def test_without_matplotlib_a_sentence_stands_for_the_picture(data, tmp_path, tiny_runs, monkeypatch, capsys):
-    from CycleINRLib import curves
+    from CycleINRLib.pictures import training as curves
 
     monkeypatch.setattr(curves.importlib.util, "find_spec", lambda name: None)
     assert train(data, tmp_path / "m.safetensors") == 0

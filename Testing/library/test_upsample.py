@@ -18,9 +18,9 @@ from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
 from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
-from CycleINRLib.tasks import engine as task  # noqa: E402
-from CycleINRLib.tasks.aim import plan  # noqa: E402
-from CycleINRLib.tasks.speed import START_S, expected_seconds  # noqa: E402
+from CycleINRLib.upsampling import engine as task  # noqa: E402
+from CycleINRLib.upsampling.plan import plan  # noqa: E402
+from CycleINRLib.upsampling.speed import START_S, expected_seconds  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from CycleINRLib.words import tr
+from CycleINRLib.panel.translate import tr
 
 GERMAN = {
     "Apply": "Anwenden",

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from CycleINRLib.cli import build_parser
+from CycleINRLib.cli.main import build_parser
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from typing import Any
 def tiny(configuration: Callable[[Namespace], Any]) -> Callable[[Namespace], Any]:
     """The configuration of a short run: states after 5, 10, ... steps, a line of log after each second one."""
     from CycleINRLib.network.model import NetworkConfig
-    from CycleINRLib.tasks.samples import SampleConfig
+    from CycleINRLib.training.patches import SampleConfig
 
     parts = {
         "network": NetworkConfig(channels=8, blocks=1, codes=4, hidden=8, key=4),
@@ -35,7 +35,7 @@ def tiny(configuration: Callable[[Namespace], Any]) -> Callable[[Namespace], Any
 
 def kill_after(step: int) -> None:
     """No signal handler, no `finally`: the process is gone once that step is logged."""
-    from CycleINRLib.tasks import train
+    from CycleINRLib.training import train
 
     log = train.log
 
@@ -54,8 +54,8 @@ if __name__ == "__main__":
         sys.modules.update(dict.fromkeys(("scipy", "SimpleITK", "pydicom", "vtk", "slicer", "matplotlib")))
     import torch
 
-    from CycleINRLib import trainer
-    from CycleINRLib.cli import main
+    from CycleINRLib.cli import train as trainer
+    from CycleINRLib.cli.main import main
 
     torch.set_num_threads(1)
     trainer._configuration = tiny(trainer._configuration)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import standins  # noqa: E402
 
-from CycleINRLib import launcher  # noqa: E402
+from CycleINRLib.child import launcher  # noqa: E402
 
 FAKE = Path(__file__).with_name("fake_job.py")
 
@@ -23,7 +23,7 @@ FAKE = Path(__file__).with_name("fake_job.py")
 def a_scene(tmp_path):
     """A HeadlessScene, which is also slicer.mrmlScene."""
     pytest.importorskip("slicer", reason="needs slicer-core")
-    from CycleINRLib.io.scene import HeadlessScene
+    from CycleINRLib.scene.headless import HeadlessScene
 
     folder = tmp_path / "scene"
     folder.mkdir()

@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
 
 def open_panel(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Any, Any, standins.Application]:
     """The panel with the scan chosen, as a user finds it."""
-    from CycleINRLib.io.scene import HeadlessScene
+    from CycleINRLib.scene.headless import HeadlessScene
 
     for name in ("scene", "temporary"):
         (folder / name).mkdir()

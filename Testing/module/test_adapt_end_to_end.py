@@ -14,10 +14,10 @@ import pytest
 from driving import assert_gone, cancelled, finish, left_behind, run_until, volumes
 from standins import MODULE
 
-from CycleINRLib import launcher
+from CycleINRLib.child import launcher
 from CycleINRLib.errors import CycleINRError, ModelError, ResourceError
 from CycleINRLib.events import Progress
-from CycleINRLib.panel import State
+from CycleINRLib.panel.state import State
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")
@@ -29,8 +29,8 @@ LONGEST_S = 600.0  # of one adaptation of a few steps on a busy machine
 CHILD = """
 import sys
 sys.path.insert(0, {path!r})
-from CycleINRLib.cli import entry
-from CycleINRLib.tasks import adapt
+from CycleINRLib.cli.main import entry
+from CycleINRLib.adapting import adapt
 {change}
 sys.exit(entry())
 """

@@ -14,10 +14,10 @@ import pytest
 from driving import assert_gone, finish, left_behind, run_until, volumes
 from fake_job import LIGHT
 
-from CycleINRLib import launcher
+from CycleINRLib.child import launcher
 from CycleINRLib.errors import Cancelled, CycleINRError, RequestError, ResourceError, VolumeError
 from CycleINRLib.modelcard import read_card
-from CycleINRLib.panel import State
+from CycleINRLib.panel.state import State
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")

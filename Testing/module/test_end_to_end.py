@@ -14,18 +14,18 @@ import pytest
 from driving import cancelled
 from standins import MODULE
 
-from CycleINRLib import launcher
+from CycleINRLib.child import launcher
 from CycleINRLib.errors import CycleINRError, ModelError, ResourceError
 from CycleINRLib.events import Progress
 from CycleINRLib.imaging.volume import Volume
-from CycleINRLib.panel import State
+from CycleINRLib.panel.state import State
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("safetensors", reason="needs safetensors")
 
-from CycleINRLib.io.mrml import volume_from_node  # noqa: E402
+from CycleINRLib.scene.volumes import volume_from_node  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -173,8 +173,8 @@ def test_a_bad_weight_file_is_told_by_the_real_child(the_module, a_ct, tmp_path,
 NO_MEMORY = f"""
 import sys
 sys.path.insert(0, {str(MODULE.parents[1])!r})
-from CycleINRLib.cli import entry
-from CycleINRLib.tasks.engine import Engine
+from CycleINRLib.cli.main import entry
+from CycleINRLib.upsampling.engine import Engine
 def refuse(*_):
     raise MemoryError("Unable to allocate 9.0 GiB")
 Engine._slab = refuse

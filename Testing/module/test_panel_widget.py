@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from driving import assert_gone, finish, left_behind, rows, run_until, volumes
 
-from CycleINRLib import launcher
+from CycleINRLib.child import launcher
 from CycleINRLib.errors import Cancelled, CycleINRError, RequestError, ResourceError, VolumeError
-from CycleINRLib.panel import State
+from CycleINRLib.panel.state import State
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")

@@ -14,7 +14,11 @@ from standins import MODULE
 
 SOURCES = sorted(MODULE.parent.rglob("*.py"))
 LIBRARY = MODULE.parents[1] / "CycleINRLib"
-SPOKEN = [*SOURCES, LIBRARY / "panel.py", LIBRARY / "readout.py"]  # all that words what the panel shows
+SPOKEN = [
+    *SOURCES,
+    LIBRARY / "panel" / "state.py",
+    LIBRARY / "panel" / "readout.py",
+]  # all that words what the panel shows
 UI = ElementTree.parse(MODULE.parent / "Resources" / "UI" / "CycleINR.ui").getroot()
 WORDS = re.compile(r"[A-Za-z]{2,}[,:;.…]? [A-Za-z(]")  # two words: a text, no name and no Qt signature
 SHOWN = ("text", "toolTip", "noneDisplay", "title", "windowTitle", "placeholderText")  # properties that a user reads

@@ -24,11 +24,11 @@ import numpy as np
 from scipy.interpolate import make_interp_spline
 
 import CycleINRLib as cycleinr
-from CycleINRLib.imaging.baselines import cubic_weights
+from CycleINRLib.evaluation.case import Case
 from CycleINRLib.imaging.geometry import Geometry
+from CycleINRLib.imaging.interpolation import cubic_weights
 from CycleINRLib.imaging.profile import profile_weights
 from CycleINRLib.imaging.volume import Volume
-from CycleINRLib.tasks.evaluate import Case
 
 PARAMETERS = 15_092_420  # at z-scale 4; 2305 for each whole step of the z-scale, so 15.09 M from 2 to 5
 BATCH = 16  # patches a step; at its own 128, a budget of minutes would be a handful of steps

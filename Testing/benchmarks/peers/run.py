@@ -30,11 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # runs from a bare
 import numpy as np
 
 import CycleINRLib as cycleinr
-from CycleINRLib.collection import find_scans
+from CycleINRLib.cli.train import read_scan
+from CycleINRLib.evaluation import score as ev
+from CycleINRLib.evaluation.case import Case, Protocol, central_block
 from CycleINRLib.imaging.intensity import IntensityScale
 from CycleINRLib.imaging.volume import guess_modality
-from CycleINRLib.tasks import evaluate as ev
-from CycleINRLib.trainer import read_scan
+from CycleINRLib.io.discover import find_scans
 from peers import eclare, training
 
 CASES = (
@@ -94,11 +95,11 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 # --- cases --------------------------------------------------------------------------------------------------------
-def case_of(text: str, folder: Path, crop: int) -> ev.Case:
+def case_of(text: str, folder: Path, crop: int) -> Case:
     """From "SCAN:Z:PROFILE" or "SCAN:Z:PROFILE:RATIO"; exits with one line where it cannot be."""
     try:
         scan, z_scale, profile, *ratio = text.split(":")
-        protocol = ev.Protocol(float(z_scale), profile, *map(float, ratio))
+        protocol = Protocol(float(z_scale), profile, *map(float, ratio))
     except (ValueError, TypeError):
         sys.exit(f"peers: {text!r} is no case: write SCAN:Z:PROFILE, such as mr_brain:4:gaussian")
     path = next((path for path in sorted(folder.iterdir()) if _named(path, scan)), None)
@@ -107,7 +108,7 @@ def case_of(text: str, folder: Path, crop: int) -> ev.Case:
     volume = cycleinr.read(path)
     named = {"ct_": "CT", "mr_": "MR"}.get(scan[:3].lower())  # a block out of a head holds no air to tell it by
     volume = replace(volume, name=scan, modality=named or guess_modality(volume), slice_axis="k")
-    return ev.Case.of(ev.central_block(volume, crop) if crop else volume, protocol)
+    return Case.of(central_block(volume, crop) if crop else volume, protocol)
 
 
 def _named(path: Path, scan: str) -> bool:
@@ -156,7 +157,7 @@ def _trained(name: str, scans: list[Any], asked: argparse.Namespace) -> Rival:
 def peer(network: Any) -> ev.Method:
     """A trained peer as a method: the thick slices in, slices at the target positions out, rounded as the scan is."""
 
-    def run(case: ev.Case) -> Iterator[np.ndarray]:
+    def run(case: Case) -> Iterator[np.ndarray]:
         import torch
 
         source = np.asarray(case.source.values, np.float32)
@@ -174,14 +175,14 @@ class EclareRun:
         self.asked = asked
         self.result: eclare.Result | None = None  # of the latest case
 
-    def __call__(self, case: ev.Case) -> Iterator[np.ndarray]:
+    def __call__(self, case: Case) -> Iterator[np.ndarray]:
         asked = self.asked
         folder = asked.work / f"eclare_{asked.patches}" / f"{case.name}_{case.source.values.shape[2]}"
         self.result = eclare.run(case, asked.eclare, folder, asked.patches, asked.threads)
         yield as_stored(self.result.values, case)
 
 
-def as_stored(values: np.ndarray, case: ev.Case) -> np.ndarray:
+def as_stored(values: np.ndarray, case: Case) -> np.ndarray:
     """Rounded and clipped to the scan's type, as CycleINR's own result is."""
     kind = case.source.values.dtype
     if kind.kind not in "iu":
@@ -219,7 +220,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     rows = ["| scan | thick slices | method | " + " | ".join(title for title, *_ in COLUMNS) + " | parameters |"]
     rows.append("|" + " --- |" * (len(COLUMNS) + 4))
     for line in lines:
-        protocol = ev.Protocol(line["z_scale"], line["profile"], line["ratio"])
+        protocol = Protocol(line["z_scale"], line["profile"], line["ratio"])
         rows.append(_row([line["scan"], str(protocol), line["method"]], line))
     cases = {line["case"] for line in lines}
     for method in dict.fromkeys(line["method"] for line in lines):

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from CycleINRLib.modelcard import ModelCard, read_header
 from CycleINRLib.network.model import CONFIGS, CycleINR
 from CycleINRLib.network.weights import load_model, save_model
-from CycleINRLib.tasks.samples import Batch, SampleConfig, Scan, draw_batch
-from CycleINRLib.tasks.train import TrainConfig
+from CycleINRLib.training.patches import Batch, SampleConfig, Scan, draw_batch
+from CycleINRLib.training.train import TrainConfig
 
 from .arssr import ArSSRStyle
 from .sainr import SAINRStyle

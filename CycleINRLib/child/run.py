@@ -1,0 +1,199 @@
+"""One job in a child process, arrays handed over and back (floor 4): the caller's handle of design section 4.3.
+
+    run = Run({"task": "upsample", "z_scale": 4}, volume, finish)
+    while not run.done: ...            # or run.wait()
+    outcome = run.result()             # what `finish` made of the child's files
+
+The hand-over folder lives from the start to `result` or `discard`. One thread owns a run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import Cancelled, CycleINRError, ResourceError
+from ..events import Event
+from ..imaging.geometry import Geometry
+from ..imaging.volume import Volume
+from .launcher import launch
+from .worker import volume_facts
+
+KILL_WAIT_S = 5.0
+
+
+class Run:
+    """A job that was started.
+
+    Parameters
+    ----------
+    job : "task" and what it asks for, as the `to_json` of a job writes it
+    volume : the source, or a sequence of them for a task that takes several (adapt); the values are copied into the
+        hand-over folder before this returns; None for task "check"
+    finish : called once with (folder, facts of result.json) on the thread that asks for the result
+    home : where the hand-over folder is made; None: the system's temporary folder
+    on_close : called with the run when its folder is removed
+    beside : what job.json tells beside the job, such as the "planes" of a preview
+
+    Raises
+    ------
+    ResourceError : the hand-over folder cannot be written
+    CycleINRError : the child cannot be started
+    """
+
+    def __init__(
+        self,
+        job: dict[str, Any],
+        volume: Volume | Sequence[Volume] | None,
+        finish: Callable[[Path, dict[str, Any]], Any],
+        home: str | Path | None = None,
+        on_close: Callable[[Run], None] | None = None,
+        beside: dict[str, Any] | None = None,
+    ) -> None:
+        self._finish, self._on_close = finish, on_close
+        self._outcome: Any = None
+        self._error: CycleINRError | None = None
+        self._finished = False
+        self._folder = _hand_over(job, volume, home, beside)
+        try:
+            self._child = launch(self._folder)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    @property
+    def done(self) -> bool:
+        """Whether the job has ended and `result` can be asked for."""
+        return self._finished or self._child.done
+
+    @property
+    def log(self) -> str:
+        """The last lines that the child said beside its events."""
+        return "\n".join(self._child.log)
+
+    def poll(self) -> list[Event]:
+        """The events since the last call, without waiting."""
+        return self._child.poll()
+
+    def cancel(self) -> None:
+        """Asks the child to stop; it is ended by force where it does not."""
+        self._child.cancel()
+
+    def discard(self, why: str = "Cancelled") -> None:
+        """Ends the job at once; `result` then raises Cancelled."""
+        if not self._finished:
+            self._child.kill()
+            self._child.wait(KILL_WAIT_S)
+            self._close(error=Cancelled(why))
+
+    def wait(self, progress: Callable[[Event], None] | None = None) -> Any:
+        """Blocks until the end and gives `result`; Ctrl-C ends the job."""
+        try:
+            while not self.done:
+                self._tell(progress)
+                time.sleep(0.05)
+            self._tell(progress)
+        except BaseException:
+            self.discard()
+            raise
+        return self.result()
+
+    def result(self) -> Any:
+        """What `finish` made; the same at every call.
+
+        Raises
+        ------
+        CycleINRError : why there is no result; Cancelled where it was stopped; also while the job is still running
+        """
+        if not self._finished:
+            if not self._child.done:
+                raise CycleINRError("The job is still running", f"process {self._child.pid}", "wait until it is done")
+            self._conclude()
+        if self._error is not None:
+            raise self._error
+        return self._outcome
+
+    def _conclude(self) -> None:
+        try:
+            outcome = self._finish(self._folder, self._child.result())
+        except CycleINRError as error:
+            self._close(error=error)
+        except BaseException as error:
+            self._close(error=CycleINRError("The result cannot be used", f"{type(error).__name__}: {error}"))
+            raise
+        else:
+            self._close(outcome)
+
+    def _tell(self, progress: Callable[[Event], None] | None) -> None:
+        for event in self.poll():
+            if progress is not None:
+                progress(event)
+
+    def _close(self, outcome: Any = None, error: CycleINRError | None = None) -> None:
+        self._finished, self._outcome, self._error = True, outcome, error
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._on_close is not None:
+            self._on_close(self)
+
+
+def result_volume(folder: Path, facts: dict[str, Any]) -> Volume:
+    """The Volume that the child wrote: output.npy at the place that result.json tells."""
+    return _read_volume(folder / "output.npy", facts["volume"])
+
+
+def result_planes(folder: Path, facts: dict[str, Any]) -> dict[str, Volume]:
+    """The planes of a preview, by name, each a Volume one row thick."""
+    return {name: _read_volume(folder / f"{name}.npy", place) for name, place in facts["volumes"].items()}
+
+
+def _read_volume(path: Path, place: dict[str, Any]) -> Volume:
+    values = np.load(path, allow_pickle=False)
+    optional = ("modality", "unit", "thickness_mm", "slice_axis")
+    return Volume(
+        values,
+        Geometry(values.shape, place["ijk_to_ras"]),
+        warnings=tuple(place.get("warnings") or ()),
+        name=place.get("name") or "volume",
+        **{name: place.get(name) for name in optional},
+    )
+
+
+def _hand_over(
+    job: dict[str, Any],
+    volume: Volume | Sequence[Volume] | None,
+    home: str | Path | None,
+    beside: dict[str, Any] | None,
+) -> Path:
+    """A fresh folder with job.json and the arrays; nothing stays where that fails."""
+    folder: Path | None = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="CycleINR-", dir=home))
+        facts = {**(beside or {}), "task": job["task"], "job": job, **_write_arrays(folder, volume)}
+        (folder / "job.json").write_text(json.dumps(facts), encoding="utf-8")
+        return folder
+    except BaseException as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            todo = "free some space, or choose another temporary folder"
+            raise ResourceError("The scan cannot be handed to the computing process", str(error), todo) from error
+        raise
+
+
+def _write_arrays(folder: Path, volume: Volume | Sequence[Volume] | None) -> dict[str, Any]:
+    """input.npy, or input_0.npy, input_1.npy, ... for a sequence; what job.json tells about them."""
+    if volume is None:
+        return {}
+    if isinstance(volume, Volume):
+        np.save(folder / "input.npy", volume.values, allow_pickle=False)
+        return {"volume": volume_facts(volume)}
+    for n, one in enumerate(volume):
+        np.save(folder / f"input_{n}.npy", one.values, allow_pickle=False)
+    return {"volumes": [volume_facts(one) for one in volume]}

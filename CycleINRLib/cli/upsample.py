@@ -1,0 +1,79 @@
+"""`cycleinr upsample`: one scan in, an isotropic volume and its report out (floor 5)."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from ..jobs import UpsampleJob
+from .console import Console, figure, place_of
+from .options import Parser, add_input, add_json, add_target, add_way, check_target
+from .outputs import Outputs
+
+if TYPE_CHECKING:
+    from ..imaging.volume import Volume
+
+
+def run(options: Namespace, console: Console) -> None:
+    """A finer volume from a file."""
+    check_target(options)
+    names = {field.name for field in fields(UpsampleJob)}
+    do_upsample(UpsampleJob(**{name: value for name, value in vars(options).items() if name in names}), console)
+
+
+def do_upsample(job: UpsampleJob, console: Console) -> None:
+    """A job with paths: check every output, read, compute, write, tell."""
+    outputs = Outputs.of(job)
+    outputs.check()
+    from ..io.files import read
+
+    source = read(outputs.inputs[0], series=job.series, frame=job.frame)
+    for message in source.warnings:
+        console.warn(message)
+    like = read(job.like).geometry if job.like else None
+    outputs.check(like or source.geometry)
+    from ..upsampling.upsample import upsample  # torch: not before the input is known to be good
+
+    result = upsample(source, job, like=like, progress=console.hear)
+    for message in result.report["warnings"]:
+        console.warn(message)
+    files = outputs.write(source, result.volume, result.report)
+    tell_result(source, result.volume, result.report, console)
+    for path in files:
+        console.say(f"written       {path}")
+    console.finish({**result.report, "files": list(files)} if console.way == "json" else result.report, files)
+
+
+def tell_result(source: Volume, output: Volume, report: dict[str, Any], console: Console) -> None:
+    """Geometry and noise before and after, for people."""
+    snli = report["snli"]
+    console.say(f"input         {place_of(source.geometry)}")
+    console.say(f"output        {place_of(output.geometry)}")
+    console.say(f"z-scale       {report['z_scale']:.4g} along {report['input']['slice_axis']}, {report['consistency']}")
+    console.say(
+        f"SNLI          input {figure(snli['input'])}, output {figure(snli['output'])}, "
+        f"linear {figure(snli['linear'])} (0: the same noise in every slice)"
+    )
+    console.say(f"noise ratio   {figure(report['noise_ratio'])} (1: the texture of the scan was kept)")
+    console.say(f"gain          {figure(report['gain'], 2)} (1: all of the network's correction is used)")
+    check = report.get("self_check")
+    if check:
+        console.say(
+            f"self-check    {figure(check['psnr_db'], 2)} dB, cubic {figure(check['psnr_cubic_db'], 2)} dB, "
+            f"cycle {figure(check['cycle_psnr_db'], 2)} dB"
+        )
+    console.say(f"model         {report['model']['name']} on {report['device']}, {report['seconds']:.1f} s")
+
+
+def add_options(parser: Parser) -> None:
+    """The options of this command."""
+    add_input(parser)
+    parser.add_argument("output", metavar="OUTPUT", help=".nrrd, .nii.gz or .mha file, or a folder with --dicom")
+    target = add_target(parser)
+    target.add_argument("--like", metavar="REF", help="fill the grid of this volume")
+    add_way(parser)
+    parser.add_argument("--report", metavar="FILE.json", help="write the report")
+    parser.add_argument("--picture", metavar="FILE.png", help="write a coronal comparison")
+    parser.add_argument("--dicom", action="store_true", help="write a DICOM series into the folder OUTPUT")
+    add_json(parser)

@@ -1,0 +1,1 @@
+"""Floor 4: every method on scans whose truth is known."""

@@ -1,0 +1,1 @@
+"""Floor 1: what the panel says and shows; no Qt, no scene."""

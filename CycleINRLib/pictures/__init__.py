@@ -1,0 +1,1 @@
+"""Floor 4: pictures of volumes and of training runs; matplotlib."""

@@ -1,0 +1,203 @@
+"""Each scan is its own examiner: acquired slices are dropped, predicted from the others and compared (floor 3).
+
+Every second acquired slice of a central block is dropped. With y the dropped slices, b the closed-form base and c the
+network's correction at their places, computed from the slices that are left,
+
+    gain = <c, y - b> / <c, c> in the body, clipped to [0, 1],
+
+the least squares fit: 1 where the network is right on this scan, 0 where the base alone is better. Noise of y does not
+bias it. The correction of the whole scan is multiplied by it, so that a scan unlike all that was trained on falls back
+to the base. It is fitted at texture 0; texture is added in full.
+
+The experiment sees slices twice as far apart as the scan's own. It is blind to a scan whose band ends at its slices'
+Nyquist frequency (zero-filled by the scanner): dropping slices folds the band, as skipping does, while nothing lies
+between the scan's own slices. The spectrum along z tells such scans (`imaging.spectrum`); for them the experiment is
+made with half of the band removed first, so that nothing is folded there either. The gain is the mean of both by their
+probability.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..events import Stopwatch
+from ..imaging.accuracy import psnr
+from ..imaging.consistency import KEEP_RATIO, Grid
+from ..imaging.intensity import BODY_CT_HU, BODY_MR, CT_RANGE_HU
+from ..imaging.interpolation import base_weights, cubic_weights
+from ..imaging.profile import profile_weights
+from ..imaging.spectrum import half_band, probability_of_detail, spectrum_along_z
+from ..jobs import UpsampleJob
+from .engine import Engine
+
+BLOCK = (48, 128, 128)  # slices, rows and columns at most, from the middle
+CYCLE_BLOCK = (48, 96, 96)  # the same for the cycle, which costs four times as much a voxel
+LEAST_KNOWN = 3  # slices that are left after dropping
+LEAST_BODY = 300  # voxels of body among the dropped ones
+LOW = 0.5  # gain below which it is said
+NEGLIGIBLE = 0.01  # probability of a band that ends at Nyquist, below which the second experiment is not made
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """Dropped slices (M, J, I) and what is known of them from the others, in the scan's unit.
+
+    truth : as acquired; base : closed-form interpolation; correction : the network's; cubic : B-spline interpolation
+    body : bool, the voxels that count; for CT without what is beyond its range
+    """
+
+    truth: np.ndarray
+    base: np.ndarray
+    correction: np.ndarray
+    cubic: np.ndarray
+    body: np.ndarray
+
+    @classmethod
+    def of(cls, engine: Engine, block: np.ndarray) -> Dropped | None:
+        """Drops every second slice of `block` (N, J, I); None for fewer than 5 slices."""
+        known, truth = block[::2], block[1::2]
+        if len(known) < LEAST_KNOWN:
+            return None
+        truth = truth[: len(known) - 1]
+        places = np.arange(len(truth)) + 0.5
+        grid = Grid(places, slice(0, len(places)), len(known), 0.5)
+        other = engine.of_every_second(known)
+        found = other.run(known, grid, rows=(0, known.shape[1]))[0]
+        weights = base_weights(places, len(known), other.aim.ratio, grid.step)
+        base = np.tensordot(weights.astype(np.float32), known, 1)
+        cubic = np.tensordot(cubic_weights(places, len(known)).astype(np.float32), known, 1)
+        return cls(truth, base, found - base, cubic, _body(engine, truth))
+
+    def gain(self) -> float:
+        """The least squares gain on the correction, in [0, 1]; 1 where there is nothing to fit."""
+        correction = self.correction[self.body].astype(np.float64)
+        power = float(correction @ correction)
+        if np.count_nonzero(self.body) < LEAST_BODY or power == 0:
+            return 1.0
+        missing = (self.truth - self.base)[self.body].astype(np.float64)
+        return float(np.clip(missing @ correction / power, 0, 1))
+
+    def decibels(self, gain: float, modality: str) -> dict[str, float | None]:
+        """PSNR of the dropped slices as predicted with `gain`, and by cubic B-spline, in dB."""
+        predicted = self.base + np.float32(gain) * self.correction
+        return {
+            "psnr_db": _rounded(psnr(predicted, self.truth, modality)),
+            "psnr_cubic_db": _rounded(psnr(self.cubic, self.truth, modality)),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What the dropped slices of a scan said; seconds is what it took."""
+
+    dropped: Dropped | None
+    seconds: float
+
+
+def settle_gain(engine: Engine, values: np.ndarray, job: UpsampleJob) -> Fit:
+    """Sets `engine.gain` for the scan (N, J, I): as the job asks, else as fitted; warns where it is below 0.5.
+
+    The experiment is made only where the gain is to be fitted or the job asks for the self-check. The same scan, job
+    and device give the same gain, whatever part of the scan is then computed.
+    """
+    start = time.monotonic()
+    if job.gain is not None:
+        engine.gain = float(job.gain)
+        if not job.self_check:
+            return Fit(None, 0.0)
+    watch = Stopwatch("self_check", 1, engine.progress)
+    block = central_block(values)
+    dropped = Dropped.of(engine, block)
+    if job.gain is None:
+        engine.gain = round(_fitted(engine, block, dropped), 4)
+        if engine.gain < LOW:
+            engine.warn(
+                f"Only {engine.gain:.0%} of the network's correction is used: on this scan it is no better than "
+                "interpolation, perhaps since the scanner interpolated the slices."
+            )
+    watch.step()
+    return Fit(dropped, time.monotonic() - start)
+
+
+def self_check(engine: Engine, values: np.ndarray, fit: Fit) -> dict[str, Any]:
+    """How far the scan itself bears out the network; no ground truth is needed.
+
+    Returns
+    -------
+    dict, None where the scan has too few slices:
+    psnr_db, psnr_cubic_db : every second acquired slice predicted from the others, by the network at texture 0 with
+        the gain in use, and by cubic B-spline; at twice the spacing of the scan, so both are lower than for the result
+    cycle_psnr_db : the cycle (`cycled`) against the acquired slices, without two at each end: what two passes leave of
+        them, at the gain and texture in use. Low where the result does not agree with itself. No measure of accuracy:
+        interpolation, which undoes itself almost, scores high whatever lies between the slices
+    """
+    block = central_block(values, CYCLE_BLOCK)
+    modality = engine.aim.modality
+    if fit.dropped is None:
+        return dict.fromkeys(("psnr_db", "psnr_cubic_db", "cycle_psnr_db"))
+    again = cycled(engine, block)[1:-1]
+    cycle = _rounded(psnr(again, block[2:-2], modality))
+    return {**fit.dropped.decibels(engine.gain, modality), "cycle_psnr_db": cycle}
+
+
+def cycled(engine: Engine, block: np.ndarray) -> np.ndarray:
+    """(N - 2, J, I): slices half-way between those of `block`, and from these alone the slices half-way again.
+
+    They lie where the inner slices of `block` lie. The remainder y - A x of one pass would be zero by construction
+    where acquired slices are kept; here no acquired slice meets itself again. Slices thicker than half their spacing
+    are averaged over the slice profile before the second pass, which the network expects.
+
+    Source: the cycle of CycleINR (Fang et al., CVPR 2024), at offset 1/2.
+    """
+    once = _half_way(engine.of_block(block), block)
+    return _half_way(engine.of_block(once), once)
+
+
+def _half_way(engine: Engine, values: np.ndarray) -> np.ndarray:
+    """(N - 1, J, I): slices between those of `values`, as thick as those."""
+    aim, count, rows = engine.aim, len(values), (0, values.shape[1])
+    if aim.ratio <= KEEP_RATIO:
+        grid = Grid(np.arange(count - 1) + 0.5, slice(0, count - 1), count, 0.5)
+        return engine.run(values, grid, rows=rows)[0]
+    extend = aim.consistency in ("project", "exact")
+    grid = Grid.of(count, 2.0, 2 * count - 1, aim.ratio, extend=extend)
+    thin = engine.run(values, grid, rows=rows)[0]
+    weights = profile_weights(2.0 * np.arange(count - 1) + 1, 2 * aim.ratio, len(thin), aim.profile)
+    return np.tensordot(weights.astype(np.float32), thin, 1)
+
+
+def _fitted(engine: Engine, block: np.ndarray, dropped: Dropped | None) -> float:
+    """The gain from one experiment, or from two where the band of the scan may end at its Nyquist frequency."""
+    if dropped is None:
+        return 1.0
+    detail = 1.0
+    if engine.aim.ratio <= KEEP_RATIO:  # a thick slice's profile makes the spectrum fall by itself
+        columns = np.mean(_body(engine, block), axis=0) > 0.5
+        if columns.any():
+            detail = probability_of_detail(spectrum_along_z(block, columns))
+    if 1 - detail < NEGLIGIBLE:
+        return dropped.gain()
+    without = Dropped.of(engine, half_band(block))
+    assert without is not None  # as many slices as before
+    return detail * dropped.gain() + (1 - detail) * without.gain()
+
+
+def central_block(values: np.ndarray, most: tuple[int, int, int] = BLOCK) -> np.ndarray:
+    """The middle of (N, J, I) `values`, at most so large, as float32."""
+    middle = (slice(max(0, (n - m) // 2), (n + min(n, m)) // 2) for n, m in zip(values.shape, most))
+    return np.ascontiguousarray(values[tuple(middle)], np.float32)
+
+
+def _body(engine: Engine, values: np.ndarray) -> np.ndarray:
+    """Bool of the shape of `values`: the body, and for CT no metal."""
+    if engine.aim.modality == "CT":
+        return (values > BODY_CT_HU) & (values < CT_RANGE_HU[1])
+    return values > BODY_MR * engine.scale.scale
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(float(value), 3)

@@ -1,0 +1,105 @@
+"""Single planes of the result across its slices, each computed alone: its rows and their halo (floor 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import RequestError
+from ..imaging.geometry import AXES, Geometry
+from ..imaging.slabs import slab_for_rows
+from ..imaging.volume import Volume
+from ..jobs import UpsampleJob
+from .engine import Engine
+from .gain import settle_gain
+from .plan import plan
+from .texture import settle_texture
+
+
+def preview(
+    volume: Volume, plane: str, at_mm: float | None = None, z_scale: float | None = None, **fields: Any
+) -> Volume:
+    """One plane of the result across its slices, alone: a Volume one row (or column) thick.
+
+    Parameters
+    ----------
+    plane : "coronal", "sagittal" or "axial", meaning the in-plane axis nearest to anterior-posterior, left-right or
+        superior-inferior; axial where the slices themselves are coronal or sagittal
+    at_mm : RAS coordinate of the plane along that direction, None: the middle
+    z_scale : as for `upsample`; further job fields as keywords
+
+    Raises
+    ------
+    RequestError : the plane is none of the three, lies outside the volume, or is parallel to the slices
+    """
+    ((_, made),) = previews(volume, {plane: at_mm}, z_scale, **fields)
+    return made
+
+
+def previews(
+    volume: Volume,
+    planes: Mapping[str, float | None],
+    z_scale: float | None = None,
+    *,
+    cancelled: Callable[[], bool] | None = None,
+    **fields: Any,
+) -> Iterator[tuple[str, Volume]]:
+    """Several planes as `preview` gives them, by name; gain and texture are fitted once for all of them.
+
+    Parameters
+    ----------
+    planes : place in mm of each plane, None: the middle
+    cancelled : asked between layers; true stops with Cancelled
+    """
+    job = UpsampleJob(z_scale=z_scale, **fields)
+    aim = plan(volume, job)
+    rows = {plane: _row_of(volume.geometry, aim.axis, plane, at_mm) for plane, at_mm in planes.items()}
+    source = volume.slices_first(aim.axis).values
+    engine = Engine.of(volume, job, aim, None, cancelled)
+    settle_gain(engine, source, job)
+    settle_texture(engine, source, job)
+    for plane, (name, row) in rows.items():
+        stored = np.moveaxis(engine.stored(_plane(engine, source, name, row)), 0, AXES.index(aim.axis))
+        first = [0, 0, 0]
+        first[AXES.index(name)] = row
+        geometry = aim.target.cropped((first[0], first[1], first[2]), stored.shape)
+        yield plane, dataclasses.replace(volume, values=stored, geometry=geometry, slice_axis=aim.axis)
+
+
+def _plane(engine: Engine, source: np.ndarray, name: str, row: int) -> np.ndarray:
+    """(M, 1, I) or (M, J, 1) float32: the row of (N, J, I) `source` across the in-plane axis `name`."""
+    if name == _in_plane(engine.aim.axis)[0]:
+        return engine.run(source, engine.aim.grid, rows=(row, row + 1))[0]
+    slab = slab_for_rows(row, row + 1, source.shape[2], engine.halo)
+    block = source[:, :, slab.read_first : slab.read_last]
+    return engine.run(block, engine.aim.grid, column=row - slab.read_first)[0]
+
+
+def _in_plane(axis: str) -> list[str]:
+    return [name for name in AXES if name != axis]
+
+
+def _row_of(geometry: Geometry, axis: str, plane: str, at_mm: float | None) -> tuple[str, int]:
+    """The in-plane axis across a coronal, sagittal or axial plane, and the row there."""
+    directions = {"sagittal": 0, "coronal": 1, "axial": 2}  # RAS component across the plane
+    if plane not in directions:
+        raise RequestError("There is no such plane", plane, f"choose one of {', '.join(directions)}")
+    component = directions[plane]
+    along = {name: abs(geometry.directions[component, 2 - AXES.index(name)]) for name in AXES}
+    name = max(along, key=lambda axis_name: along[axis_name])
+    if name == axis:
+        raise RequestError(f"The slices themselves are {plane}", f"slice axis {axis}", "choose another plane")
+    rows = geometry.shape[AXES.index(name)]
+    if at_mm is None:
+        return name, rows // 2
+    middle = np.array([(n - 1) / 2 for n in geometry.shape])
+    start = middle.copy()
+    start[AXES.index(name)] = 0
+    step = geometry.ras_of(start + np.eye(3)[AXES.index(name)])[component] - geometry.ras_of(start)[component]
+    row = int(np.rint((at_mm - geometry.ras_of(start)[component]) / step))
+    if not 0 <= row < rows:
+        raise RequestError("The plane lies outside the volume", f"{at_mm:g} mm", "choose a place inside")
+    return name, row

@@ -1,0 +1,160 @@
+"""How fast this machine is with one model, so that the time of any plan can be told at once (floor 3).
+
+Measuring needs torch, which the panel has only in a child process; the arithmetic of `Speed.seconds` does not. The
+panel imports this file when Slicer starts, so that what loads scipy is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..errors import MissingPackageError
+from ..events import Stopwatch
+from ..imaging.consistency import KEEP_RATIO
+from ..imaging.volume import Volume
+from ..jobs import UpsampleJob
+from .plan import Plan, plan
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+CALIBRATION = (6, 128, 128)  # slices, rows and columns that are computed to measure
+START_S = 2.0  # a process that loads torch, then reads and writes; 1.5 to 2.5 s where measured
+HALO = 0.6  # of what other rows cost: the halo gets narrower from layer to layer
+BESIDES = 1.2  # base, consistency and measures beside the network
+
+
+class Work(NamedTuple):
+    """One pass of the network: slices, rows and columns to encode, output places, and whether texture is added."""
+
+    slices: int
+    rows: int
+    columns: int
+    places: int
+    textured: bool
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for each voxel, on one device with one model.
+
+    Parameters
+    ----------
+    encode_s : for each voxel of the scan
+    decode_s : for each voxel of the result, of least error
+    textured_s : the same with texture; None where the model knows none
+    device : where, in words
+    """
+
+    encode_s: float
+    decode_s: float
+    textured_s: float | None
+    device: str
+
+    def seconds(self, source: Volume, aim: Plan, job: UpsampleJob | None = None, rows_read: int | None = None) -> float:
+        """What a plan of `source` will take, from the start of the process to the report.
+
+        job : says what is fitted and checked beside it
+        rows_read : of all slabs together, with their halos; None: without halos
+        """
+        job = job or UpsampleJob()
+        slices, rows, columns = source.geometry.slices_first(aim.axis).shape
+        textured = self.textured_s is not None and job.texture != 0
+        halo = HALO * self.encode_s * slices * columns * (max(rows, rows_read or rows) - rows)
+        whole = Work(slices, rows, columns, len(aim.grid.positions), textured)
+        passes = [whole, *_beside((slices, rows, columns), aim, job, textured)]
+        return START_S + BESIDES * (halo + sum(self._pass(one) for one in passes))
+
+    def _pass(self, work: Work) -> float:
+        decode = self.textured_s if work.textured and self.textured_s is not None else self.decode_s
+        return work.rows * work.columns * (self.encode_s * work.slices + decode * work.places)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measured_speed(volume: Volume, job: UpsampleJob | None = None) -> Speed:
+    """The speed for the model, device and precision of `job`; computes a small block for about a second.
+
+    Parameters
+    ----------
+    volume : the scan or a block of it, values (K, J, I)
+
+    Raises
+    ------
+    RequestError, VolumeError, ModelError, ResourceError, MissingPackageError : as for upsampling
+    """
+    from .engine import Engine
+
+    job = job or UpsampleJob()
+    aim = plan(volume, job)
+    return _calibrated(Engine.of(volume, job, aim, None, None), volume.slices_first(aim.axis).values)
+
+
+def expected_seconds(volume: Volume, aim: Plan, job: UpsampleJob | None = None) -> float | None:
+    """Seconds that the plan will take on this machine, from a calibration of about a second; None without torch."""
+    from .engine import Engine
+
+    job = job or UpsampleJob()
+    try:
+        engine = Engine.of(volume, job, aim, None, None)
+    except MissingPackageError:
+        return None
+    values = volume.slices_first(aim.axis).values
+    slabs = engine._slabs(values.shape, 0, values.shape[1], aim.grid)
+    rows_read = sum(slab.read_last - slab.read_first for slab in slabs)
+    return round(_calibrated(engine, values).seconds(volume, aim, job, rows_read), 1)
+
+
+def _beside(shape: tuple[int, int, int], aim: Plan, job: UpsampleJob, textured: bool) -> Iterator[Work]:
+    """What is computed on central blocks of (N, J, I) `shape` beside the result: gain, texture and self-check."""
+    from . import gain as selfcheck
+    from . import texture
+
+    count, rows, columns = map(min, shape, selfcheck.BLOCK)
+    if job.gain is None or job.self_check:
+        yield Work(-(-count // 2), rows, columns, count // 2, False)
+    if job.texture is None and textured:
+        count, rows, columns = map(min, shape, texture.most_of(aim.z_scale))
+        yield Work(count, rows, columns, int(count * aim.z_scale), True)  # both ends of the dial in one pass
+    if job.self_check:
+        count, rows, columns = map(min, shape, selfcheck.CYCLE_BLOCK)
+        times = 1 if aim.ratio <= KEEP_RATIO else 2
+        for one in (count, count - 1):
+            yield Work(one, rows, columns, times * one, textured)
+
+
+def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
+    """Measures on a block of the scan, `values` (N, J, I): some places between all of its slices, then more of them."""
+    from ..network.device import describe
+
+    block = np.asarray(values[: CALIBRATION[0], : CALIBRATION[1], : CALIBRATION[2]], np.float32)
+    grid = dataclasses.replace(engine.aim.grid, count=len(block))
+    rows, columns = slice(0, block.shape[1]), slice(0, block.shape[2])
+    few, many = (np.arange((len(block) - 1) * n) / n + 0.5 / n for n in (1, 5))
+    pixels = block[0].size
+
+    def seconds(places: np.ndarray, amount: float) -> float:
+        """The best of two: the first one warms up, and other programs disturb."""
+        taken = []
+        for _ in range(2):
+            start = time.perf_counter()
+            engine._corrections(block, rows, columns, places, grid, (amount,), Stopwatch("calibrate", 1, None))
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    def each(amount: float) -> tuple[float, float]:
+        """Seconds for the fewer places, and for each further one."""
+        first = seconds(few, amount)
+        return first, max(0.0, seconds(many, amount) - first) / (len(many) - len(few))
+
+    first, place = each(0.0)
+    textured = each(1.0)[1] if engine.card.texture else None
+    encode = max(0.0, first - len(few) * place) / block.size
+    return Speed(encode, place / pixels, None if textured is None else textured / pixels, describe(engine.device))
