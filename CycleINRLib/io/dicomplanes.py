@@ -9,46 +9,31 @@ Source: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16 (functional groups), C.11.1
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from ..errors import VolumeError
+from . import dicommarks
+from .dicomvalues import DAMAGED, Get, counting, deciding, getter, informing, value_of, words
 from .headers import AGAIN, is_dicom
 
-NO_IMAGES = {
-    "SR",
-    "PR",
-    "KO",
-    "REG",
-    "SEG",
-    "RTSTRUCT",
-    "RTPLAN",
-    "RTDOSE",
-    "RTRECORD",
-    "DOC",
-    "FID",
-    "PLAN",
-    "AU",
-    "ECG",
-}
-TAGS = """
-    SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesDescription SeriesNumber Modality ImageType InstanceNumber
+NO_IMAGES = set("SR PR KO REG SEG RTSTRUCT RTPLAN RTDOSE RTRECORD DOC FID PLAN AU ECG".split())
+NO_SCANS = ("DICOMDIR", "LOCKFILE", "VERSION")  # what media hold beside the images
+TAGS: list[Any] = """
+    SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesDescription SeriesNumber Modality ImageType
     Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated
     ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness SpacingBetweenSlices RescaleSlope
-    RescaleIntercept LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+    RescaleIntercept RescaleType ModalityLUTSequence LossyImageCompression
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """.split()
-DAMAGED = (  # what pydicom raises where bytes make no sense
-    InvalidDicomError, BytesLengthException, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError,
-    NotImplementedError, OverflowError, RuntimeError, struct.error,
-)  # fmt: skip
+TAGS += dicommarks.TAGS
+MOST_SKEW = 0.02  # of the right angle of rows and columns, what two decimals do
 
 
 @dataclass(frozen=True)
@@ -60,13 +45,14 @@ class FileFacts:
     description: str
     modality: str  # "" where it is not stated
     number: int | None  # of the series
-    instance: int  # its number in the series, 0 where it is not stated
     rows: int
     columns: int
     color: str  # photometric interpretation
     samples: int  # numbers a pixel
     lossy: bool
     spacing_between_mm: float | None  # as stated; positions have the say
+    has_table: bool  # a Modality LUT turns stored numbers into values
+    remarks: tuple[str, ...] = ()  # about facts that could not be read and are not needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,133 +66,240 @@ class Plane:
     orientation: np.ndarray  # (6,) direction cosines of its rows, then of its columns
     spacing: tuple[float, float]  # between rows, between columns
     slope: float
-    intercept: float
+    intercept: float | None  # None where it is not stated
     thickness_mm: float | None
     image_type: tuple[str, ...]
+    rescale_type: str = ""
+    decimals: int = 16  # of its direction cosines
+    marks: dict[str, Any] = field(default_factory=dict)  # what tells volumes apart
 
     @property
     def normal(self) -> np.ndarray:
         return np.cross(self.orientation[:3], self.orientation[3:])
 
-    @property
-    def order(self) -> tuple[int, int, str]:
-        """Orders planes at one position as they were acquired."""
-        return self.facts.instance, self.frame or 0, self.file.name
+
+@dataclass(frozen=True)
+class Damaged:
+    """A DICOM file whose header cannot be read."""
+
+    file: Path
+    reason: str
+    uid: str  # of its series, "" where not even that can be read
+
+    def refused(self) -> VolumeError:
+        found = f"{self.file.name}, {self.reason}"
+        return VolumeError("The header of a DICOM file cannot be read", found, "export or copy that file again")
 
 
-def planes_of(path: Path) -> list[Plane]:
+@dataclass(frozen=True)
+class Contents:
+    """What lies at a path: image planes, and what stands beside them."""
+
+    planes: list[Plane]
+    damaged: list[Damaged] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)  # names of files that hold no image with a place
+
+
+def contents_of(path: Path) -> Contents:
     """Every image plane that the path stands for: of a folder and all below it, of a multi-frame file, or of the series
     that a classic file belongs to, in its folder. Localizers are left out where there is anything else.
 
+    A file in the folder that is damaged, no DICOM, or no image is a bystander: it is listed and harms nothing.
+
     Raises
     ------
-    VolumeError : no image that has a place, or a damaged header
+    VolumeError : no image that has a place, or the file itself has a damaged header
     """
+    damaged: list[Damaged] = []
+    others: list[str] = []
+    planes: list[Plane] = []
     if path.is_dir():
-        found = [plane for file in _dicom_files(path) for plane in examine(file)]
-        if not found:
+        for file in _files(path, others):
+            planes += _examined(file, damaged, others)
+        if not planes:
+            if damaged:
+                raise damaged[0].refused()
             raise VolumeError("The folder holds no DICOM images", str(path), "give the folder of the series, or a file")
     else:
-        found = examine(path)
-        if not found:
-            raise VolumeError("The DICOM file holds no image with a place in the patient", path.name, "choose another")
-        if found[0].frame is None:
-            found += _rest_of_series(found[0])
-    scouts = [plane for plane in found if "LOCALIZER" in plane.image_type]
-    return [plane for plane in found if "LOCALIZER" not in plane.image_type] or scouts
+        planes = examine(path)
+        if planes[0].frame is None:
+            for file in sorted(path.parent.iterdir()):
+                if file != path and file.name[0] != "." and _is_dicom_file(file, []):
+                    found = _examined(file, damaged, [])
+                    planes += [p for p in found if p.frame is None and p.facts.uid == planes[0].facts.uid]
+    scouts = [plane for plane in planes if "LOCALIZER" in plane.image_type]
+    return Contents([p for p in planes if "LOCALIZER" not in p.image_type] or scouts, damaged, others)
 
 
-def _rest_of_series(plane: Plane) -> Iterator[Plane]:
-    for file in sorted(plane.file.parent.iterdir()):
-        if file != plane.file and file.name[0] != "." and file.is_file() and is_dicom(file):
-            yield from (p for p in examine(file) if p.frame is None and p.facts.uid == plane.facts.uid)
+def _examined(file: Path, damaged: list[Damaged], others: list[str]) -> list[Plane]:
+    """The planes of a file of a folder; where it has none, what it is instead goes into one of the lists."""
+    try:
+        return examine(file)
+    except _NoImage as error:
+        if file.name not in NO_SCANS:
+            others.append(f"{file.name} ({error.found.partition(', ')[2] or 'no image'})")
+    except OSError as error:
+        others.append(f"{file.name} ({error.strerror or error})")
+    except VolumeError as error:
+        damaged.append(Damaged(file, error.found.partition(", ")[2], _series_of(file)))
+    return []
 
 
-def _dicom_files(folder: Path) -> Iterator[Path]:
+def _series_of(file: Path) -> str:
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"], force=True)
+        return words(header, "SeriesInstanceUID")
+    except (*DAMAGED, OSError):
+        return ""
+
+
+def _files(folder: Path, others: list[str]) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(names):
-            file = Path(root, name)
-            if name[0] != "." and file.is_file() and is_dicom(file):
-                yield file
+            if name[0] != "." and _is_dicom_file(Path(root, name), others):
+                yield Path(root, name)
+
+
+def _is_dicom_file(file: Path, others: list[str]) -> bool:
+    """Whether a file is DICOM; what it is instead goes into the list."""
+    try:
+        if not file.is_file():
+            return False
+        if is_dicom(file):
+            return True
+        why = "no DICOM" if file.stat().st_size else "empty"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if file.name not in NO_SCANS:
+        others.append(f"{file.name} ({why})")
+    return False
+
+
+class _NoImage(VolumeError):
+    """A sound DICOM file that holds no image with a place in the patient."""
 
 
 def examine(file: Path) -> list[Plane]:
-    """The image planes of one file; none where it holds no image, or an image that has no place."""
+    """The image planes of one file.
+
+    Raises
+    ------
+    VolumeError : a damaged header, or no image that has a place in the patient
+    """
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
-        if header.get("Modality") in NO_IMAGES:
-            return []
-        if not header.get("Rows") or not header.get("Columns"):
+        if words(header, "Modality") in NO_IMAGES:
+            raise _no_image(file, f"an object of modality {words(header, 'Modality')}")
+        rows, columns = counting(header, "Rows", 0), counting(header, "Columns", 0)
+        if not rows or not columns:
             kind = header.file_meta.get("MediaStorageSOPClassUID", header.get("SOPClassUID"))
             if kind is not None and pydicom.uid.UID(kind).name.endswith("Image Storage"):
                 raise ValueError("it ends before the size of the image")
-            return []
+            raise _no_image(file, "no image")
         groups = header.get("PerFrameFunctionalGroupsSequence") or []
-        if not groups and int(header.get("NumberOfFrames") or 1) > 1:
-            return []
-        facts = _facts(header)
-        frames = range(len(groups)) if groups else (None,)
-        planes = [_plane(file, header, facts, frame) for frame in frames]
+        count = counting(header, "NumberOfFrames", len(groups) or 1) or 1
+        if not groups and count > 1:
+            raise _no_image(file, f"{count} frames without a place of their own")
+        if groups and count != len(groups):
+            raise ValueError(f"it states {count} frames and the places of {len(groups)}")
+        facts = _facts(header, rows, columns)
+        return [_plane(file, header, facts, frame) for frame in (range(len(groups)) if groups else (None,))]
     except DAMAGED as error:
         raise VolumeError("The header of a DICOM file cannot be read", f"{file.name}, {error}", AGAIN) from error
-    return [plane for plane in planes if plane is not None]
 
 
-def _facts(header: Dataset) -> FileFacts:
-    number, between = header.get("SeriesNumber"), header.get("SpacingBetweenSlices")
-    return FileFacts(
-        uid=str(header.get("SeriesInstanceUID") or ""),
-        sop_uid=str(header.get("SOPInstanceUID") or ""),
-        description=" ".join(str(header.get("SeriesDescription") or "").split()),
-        modality=str(header.get("Modality") or ""),
-        number=None if number is None else int(number),
-        instance=int(header.get("InstanceNumber") or 0),
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        color=str(header.get("PhotometricInterpretation") or "MONOCHROME2"),
-        samples=int(header.get("SamplesPerPixel") or 1),
-        lossy=str(header.get("LossyImageCompression") or "00") == "01",
-        spacing_between_mm=abs(float(between)) if between else None,
+def _no_image(file: Path, what: str) -> _NoImage:
+    return _NoImage(
+        "The DICOM file holds no image with a place in the patient", f"{file.name}, {what}", "choose another"
     )
 
 
-def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> Plane | None:
-    def get(name: str, *sequences: str) -> Any:
-        """From the functional group of this frame or of all frames; classic files have it at the top."""
-        if frame is not None:
-            shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
-            for group in (header.PerFrameFunctionalGroupsSequence[frame], shared[0]):
-                for sequence in sequences:
-                    if group.get(sequence) and group[sequence][0].get(name) is not None:
-                        return group[sequence][0].get(name)
-        return header.get(name)
+def _facts(header: Dataset, rows: int, columns: int) -> FileFacts:
+    get = getter(header)
+    remarks = []
+    (number, odd), (between, _) = informing(get, "SeriesNumber"), informing(get, "SpacingBetweenSlices")
+    if odd:
+        remarks.append(f"The series number cannot be read, {odd[:20]}: it is left out")
+    return FileFacts(
+        uid=words(header, "SeriesInstanceUID"),
+        sop_uid=words(header, "SOPInstanceUID"),
+        description=words(header, "SeriesDescription"),
+        modality=words(header, "Modality"),
+        number=None if number is None or odd else int(number),
+        rows=rows,
+        columns=columns,
+        color=words(header, "PhotometricInterpretation") or "MONOCHROME2",
+        samples=counting(header, "SamplesPerPixel", 1) or 1,
+        lossy=words(header, "LossyImageCompression") == "01",
+        spacing_between_mm=abs(between) if between else None,
+        has_table=bool(header.get("ModalityLUTSequence")),
+        remarks=tuple(remarks),
+    )
 
-    position = get("ImagePositionPatient", "PlanePositionSequence")
-    orientation = get("ImageOrientationPatient", "PlaneOrientationSequence")
-    spacing = get("PixelSpacing", "PixelMeasuresSequence")
-    if not position or not orientation or not spacing:
-        return None
-    rows, columns = (np.array([float(n) for n in orientation[at : at + 3]]) for at in (0, 3))
-    position = np.array([float(n) for n in position])
-    if not len(position) == len(rows) == len(columns) == 3 or not np.isfinite([*position, *rows, *columns]).all():
-        raise ValueError("the place of its image is no finite numbers")
+
+def _getter(header: Dataset, frame: int | None) -> Get:
+    """Values from the functional group of this frame or of all frames; classic files have them at the top."""
+    if frame is None:
+        return getter(header)
+    shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    places = (header.PerFrameFunctionalGroupsSequence[frame], shared[0])
+
+    def get(name: str, *sequences: str) -> Any:
+        for group in places:
+            for sequence in sequences:
+                items = group.get(sequence)
+                if items and (value := value_of(items[0], name)) is not None:
+                    return value
+        return value_of(header, name)
+
+    return get
+
+
+def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> Plane:
+    get = _getter(header, frame)
+    position = deciding(get, "ImagePositionPatient", 3, "PlanePositionSequence")
+    orientation = deciding(get, "ImageOrientationPatient", 6, "PlaneOrientationSequence")
+    spacing = deciding(get, "PixelSpacing", 2, "PixelMeasuresSequence")
+    if position is None or orientation is None or spacing is None:
+        stated = {"ImagePositionPatient": position, "ImageOrientationPatient": orientation, "PixelSpacing": spacing}
+        raise _no_image(file, f"an image without {' and '.join(name for name, one in stated.items() if one is None)}")
+    if min(spacing) < 0:
+        raise ValueError(f"PixelSpacing is {spacing}")
+    rows, columns = np.array(orientation[:3]), np.array(orientation[3:])
     lengths = np.linalg.norm(rows), np.linalg.norm(columns)
-    if min(lengths) < 0.5 or abs(rows @ columns) > 0.01:
-        raise ValueError(f"its rows and columns are no right angle, {[float(n) for n in orientation]}")
+    if min(lengths) < 0.5 or abs(rows @ columns) > MOST_SKEW * lengths[0] * lengths[1]:
+        raise ValueError(f"its rows and columns are no right angle, {orientation}")
     rescale = "PixelValueTransformationSequence"
-    slope, intercept = get("RescaleSlope", rescale), get("RescaleIntercept", rescale)
-    thickness = get("SliceThickness", "PixelMeasuresSequence")
-    kinds = get("FrameType", "MRImageFrameTypeSequence", "CTImageFrameTypeSequence") or header.get("ImageType") or ()
+    slope, intercept = (deciding(get, name, 1, rescale) for name in ("RescaleSlope", "RescaleIntercept"))
+    if slope is not None and slope[0] == 0:
+        raise ValueError("RescaleSlope is 0")
+    thickness, odd = informing(get, "SliceThickness", "PixelMeasuresSequence")
+    if odd:
+        told = "it is left out" if thickness is None else f"{thickness:g} mm is taken"
+        facts = replace(facts, remarks=(*facts.remarks, f"The slice thickness is written as {odd[:20]}: {told}"))
+    kinds = get("FrameType", "MRImageFrameTypeSequence", "CTImageFrameTypeSequence") or value_of(header, "ImageType")
     return Plane(
         file=file,
         frame=frame,
         facts=facts,
-        position=position,
+        position=np.array(position),
         orientation=np.concatenate([rows / lengths[0], columns / lengths[1]]),
-        spacing=(float(spacing[0]), float(spacing[1])),
-        slope=1.0 if slope is None else float(slope),
-        intercept=0.0 if intercept is None else float(intercept),
-        thickness_mm=float(thickness) if thickness and float(thickness) > 0 else None,
-        image_type=(kinds,) if isinstance(kinds, str) else tuple(str(kind) for kind in kinds),
+        spacing=(spacing[0], spacing[1]),
+        slope=1.0 if slope is None else slope[0],
+        intercept=None if intercept is None else intercept[0],
+        thickness_mm=thickness if thickness and thickness > 0 else None,
+        image_type=tuple(str(kind) for kind in ([kinds] if isinstance(kinds, str) else kinds or ())),
+        rescale_type=str(get("RescaleType", rescale) or ""),
+        decimals=_decimals(get("ImageOrientationPatient", "PlaneOrientationSequence")),
+        marks=dicommarks.marks_of(
+            header, get, None if frame is None else header.PerFrameFunctionalGroupsSequence[frame]
+        ),
     )
+
+
+def _decimals(numbers: Any) -> int:
+    """Decimals with which direction cosines are written; as many as one likes where all are whole."""
+    texts = [getattr(n, "original_string", None) or repr(float(n)) for n in numbers]
+    digits = [len(t.strip().rstrip("0").partition(".")[2]) if "e" not in t.lower() else 16 for t in texts]
+    return max(digits) or 16

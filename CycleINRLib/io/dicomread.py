@@ -11,27 +11,35 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
-from ..errors import VolumeError
+from ..errors import RequestError, VolumeError
 from ..imaging.geometry import Geometry
 from ..imaging.volume import UNITS, Volume, rescaled
-from .dicomplanes import DAMAGED, Plane, planes_of
+from .dicomplanes import Contents, Plane, contents_of
+from .dicomvalues import DAMAGED
+from .dicomvolumes import Candidate, listed, volumes_of
+from .files import stem_of
 from .headers import AGAIN, is_dicom
-from .names import choose_frame, stem_of
 
 DECODERS = {  # the package that decodes, by the words of the transfer syntax's name
     "JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",
     "JPEG": "pylibjpeg and pylibjpeg-libjpeg",
 }
+UNREADABLE = ("MPEG", "HEVC", "JPIP", "JPEG XL", "Encapsulated", "SMPTE")  # no decoder of pydicom's, or no pixels
 LISTED = 12  # series named in one message
-SAME_ORIENTATION = 1e-3  # of direction cosines
+FEWEST_SLICES = 3
 TILT_DEG = 0.1
+ROUNDED_DECIMALS = 3  # direction cosines of so few decimals are off by what is corrected here
+MOST_ROUNDING_DEG = 1.0
+ROUNDED_MM = 0.1  # how far positions may be beside the normal by their own rounding
+HU = ("", "HU", "US")  # rescale types of CT numbers; US: unspecified
+MOST_COMPRESSION = 2000  # of pixels in a file
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class SeriesFacts:
     slices: int
     rows: int
     columns: int
+    images: frozenset[str] = field(default=frozenset(), repr=False)  # their SOP instance UIDs
 
     def __str__(self) -> str:
         count = "1 slice" if self.slices == 1 else f"{self.slices} slices"
@@ -60,21 +69,23 @@ def read_dicom(path: Path, *, series: str | None = None, frame: int | None = Non
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on odd values; what matters is refused here
-        slices = _choose_series(planes_of(path), path, series)
-        _refuse_mixed(slices)
-        slices = _choose_volume(_in_order(slices), frame)
+        contents = contents_of(path)
+        series_slices = _choose_series(contents.planes, path, series)
+        _refuse_own_damage(contents, series_slices[0].facts.uid)
+        slices = _choose_volume(volumes_of(series_slices), frame)
+        _refuse_unscalar(slices)
         step = _even_step(slices)
-        geometry = _geometry(slices, step)
+        geometry, moved = _geometry(slices, step)
         values = _load(slices)
     modality = slices[0].facts.modality or None
     return Volume(
         values,
         geometry,
         modality=modality,
-        unit=UNITS.get(modality or "", "stored"),
+        unit="stored" if modality == "CT" and _not_hu(slices) else UNITS.get(modality or "", "stored"),
         thickness_mm=_thickness(slices),
         slice_axis="k",
-        warnings=tuple(_doubts(slices, step)),
+        warnings=(*_doubts(slices, geometry, moved), *_bystanders(contents)),
         name=path.resolve().name if path.is_dir() else stem_of(path),
     )
 
@@ -83,14 +94,14 @@ def find_series(path: Path) -> list[SeriesFacts]:
     """What series are at `path`, largest first; localizers and objects without pixels are left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return [_series_facts(slices) for slices in _by_series(planes_of(path)).values()]
+        return [_series_facts(slices) for slices in _by_series(contents_of(path).planes).values()]
 
 
-def header_of_series(path: Path, series: str | None = None) -> Dataset | None:
-    """All tags but the pixels of the first file of the series; None where the path is no DICOM."""
+def header_of_series(path: Path, series: str | None = None, frame: int | None = None) -> Dataset | None:
+    """All tags but the pixels of the first slice of the volume that `read` gives; None where the path is no DICOM."""
     if not path.is_dir() and not is_dicom(path):
         return None
-    chosen = _choose_series(planes_of(path), path, series)
+    chosen = _choose_volume(volumes_of(_choose_series(contents_of(path).planes, path, series)), frame)
     return pydicom.dcmread(chosen[0].file, stop_before_pixels=True, force=True)
 
 
@@ -105,7 +116,9 @@ def _by_series(slices: list[Plane]) -> dict[str, list[Plane]]:
 def _series_facts(slices: list[Plane]) -> SeriesFacts:
     first = slices[0].facts
     modality = first.modality or "unknown modality"
-    return SeriesFacts(first.uid, first.description, modality, first.number, len(slices), first.rows, first.columns)
+    images = frozenset(plane.facts.sop_uid for plane in slices)
+    size = (len(slices), first.rows, first.columns)
+    return SeriesFacts(first.uid, first.description, modality, first.number, *size, images)
 
 
 def _choose_series(slices: list[Plane], path: Path, series: str | None) -> list[Plane]:
@@ -116,17 +129,28 @@ def _choose_series(slices: list[Plane], path: Path, series: str | None) -> list[
     if len(fitting) == 1:
         return groups[fitting[0]]
     named = [str(_series_facts(slices)) for uid, slices in groups.items() if not fitting or uid in fitting]
-    listed = "; ".join(named[:LISTED]) + (f"; and {len(named) - LISTED} more" if len(named) > LISTED else "")
+    told = "; ".join(named[:LISTED]) + (f"; and {len(named) - LISTED} more" if len(named) > LISTED else "")
     if not fitting:
-        raise VolumeError(f"There is no series {series}", listed, "choose one of them by --series")
-    raise VolumeError(
-        f"{path.resolve().name} holds {len(fitting)} series", listed, "choose one by --series and its UID"
-    )
+        raise VolumeError(f"There is no series {series}", told, "choose one of them by --series")
+    most = max(len(groups[uid]) for uid in fitting)
+    if most < FEWEST_SLICES:  # some scanners give each slice a series of its own
+        each = "of one slice each" if most == 1 else f"of at most {most} slices"
+        raise VolumeError(
+            f"{path.resolve().name} holds {len(fitting)} series {each}, none of which is a volume",
+            told,
+            "export the scan again as one series, or as NIfTI",
+        )
+    raise VolumeError(f"{path.resolve().name} holds {len(fitting)} series", told, "choose one by --series and its UID")
 
 
-def _refuse_mixed(slices: list[Plane]) -> None:
-    """Every slice must be scalar and lie on the same in-plane grid, turned the same way."""
-    first = slices[0]
+def _refuse_own_damage(contents: Contents, uid: str) -> None:
+    """A damaged file of the chosen series is a slice that would be missing."""
+    for one in contents.damaged:
+        if one.uid and one.uid == uid:
+            raise one.refused()
+
+
+def _refuse_unscalar(slices: list[Plane]) -> None:
     for plane in slices:
         facts, file = plane.facts, plane.file.name
         if facts.samples != 1 or not facts.color.startswith("MONOCHROME"):
@@ -135,49 +159,43 @@ def _refuse_mixed(slices: list[Plane]) -> None:
             )
         if "MOSAIC" in plane.image_type:
             raise VolumeError("A mosaic holds all slices in one image", file, "export enhanced DICOM or NIfTI")
+
+
+def _choose_volume(candidates: list[Candidate], frame: int | None) -> list[Plane]:
+    """The slices of one volume; refused with the list of all where none is chosen."""
+    count = len(candidates)
+    if frame is not None and not 0 <= frame < count:
+        raise RequestError(f"There is no volume {frame}", listed(candidates), "choose another --frame")
+    if frame is None and count > 1:
+        choose = f"choose one by --frame 0 to {count - 1}" if any(map(_is_usable, candidates)) else AGAIN
+        _refuse_mixed(candidates, choose)
+        raise VolumeError(f"The scan is 4D, {count} volumes in one", listed(candidates), choose)
+    return candidates[frame or 0].slices
+
+
+def _is_usable(candidate: Candidate) -> bool:
+    try:
+        _even_step(candidate.slices)
+    except VolumeError:
+        return False
+    return len(candidate.slices) >= FEWEST_SLICES
+
+
+def _refuse_mixed(candidates: list[Candidate], choose: str) -> None:
+    """Volumes that lie on different grids: what differs is told, with the volumes."""
+    first = candidates[0].slices[0]
+    for plane in (one.slices[0] for one in candidates[1:]):
+        names = f"in {first.file.name} and {plane.file.name}: {listed(candidates)}"
         sizes = [(p.facts.rows, p.facts.columns) for p in (first, plane)]
         if sizes[0] != sizes[1]:
-            raise VolumeError("The slices have mixed sizes", f"{sizes[0]} and {sizes[1]} in {file}", AGAIN)
-        if np.abs(plane.orientation - first.orientation).max() > SAME_ORIENTATION:
+            raise VolumeError("The slices have mixed sizes", f"{sizes[0]} and {sizes[1]} {names}", choose)
+        if np.abs(plane.orientation - first.orientation).max() > 1e-3:
             angle = np.degrees(np.arccos(np.clip(plane.normal @ first.normal, -1, 1)))
-            found = f"normals {angle:.1f} degrees apart in {first.file.name} and {file}"
-            raise VolumeError("The slices have mixed orientations", found, "export one stack alone")
+            found = f"normals {angle:.1f} degrees apart {names}"
+            raise VolumeError("The slices have mixed orientations", found, choose)
         if not np.allclose(plane.spacing, first.spacing, rtol=1e-3):
-            found = f"{first.spacing} and {plane.spacing} mm in {file}"
-            raise VolumeError("The slices have mixed pixel spacings", found, AGAIN)
-
-
-def _in_order(slices: list[Plane]) -> list[list[Plane]]:
-    """Slices by position along the normal; those at one position together, in the order of their acquisition."""
-    normal = slices[0].normal
-    ordered = sorted(slices, key=lambda p: (float(p.position @ normal), p.order))
-    gaps = np.diff([p.position @ normal for p in ordered])
-    distinct = gaps[gaps > 1e-3]
-    least = 0.02 * float(np.median(distinct)) if len(distinct) else 1e-3
-    places = [[ordered[0]]]
-    for plane, gap in zip(ordered[1:], gaps):
-        if gap > least:
-            places.append([])
-        places[-1].append(plane)
-    return [sorted(place, key=lambda p: p.order) for place in places]
-
-
-def _choose_volume(places: list[list[Plane]], frame: int | None) -> list[Plane]:
-    """One slice a position; the same number of different images at each is a 4D scan, else they are duplicates."""
-    counts = {len(place) for place in places}
-    images = [(p.facts.sop_uid, p.frame) for place in places for p in place]
-    if len(counts) > 1 or len(set(images)) < len(images):
-        number, place = next((n, place) for n, place in enumerate(places) if len(place) > 1)
-        along = float(place[0].position @ place[0].normal)
-        names = " and ".join(p.file.name if p.frame is None else f"frame {p.frame + 1}" for p in place[:2])
-        raise VolumeError(
-            "A slice is there twice",
-            f"slice {number + 1} of {len(places)} at {along:.2f} mm, {names}",
-            "remove one or export again",
-        )
-    count = counts.pop()
-    chosen = choose_frame(count, frame, f"{count} images at each of {len(places)} positions")
-    return [place[chosen] for place in places]
+            found = f"{first.spacing} and {plane.spacing} mm {names}"
+            raise VolumeError("The slices have mixed pixel spacings", found, choose)
 
 
 def _even_step(slices: list[Plane]) -> np.ndarray:
@@ -209,25 +227,57 @@ def _even_step(slices: list[Plane]) -> np.ndarray:
     raise VolumeError("The slices do not lie on one line", found, "export one stack alone")
 
 
-# --- load -----------------------------------------------------------------------------------------------------
-def _geometry(slices: list[Plane], step: np.ndarray) -> Geometry:
-    first = slices[0]
+# --- place ----------------------------------------------------------------------------------------------------
+def _geometry(slices: list[Plane], step: np.ndarray) -> tuple[Geometry, float]:
+    """The place of the stack, and by how many mm its corners were moved to set rounded axes at right angles.
+
+    A stack that steps beside its normal by no more than the rounding of its direction cosines or positions explains is
+    no tilted one: with few decimals the positions tell the normal better, else the normal tells the step.
+    """
+    first, shape = slices[0], (len(slices), slices[0].facts.rows, slices[0].facts.columns)
+    left, _, right = np.linalg.svd(first.orientation.reshape(2, 3), full_matrices=False)
+    rows, columns = left @ right  # the nearest pair at right angles
+    normal, length = np.cross(rows, columns), float(np.linalg.norm(step))
+    beside = float(np.linalg.norm(step - normal * (step @ normal)))
+    angle = float(np.degrees(np.arcsin(min(beside / length, 1.0))))
+    if first.decimals <= ROUNDED_DECIMALS and angle <= max(TILT_DEG, _rounding_deg(first.decimals)):
+        turn = _least_turn(normal, step / length)
+        rows, columns = turn @ rows, turn @ columns
+    elif beside * max(len(slices) - 1, 1) <= ROUNDED_MM:
+        step = normal * length
     matrix = np.eye(4)
-    matrix[:3, 0] = first.orientation[:3] * first.spacing[1]
-    matrix[:3, 1] = first.orientation[3:] * first.spacing[0]
-    matrix[:3, 2] = step
-    matrix[:3, 3] = first.position
-    return Geometry.from_lps((len(slices), first.facts.rows, first.facts.columns), matrix)
+    matrix[:3] = np.stack([rows * first.spacing[1], columns * first.spacing[0], step, first.position], 1)
+    geometry = Geometry.from_lps(shape, matrix)
+    stated = [first.orientation[:3] * first.spacing[1], first.orientation[3:] * first.spacing[0]]
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape[::-1]])).reshape(3, -1)
+    ends = np.stack([*stated, (slices[-1].position - first.position) / max(len(slices) - 1, 1)], 1)
+    ends = ends if len(slices) > 1 else np.stack([*stated, step], 1)
+    return geometry, float(np.linalg.norm((matrix[:3, :3] - ends) @ corners, axis=0).max())
 
 
+def _rounding_deg(decimals: int) -> float:
+    """How far the normal can be off where direction cosines are rounded to so many decimals."""
+    return min(float(np.degrees(np.sqrt(6) * 0.5 * 10.0**-decimals)), MOST_ROUNDING_DEG)
+
+
+def _least_turn(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(3, 3): the smallest rotation that takes one unit vector to another near it (Rodrigues); they may be opposite."""
+    other = other if one @ other > 0 else -other
+    v = np.cross(one, other)
+    skew = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+    return np.eye(3) + skew + skew @ skew / (1 + one @ other)
+
+
+# --- load -----------------------------------------------------------------------------------------------------
 def _load(slices: list[Plane]) -> np.ndarray:
     """(K, J, I) values after the rescale of each slice."""
     stored = _stored(slices)
-    scales = {(plane.slope, plane.intercept) for plane in slices}
+    each = [(1.0, 0.0) if plane.facts.has_table else (plane.slope, plane.intercept or 0.0) for plane in slices]
+    scales = set(each)
     if len(scales) == 1:
         return rescaled(stored, *scales.pop())
     whole = all(number.is_integer() for scale in scales for number in scale)
-    values = np.stack([rescaled(pixels, p.slope, p.intercept) for pixels, p in zip(stored, slices)])
+    values = np.stack([rescaled(pixels, *scale) for pixels, scale in zip(stored, each)])
     return values if whole else values.astype(np.float32)
 
 
@@ -238,8 +288,11 @@ def _stored(slices: list[Plane]) -> np.ndarray:
     for n, plane in enumerate(slices):
         if plane.file != opened:
             opened, content = plane.file, _pixels(plane.file)
-        pixels = content if content.ndim == 2 else content[plane.frame or 0]
-        if pixels.shape != (plane.facts.rows, plane.facts.columns):
+        pixels = content if content.ndim == 2 else content[min(plane.frame or 0, len(content) - 1)]
+        if (content.ndim == 3 and (plane.frame or 0) >= len(content)) or pixels.shape != (
+            plane.facts.rows,
+            plane.facts.columns,
+        ):
             raise VolumeError("Header and data disagree", f"{pixels.shape} in {plane.file.name}", AGAIN)
         if values is None:
             values = np.empty((len(slices), *pixels.shape), pixels.dtype.newbyteorder("="))
@@ -257,12 +310,23 @@ def _pixels(file: Path) -> np.ndarray:
         if "TransferSyntaxUID" not in dataset.file_meta:
             dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
         _refuse_without_decoder(dataset.file_meta.TransferSyntaxUID, file)
+        _refuse_claim(dataset, file)
+        if dataset.get("ModalityLUTSequence"):
+            return pydicom.pixels.apply_modality_lut(dataset.pixel_array, dataset)
         return dataset.pixel_array
     except DAMAGED as error:
         found = f"{file.name}, {error}"
         raise VolumeError(
             "The pixels of a DICOM file are truncated or damaged", found, "copy or export it again"
         ) from error
+
+
+def _refuse_claim(dataset: Dataset, file: Path) -> None:
+    """Before pixels are decoded: can a file of this size hold them?"""
+    frames, size = int(dataset.get("NumberOfFrames") or 1), file.stat().st_size
+    need = frames * int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("BitsAllocated") or 16) // 8
+    if need > max(MOST_COMPRESSION * size, 1 << 26):
+        raise ValueError(f"it states {need:.3g} bytes of pixels in a file of {size}")
 
 
 def _refuse_without_decoder(syntax: pydicom.uid.UID, file: Path) -> None:
@@ -272,6 +336,12 @@ def _refuse_without_decoder(syntax: pydicom.uid.UID, file: Path) -> None:
         available = pydicom.pixels.get_decoder(syntax).is_available
     except NotImplementedError:
         available = False
+    if not available and any(word in syntax.name for word in UNREADABLE):
+        raise VolumeError(
+            "The pixels are compressed in a way that is not read",
+            f"{syntax.name} in {file.name}",
+            "export uncompressed",
+        )
     if not available:
         package = next((names for word, names in DECODERS.items() if word in syntax.name), "pylibjpeg with its plugins")
         raise VolumeError(
@@ -284,12 +354,24 @@ def _thickness(slices: list[Plane]) -> float | None:
     return float(np.median(stated)) if stated else None
 
 
-def _doubts(slices: list[Plane], step: np.ndarray) -> Iterator[str]:
+def _not_hu(slices: list[Plane]) -> str:
+    """Why the values of a CT are no HU; "" where they are."""
+    types = sorted({plane.rescale_type for plane in slices} - set(HU))
+    if types:
+        return f"rescale type {', '.join(types)}"
+    lacking = any(plane.intercept is None and not plane.facts.has_table for plane in slices)
+    return "no rescale intercept" if lacking else ""
+
+
+def _doubts(slices: list[Plane], geometry: Geometry, moved: float) -> Iterator[str]:
     """What the user should know of a series that is usable."""
     first = slices[0]
-    tilt = float(np.degrees(np.arccos(np.clip(step @ first.normal / np.linalg.norm(step), -1, 1))))
+    d = geometry.directions
+    tilt = float(np.degrees(np.arcsin(np.clip(np.abs(d[:, 2] @ d[:, :2]).max(), 0, 1))))
     if tilt > TILT_DEG:
         yield f"The stack is tilted by {tilt:.1f} degrees (gantry tilt): its sheared geometry is kept exactly"
+    if first.decimals <= ROUNDED_DECIMALS and moved > 0.01:
+        yield f"The direction cosines are rounded: they were set at right angles, by which corners move {moved:.2f} mm"
     if any("DERIVED" in plane.image_type for plane in slices):
         yield "The series is derived, not an original reconstruction: its noise may not be the scanner's"
     if any(plane.facts.lossy for plane in slices):
@@ -298,3 +380,18 @@ def _doubts(slices: list[Plane], step: np.ndarray) -> Iterator[str]:
         yield "The slices state several thicknesses: their median is used"
     if first.facts.color == "MONOCHROME1":
         yield "The series is stored inverted (MONOCHROME1): values are kept as stored"
+    if any(plane.facts.has_table for plane in slices):
+        yield "The values are those of the series' Modality LUT, which other programs may pass over"
+    if first.facts.modality == "CT" and (why := _not_hu(slices)):
+        yield f"The CT states {why}: its values may be no HU, by which CycleINR and its models go"
+    yield from dict.fromkeys(remark for plane in slices for remark in plane.facts.remarks)
+
+
+def _bystanders(contents: Contents) -> Iterator[str]:
+    """Files in the folder that were left out."""
+    for one in contents.damaged[:LISTED]:
+        series = f" of series {one.uid}" if one.uid else ""
+        yield f"A damaged DICOM file{series} was left out: {one.file.name}, {one.reason}"
+    if contents.others:
+        names = ", ".join(contents.others[:LISTED]) + (", ..." if len(contents.others) > LISTED else "")
+        yield f"Files in the folder that are no images of a scan were left out: {names}"

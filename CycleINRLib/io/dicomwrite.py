@@ -78,7 +78,8 @@ def write_series(
     _refuse_in_plane_shear(volume.geometry)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values of the source are its own
-        origin = header_of_series(Path(source), report.get("job", {}).get("series")) if source else None
+        job = report.get("job", {})
+        origin = header_of_series(Path(source), job.get("series"), job.get("frame")) if source else None
         common = _common(volume, origin, report)
         stored, slope, intercept = _stored(volume.values)
         with reporting(folder), _folder_or_nothing(folder.resolve()) as part:
@@ -165,6 +166,9 @@ def _common(volume: Volume, origin: Dataset | None, report: dict[str, Any]) -> D
     now = datetime.datetime.now()
     common.SeriesDate = common.ContentDate = common.InstanceCreationDate = now.strftime("%Y%m%d")
     common.SeriesTime = common.ContentTime = common.InstanceCreationTime = now.strftime("%H%M%S")
+    inverted = origin is not None and origin.get("PhotometricInterpretation") == "MONOCHROME1"
+    common.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"  # values are kept, so is polarity
+    common.RescaleType = "HU" if volume.unit == "HU" or (modality == "CT" and volume.unit is None) else "US"
     _take_window(common, origin)
     return common
 
@@ -223,14 +227,12 @@ def _slices(volume: Volume, common: Dataset, stored: np.ndarray, slope: float, i
         dataset.SliceThickness = None if volume.thickness_mm is None else _decimal(volume.thickness_mm)
         dataset.SliceLocation = _decimal(float(position @ normal))
         dataset.RescaleSlope, dataset.RescaleIntercept = _decimal(slope), _decimal(intercept)
-        dataset.RescaleType = "HU" if common.Modality == "CT" else "US"
         _put_pixels(dataset, stored[k])
         yield dataset
 
 
 def _put_pixels(dataset: Dataset, plane: np.ndarray) -> None:
     dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.Rows, dataset.Columns = plane.shape
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit = 15
