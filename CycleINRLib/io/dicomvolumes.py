@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import VolumeError
-
-if TYPE_CHECKING:
-    from .dicomplanes import Plane
+from .dicomplanes import Plane
 
 # What may differ between the volumes of a series, what says most first; see `dicommarks`.
 CONTRAST = ("stack", "echo time", "b-value", "component", "image type")  # never within one volume

@@ -228,7 +228,7 @@ def test_a_missing_decoder_is_named_with_its_package(monkeypatch):
 
 
 def test_without_pydicom_the_message_names_it_and_other_formats_are_read(monkeypatch):
-    for name in ("dicomread", "dicomheaders"):
+    for name in ("dicomread", "dicomplanes"):
         monkeypatch.delitem(sys.modules, f"CycleINRLib.io.{name}", raising=False)
         monkeypatch.delattr(f"CycleINRLib.io.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "pydicom", None)
