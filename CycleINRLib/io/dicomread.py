@@ -24,8 +24,8 @@ from ..imaging.volume import UNITS, Volume, rescaled
 from .dicomplanes import Contents, Plane, contents_of
 from .dicomvalues import DAMAGED
 from .dicomvolumes import Candidate, listed, volumes_of
-from .files import stem_of
 from .headers import AGAIN, is_dicom
+from .names import stem_of
 
 DECODERS = {  # the package that decodes, by the words of the transfer syntax's name
     "JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",
