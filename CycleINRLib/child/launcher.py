@@ -28,10 +28,11 @@ from typing import IO, Any
 
 from ..errors import Cancelled, CycleINRError
 from ..events import Event, Failed, Finished, from_line
+from .parent import is_stale, sign_of_life
 
 GRACE_S = 1.2  # between the request to stop and the kill; a user waits two seconds at most
 TEND_S = 0.25  # how often the thread that works without the caller looks
-HEARTBEAT_S = 1.0  # the child gives up when `alive` is 60 s old
+HEARTBEAT_S = 1.0  # the child looks whether this process lives when `alive` is 60 s old
 DRAIN_S = 5.0  # how long a dead child's pipes may stay open in a grandchild's hands
 LOG_LINES = 40
 KILLED = (-9, 137, 0xC0000017, 0xC000012D)  # SIGKILL as Popen and as a shell sees it; no memory, on Windows
@@ -252,7 +253,10 @@ class Child:
                 self.log.append(line.rstrip())
 
     def _keep_alive(self) -> None:
-        """A modal dialog may stop the caller's polling for minutes; this thread lives as long as the program."""
+        """A caller may not poll for minutes; this thread ends a deaf child and touches `alive` meanwhile.
+
+        Where C++ holds the interpreter, as in Slicer, no thread runs; then the child finds that this process lives.
+        """
         while self._process.poll() is None:
             self._beat()
             self._enforce_cancel()
@@ -261,7 +265,9 @@ class Child:
     def _beat(self) -> None:
         try:
             alive = self.folder / "alive"
-            if not alive.exists() or time.time() - alive.stat().st_mtime >= HEARTBEAT_S:
+            if not alive.exists():
+                alive.write_text(sign_of_life(), encoding="utf-8")
+            elif is_stale(alive, HEARTBEAT_S):
                 alive.touch()
         except OSError:  # the folder was removed under us: then the child stops as well
             pass

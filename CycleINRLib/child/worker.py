@@ -2,7 +2,8 @@
 
 FOLDER holds job.json and input.npy (input_0.npy, input_1.npy, ... where a task takes several scans); it gets
 output.npy or model.safetensors and, last, result.json, each by rename, so that whoever sees result.json sees
-everything. The file `cancel` asks to stop; a stale `alive` file means that the parent is gone.
+everything. The file `cancel` asks to stop; the parent is gone where the file `alive` is stale and the process that it
+names lives no more.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any, NamedTuple
 from ..errors import Cancelled, RequestError, VolumeError
 from ..events import Event, Finished, Warned
 from ..jobs import AdaptJob, UpsampleJob, read_job
+from .parent import is_stale, lives, read_sign
 
-STALE_S = 60.0  # the parent touches `alive` every second; a sleeping laptop stops both
+STALE_S = 60.0  # the parent touches `alive` every second while it can; then it is looked for
+LOOK_S = 5.0  # how often
 
 
 def run_folder(folder: str | os.PathLike[str], emit: Callable[[Event], None]) -> None:
@@ -49,6 +52,7 @@ class StopSign:
 
     def __init__(self, folder: Path) -> None:
         self.cancel, self.alive = folder / "cancel", folder / "alive"
+        self._next_look, self._gone = 0.0, False
 
     def __call__(self) -> bool:
         return self.cancel.exists() or self._parent_is_gone()
@@ -56,14 +60,14 @@ class StopSign:
     def check(self) -> None:
         """Raise Cancelled where it is time to stop."""
         if self():
-            found = "the file cancel" if self.cancel.exists() else f"no sign of the parent for {STALE_S:g} s"
+            found = "the file cancel" if self.cancel.exists() else "the parent process is gone"
             raise Cancelled("Stopped on request", found, "start again when ready")
 
     def _parent_is_gone(self) -> bool:
-        try:
-            return time.time() - self.alive.stat().st_mtime > STALE_S
-        except FileNotFoundError:
-            return False
+        if not self._gone and is_stale(self.alive, STALE_S) and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_S
+            self._gone = not lives(read_sign(self.alive))
+        return self._gone
 
 
 def _upsample(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, emit: Callable[[Event], None]):

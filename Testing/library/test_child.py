@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from CycleINRLib.child import parent
 from CycleINRLib.child import worker as child
 from CycleINRLib.child.worker import StopSign, run_folder, volume_facts
 from CycleINRLib.errors import Cancelled, RequestError, VolumeError
@@ -139,6 +140,12 @@ def test_a_child_whose_parent_is_gone_stops(folder):
     assert names(folder) == {"job.json", "input.npy", "alive"}
 
 
+def stale(folder, sign: str) -> StopSign:
+    (folder / "alive").write_text(sign)
+    os.utime(folder / "alive", (time.time() - 61, time.time() - 61))
+    return StopSign(folder)
+
+
 def test_the_stop_sign_tells_a_fresh_parent_from_a_stale_one(tmp_path):
     sign = StopSign(tmp_path)
     assert not sign()  # started by hand: nobody touches the file
@@ -147,7 +154,25 @@ def test_the_stop_sign_tells_a_fresh_parent_from_a_stale_one(tmp_path):
     os.utime(tmp_path / "alive", (time.time() - 59, time.time() - 59))
     assert not sign()
     os.utime(tmp_path / "alive", (time.time() - 61, time.time() - 61))
-    assert sign()
+    assert sign() and sign()  # once gone, it stays gone
+
+
+def test_a_stale_parent_that_lives_is_waited_for(tmp_path):
+    assert not stale(tmp_path, parent.sign_of_life())()
+
+
+def test_a_process_that_ended_is_no_parent_and_neither_is_another_one_with_its_id(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    sign = parent.sign_of_life(ended.pid)
+    assert parent.lives(sign)
+    ended.communicate(b"\n")
+    assert not parent.lives(sign) and stale(tmp_path, sign)()
+    assert not parent.lives(f"{os.getpid()} {sign.partition(' ')[2]} of another")  # the id is used again
+
+
+@pytest.mark.parametrize("sign", ["", "12", "abc def", f"{os.getpid()}", "-1 5", "99999999999 5"])
+def test_a_sign_that_tells_no_process_is_no_life(sign):
+    assert not parent.lives(sign)
 
 
 def test_cancel_between_start_and_computing_is_seen(folder):

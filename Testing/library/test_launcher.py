@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
@@ -165,6 +166,17 @@ def test_the_heartbeat_goes_on_where_nobody_polls(tmp_path):
     wait_for(lambda: time.time() - alive.stat().st_mtime < 5)
     child.cancel()
     assert child.wait(90)
+
+
+@posix_only
+def test_a_child_goes_on_while_its_parent_lives_and_cannot_run_python(tmp_path):
+    """A C call that holds the interpreter, as Slicer's C++ does: no thread of the parent touches `alive` meanwhile."""
+    child = play("patient", tmp_path)
+    told = ctypes.create_string_buffer(1024)
+    held = ctypes.PyDLL(None).waitid(os.P_PID, child.pid, told, os.WEXITED | os.WNOWAIT)
+    assert held == 0
+    heard(child)
+    assert child.result()["report"] == {"was_stale": True, "stops": False}
 
 
 def test_a_result_before_the_end_is_refused(tmp_path):
