@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from .grain import GrainSample
 from .intensity import BODY_MR, is_whole, value_range
 
 CT_BODY_HU = (-250.0, 300.0)  # soft tissue: where the noise is measured
@@ -118,15 +119,19 @@ class _Linear:
 
     def at(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """(J, I) float32 values and gradient magnitude at `t` in source slices; held constant beyond both ends."""
+        parts = self._mixed(t, 1)
+        return self.values(t), np.hypot(parts[0], parts[1])
+
+    def values(self, t: float) -> np.ndarray:
+        """(J, I) float32 values at `t`, alone."""
+        return self._mixed(t, 0)
+
+    def _mixed(self, t: float, which: int) -> np.ndarray:
         last = len(self.source) - 1
         t = min(max(t, 0.0), float(last))
         k = min(int(t + 1e-9), max(last - 1, 0))
         f = np.float32(t - k)
-        values, parts = self._slice(k)
-        if f > 0:
-            next_values, next_parts = self._slice(k + 1)
-            values, parts = (1 - f) * values + f * next_values, (1 - f) * parts + f * next_parts
-        return values, np.hypot(parts[0], parts[1])
+        return (1 - f) * self._slice(k)[which] + f * self._slice(k + 1)[which] if f > 0 else self._slice(k)[which]
 
     def _slice(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         with self.lock:
@@ -252,7 +257,7 @@ def noise_readout(
 
     Returns
     -------
-    dict: snli {input, output, linear}, snli_detrended {the same}, generated_gap, noise_ratio, sigma_mean {the same},
+    dict: snli {input, output, linear}, snli_detrended, grain and sigma_mean {the same}, generated_gap, noise_ratio,
     noise_per_slice {the same, lists with None for slices left out}, slices_measured. None where not measurable, never
     NaN. snli_detrended of the input is None: it has no slices between.
     """
@@ -281,29 +286,51 @@ class NoiseGauge:
         self.rounded = np.rint if (is_whole(source) if whole_values is None else whole_values) else np.asarray
         self.known: dict[float, tuple[np.ndarray | None, float]] | None = {} if remember else None
         self.source_sigmas: np.ndarray | None = None
+        self.source_grain: float | None = None
 
     def readout(
         self, output: np.ndarray, positions: np.ndarray, acquired: AcquiredQuery | None = None
     ) -> dict[str, Any]:
         """The figures of `noise_readout` for output slices (M, J, I) at `positions` (M,) in source slices."""
-        of_target = self._pairs(output, positions)
+        voxels = len(positions) * self.source[0].size
+        samples = GrainSample(voxels), GrainSample(voxels)
+        of_target = self._pairs(output, positions, samples)
         beside = np.zeros((0, 2)) if acquired is None else self._pairs(acquired.values, np.asarray(acquired.at))
         if self.source_sigmas is None:
-            self.source_sigmas = slice_noise(self.source, self.modality, self.threads)
-        return _figures(self.source_sigmas, of_target, beside, _at_acquired(positions), self.z_scale)
+            sample = GrainSample(self.source.size)
+            every = np.arange(len(self.source))
+            self.source_sigmas = self._pairs(self.source, every, (sample, GrainSample(0)))[:, 0]
+            self.source_grain = sample.grain()
+        figures = _figures(self.source_sigmas, of_target, beside, _at_acquired(positions), self.z_scale)
+        of_output, of_linear = (sample.grain() for sample in samples)
+        return {**figures, "grain": {"input": self.source_grain, "output": of_output, "linear": of_linear}}
 
     def mask(self, t: float) -> np.ndarray | None:
         """The (J, I) pixels that are measured at `t` in source slices; None for too little body."""
         return self._at(t)[0]
 
-    def _pairs(self, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """(M, 2) sigma_k of the slices and of the linear interpolation at the same places."""
+    def _pairs(
+        self, values: np.ndarray, positions: np.ndarray, samples: tuple[GrainSample, GrainSample] | None = None
+    ) -> np.ndarray:
+        """(M, 2) sigma_k of the slices and of the linear interpolation at the same places; their grain's samples."""
+
+        def of_values(n: int) -> np.ndarray:
+            return self.rounded(np.asarray(values[n], np.float32))
+
+        def of_linear(n: int) -> np.ndarray:
+            return self.rounded(self.linear.values(float(positions[n])))
 
         def one(n: int) -> tuple[float, float]:
-            mask, of_linear = self._at(float(positions[n]))
+            mask, sigma_linear = self._at(float(positions[n]))
             if mask is None:
                 return float("nan"), float("nan")
-            return sigma(self.rounded(np.asarray(values[n], np.float32)), mask), of_linear
+            seen = of_values(n)
+            if samples is not None:
+                inner = 0 < n < len(values) - 1
+                for sample, slices, middle in zip(samples, (of_values, of_linear), (seen, None)):
+                    middle = slices(n) if middle is None else middle
+                    sample.add(mask, middle, *((slices(n - 1), slices(n + 1)) if inner else (None, None)))
+            return sigma(seen, mask), sigma_linear
 
         return np.array(_each(one, len(positions), self.threads)).reshape(-1, 2)
 
