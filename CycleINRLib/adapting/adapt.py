@@ -298,8 +298,7 @@ def _examined(scan: ThickScan, start: Path, learned: Any) -> dict[str, Any]:
     block = central_block(np.asarray(scan.held_out, np.float32), (len(scan.held_out), 192, 192))
     before = Dropped.of(engine, block)
     assert before is not None  # at least five slices are held out
-    engine.network = learned
-    after = Dropped.of(engine, block)
+    after = Dropped.of(engine.with_network(learned), block)
     assert after is not None
     old, new = before.decibels(1.0, scan.modality), after.decibels(1.0, scan.modality)
     return {

@@ -81,3 +81,26 @@ def kept(x: np.ndarray, y: np.ndarray, positions: np.ndarray) -> np.ndarray:
     at = np.flatnonzero(np.abs(inside - np.round(inside)) < 1e-6)
     x[at] = y[np.round(inside[at]).astype(int)]
     return x
+
+
+class Remainder:
+    """What the acquired slices still differ by from the slice profile of the output, summed over slabs."""
+
+    def __init__(self) -> None:
+        self.squares, self.count = 0.0, 0
+
+    def add(self, missing: np.ndarray, y: np.ndarray) -> None:
+        self.squares += float(np.sum(np.square(missing, dtype=np.float64)))
+        self.count += y.size
+
+    @property
+    def rms(self) -> float | None:
+        return float(np.sqrt(self.squares / self.count)) if self.count else None
+
+
+def along_z(grid: Grid, update: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The projection's update, linear between places of the grid, at acquired positions."""
+    at = (wanted - grid.positions[0]) / grid.step
+    below = np.clip(np.floor(at).astype(int), 0, len(update) - 2)
+    t = (at - below).astype(np.float32)[:, None, None]
+    return (1 - t) * update[below] + t * update[below + 1]

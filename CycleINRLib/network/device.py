@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import os
 
 import torch
-import torch.nn.functional as F
 
 from ..errors import ResourceError
-from .model import Conditions, CycleINR, source_features
+from .model import CycleINR
 
-CLOSE_ENOUGH = 0.03  # relative RMS between reduced and full precision that the self-test accepts
-FASTER = 1.2  # reduced precision must be at least this much faster
-_CHOSEN: dict[tuple, str] = {}  # a process tests once, so that repeated jobs give the same bytes
+MATRIX_UNITS = ("AMX", "AVX10")  # of the names of ONEDNN_MAX_CPU_ISA: those that leave the matrix units in use
+AMPERE = (8, 0)  # CUDA compute capability from which bfloat16 has matrix units
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -53,65 +51,40 @@ def describe(device: str) -> str:
     return f"cpu ({torch.get_num_threads()} threads)" if device == "cpu" else device
 
 
-def choose_precision(asked: str, network: CycleINR, device: str) -> str:
-    """The precision to run in: "auto" takes bfloat16 only where a short self-test shows it faster and close enough."""
-    if asked != "auto":
-        return asked
-    key = (network.config, device)
-    if key not in _CHOSEN:
-        _CHOSEN[key] = _faster_precision(network, device)
-    return _CHOSEN[key]
+def choose_precision(asked: str, device: str) -> str:
+    """The precision to run in; "auto" is that of `usual_precision`."""
+    return usual_precision(device)[0] if asked == "auto" else asked
 
 
-def _faster_precision(network: CycleINR, device: str) -> str:
-    if device == "mps" or (device == "cpu" and not _cpu_likes_bfloat16(network.config.channels)):
-        return "float32"
-    full, full_s = _trial(network, device, torch.float32)
-    reduced, reduced_s = _trial(network, device, torch.bfloat16)
-    error = float((full - reduced).square().mean().sqrt() / full.square().mean().sqrt().clamp_min(1e-9))
-    return "bfloat16" if reduced_s * FASTER < full_s and error <= CLOSE_ENOUGH else "float32"
+def usual_precision(device: str) -> tuple[str, str]:
+    """What "auto" takes on a device, and why: decided by what the machine is, never by a stopwatch or by its load.
 
-
-def _cpu_likes_bfloat16(channels: int) -> bool:
-    """Whether one small convolution is faster in bfloat16: processors without AVX-512 emulate it, 50 times slower."""
+    bfloat16 where matrix units compute it: 6 times the rate of float32 convolutions on AMX. AVX-512 BF16 alone is half
+    as fast as float32 there, anything older emulates it (measured with oneDNN's ONEDNN_MAX_CPU_ISA).
+    """
+    if device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        found = f"compute capability {major}.{minor}"
+        return ("bfloat16" if (major, minor) >= AMPERE else "float32"), found
+    if device != "cpu":
+        return "float32", f"bfloat16 is not tried on {device}"
+    if not _has_amx():
+        return "float32", "the processor has no AMX"
+    if not torch.backends.mkldnn.is_available():
+        return "float32", "this torch has no oneDNN"
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
-        return False
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.ones(1, channels, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        weight = torch.ones(channels, channels, 3, 3, dtype=dtype)
-        seconds.append(_best_seconds(lambda x=x, weight=weight: F.conv2d(x, weight, padding=1)))
-    return seconds[1] * FASTER < seconds[0]
+        return "float32", f"torch is held to {torch.backends.cpu.get_cpu_capability()}"
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):  # oneDNN takes the first one that is set
+        limit = os.environ.get(name, "").upper()
+        if limit and limit not in ("ALL", "DEFAULT"):
+            held = any(unit in limit for unit in MATRIX_UNITS)
+            return ("bfloat16" if held else "float32"), f"{name} is {limit}"
+    return "bfloat16", "AMX"
 
 
-@torch.inference_mode()
-def _trial(network: CycleINR, device: str, dtype: torch.dtype):
-    """The correction of one slice of a fixed textured block, and the seconds of the best of three runs."""
-    k, j, i = torch.meshgrid(torch.arange(6.0), torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    values = torch.sin(j / 3 + k) * torch.cos(i / 5 - k) * 0.3 + 0.05 * torch.sin(17 * j * i + k)
-    model = cast_network(network, device, dtype)
-    features = source_features(values[None].to(device), 0.1).to(dtype)
-    told = Conditions(ratio=1.0, gaussian=0.0, anisotropy=4.0, through=0.3, within=0.0)
-    condition = torch.tensor([told.of_scan()], device=device, dtype=dtype)
-    query = torch.tensor([told.of_place(0.5, 4.0)], device=device, dtype=dtype)
-    t = torch.tensor([0.5], device=device, dtype=dtype)
-
-    def run() -> torch.Tensor:
-        codes = model.codes_of(model.encode(features, condition), features)
-        below, above = codes[:, :, 2], codes[:, :, 3]
-        return model.decode(below, above, model.keys_of(below), model.keys_of(above), t, query).float().cpu()
-
-    return run(), _best_seconds(run)
-
-
-def _best_seconds(run, times: int = 3) -> float:
-    run()
-    best = float("inf")
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-    return best
+def _has_amx() -> bool:
+    """Whether the processor has AMX and the system lets it be used; False where this torch does not say."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def cast_network(network: CycleINR, device: str, dtype: torch.dtype) -> CycleINR:
@@ -124,6 +97,7 @@ def cast_network(network: CycleINR, device: str, dtype: torch.dtype) -> CycleINR
     return copy.eval().requires_grad_(False)
 
 
-def free_memory_bytes() -> float:
-    """Free memory of the CUDA device."""
-    return float(torch.cuda.mem_get_info()[0])
+def memory_bytes() -> tuple[float, float]:
+    """Free and whole memory of the CUDA device."""
+    free, whole = torch.cuda.mem_get_info()
+    return float(free), float(whole)

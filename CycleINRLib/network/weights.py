@@ -31,8 +31,7 @@ def find_model(model: str | Path) -> Path:
     ModelError : nothing of that name or path; says what there is
     """
     bundled = dict(list_models())
-    if str(model) == "auto":
-        model = BEST
+    model = name_of_model(model)
     if str(model) in bundled:
         return bundled[str(model)]
     path = Path(model)
@@ -40,6 +39,11 @@ def find_model(model: str | Path) -> Path:
         return path
     names = ", ".join(bundled) or "none"
     raise ModelError("There is no such model", f"{model} (bundled: {names})", NEXT)
+
+
+def name_of_model(model: str | Path) -> str:
+    """What `find_model` takes for `model`, so that a job which names it repeats: "auto" becomes a name."""
+    return BEST if str(model) == "auto" else str(model)
 
 
 def load_model(path: str | Path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from ..errors import Cancelled, MissingPackageError, RequestError, ResourceError
 from ..events import Listener, Stopwatch, Warned
-from ..imaging.consistency import Grid, kept, projection
+from ..imaging.consistency import Grid, Remainder, along_z, kept, projection
 from ..imaging.intensity import IntensityScale
 from ..imaging.interpolation import base_weights
 from ..imaging.noise import AcquiredQuery, positions_to_query
@@ -19,12 +21,25 @@ from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, rows_within, slab_for_ro
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
-from .plan import WORKING_BYTES, Plan, available_memory_bytes
+from .memory import is_out_of_memory, rows_that_fit, working_bytes
+from .plan import Plan, doubts
 from .smoothing import REACH, smoothed, widened
 
 CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
 LEAST_GAIN = 1e-3  # below it the network's correction is nothing
 RATIO_SEEN = 1.3  # thickness / spacing up to which the network was trained
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is fitted to a scan before it is computed, see `gain` and `texture`.
+
+    gain : on the correction of least error, in [0, 1]; texture is added in full
+    texture : -1 smoothed, 0 least error, 1 natural noise
+    """
+
+    gain: float = 1.0
+    texture: float = 0.0
 
 
 class Engine:
@@ -38,34 +53,34 @@ class Engine:
         device: str,
         precision: str,
         scale: IntensityScale,
-        aim: Plan,
+        plan: Plan,
         spacing_mm: tuple[float, ...],  # of the source, slices first
         kind: np.dtype,  # of the output's values
     ) -> None:
-        self.network, self.card, self.path = network, card, path
+        self.network, self.card, self.path = network, card, path  # the network there and in that precision
+        self.loaded = network  # and as it was loaded
         self.device, self.precision = device, precision
-        self.scale, self.aim, self.spacing_mm, self.kind = scale, aim, spacing_mm, kind
+        self.scale, self.plan, self.spacing_mm, self.kind = scale, plan, spacing_mm, kind
         self.progress: Listener | None = None
         self.cancelled: Callable[[], bool] | None = None
         self.warnings: list[str] = []
         self.rows_limit: int | None = None
-        self.texture = 0.0
         self.lowest = -np.inf  # value of the scan
-        self.gain = 1.0  # on the correction of least error, in [0, 1], see `selfcheck`; texture is added in full
+        self.model = str(path)  # as a job names it
 
     @classmethod
     def of(
         cls,
         volume: Volume,
         job: UpsampleJob,
-        aim: Plan,
+        plan: Plan,
         progress: Listener | None,
         cancelled: Callable[[], bool] | None,
     ) -> Engine:
         """Loads the model, chooses device and precision, measures the scan's intensities."""
         try:
             from ..network.device import DTYPES, cast_network, choose_device, choose_precision
-            from ..network.weights import find_model, load_model
+            from ..network.weights import find_model, load_model, name_of_model
         except ImportError as error:
             raise MissingPackageError(
                 "The network needs PyTorch and safetensors",
@@ -76,23 +91,28 @@ class Engine:
         device = choose_device(job.device)
         path = find_model(job.model)
         network, card = load_model(path)
-        texture = float(job.texture or 0.0)  # None is settled later, by `settle_texture`
-        if texture > 0 and not card.texture:
-            raise RequestError("This model knows no texture", f"--texture {texture:g}", "use --texture 0")
-        precision = choose_precision(job.precision, network, device)
-        source = volume.slices_first(aim.axis)
-        scale = IntensityScale.of(source.values, aim.modality)
-        network = cast_network(network, device, DTYPES[precision])
-        engine = cls(network, card, path, device, precision, scale, aim, source.spacing_mm, volume.values.dtype)
-        engine.progress, engine.cancelled, engine.texture = progress, cancelled, texture
+        if (job.texture or 0.0) > 0 and not card.texture:
+            raise RequestError("This model knows no texture", f"--texture {job.texture:g}", "use --texture 0")
+        precision = choose_precision(job.precision, device)
+        source = volume.slices_first(plan.axis)
+        scale = IntensityScale.of(source.values, plan.modality)
+        cast = cast_network(network, device, DTYPES[precision])
+        engine = cls(cast, card, path, device, precision, scale, plan, source.spacing_mm, volume.values.dtype)
+        engine.loaded, engine.model = network, name_of_model(job.model)
+        engine.progress, engine.cancelled = progress, cancelled
         engine.lowest = float(source.values.min())
-        for message in (*aim.warnings, *_doubts(card, aim, volume)):
+        for message in (*plan.warnings, *doubts(card, plan, volume)):
             engine.warn(message)
         return engine
 
     # --- running ----------------------------------------------------------------------------------------------
     def run(
-        self, values: np.ndarray, grid: Grid, rows: tuple[int, int] | None = None, column: int | None = None
+        self,
+        values: np.ndarray,
+        grid: Grid,
+        settings: Settings,
+        rows: tuple[int, int] | None = None,
+        column: int | None = None,
     ) -> tuple[np.ndarray, Remainder, AcquiredQuery | None]:
         """Output slices of (N, J, I) `values` on the target part of `grid`, for all of it, some rows or one column.
 
@@ -101,20 +121,21 @@ class Engine:
         (M, rows, I) in the scan's type for whole volumes, which saves memory, else (M, rows, columns) float32;
         what consistency left over; the output at acquired positions where the measure needs it
         """
-        outputs, errors, beside = self._run(values, grid, (self.texture,), rows, column)
+        outputs, errors, beside = self._run(values, grid, settings.gain, (settings.texture,), rows, column)
         return outputs[0], errors, beside[0]
 
     def at_textures(
-        self, values: np.ndarray, grid: Grid, textures: tuple[float, ...]
+        self, values: np.ndarray, grid: Grid, gain: float, textures: tuple[float, ...]
     ) -> list[tuple[np.ndarray, AcquiredQuery | None]]:
         """The whole output and that at acquired positions, as `run` gives them, for each texture; encoded once."""
-        outputs, _, beside = self._run(values, grid, textures)
+        outputs, _, beside = self._run(values, grid, gain, textures)
         return list(zip(outputs, beside))
 
     def _run(
         self,
         values: np.ndarray,
         grid: Grid,
+        gain: float,
         textures: tuple[float, ...],
         rows: tuple[int, int] | None = None,
         column: int | None = None,
@@ -128,17 +149,17 @@ class Engine:
         wanted = positions_to_query(grid.positions[grid.crop], len(values)) if whole else np.zeros(0, int)
         beside = np.empty((len(textures), len(wanted), *size), np.float32)
         errors = Remainder()
-        slabs = self._slabs(values.shape, first, last, grid)
+        slabs = self.slabs(values.shape, first, last, grid)
         watch = Stopwatch("upsample", len(slabs) * self._ticks(len(values)), self.progress)
         done = 0
         while done < len(slabs):
             slab = slabs[done]
             try:
-                parts = list(self._slab(values, slab, columns, grid, wanted, textures, watch, errors))
+                parts = list(self._slab(values, slab, columns, grid, wanted, gain, textures, watch, errors))
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
-                slabs = slabs[:done] + self._retry(values.shape, slab.first, last, grid, error)
+                slabs = slabs[:done] + self._retry(values.shape, slab.first, last, grid, slab, error)
                 watch.of = watch.done + (len(slabs) - done) * self._ticks(len(values))
                 continue
             keep = slice(max(slab.first, first) - slab.first, None)
@@ -160,7 +181,7 @@ class Engine:
             self.warn(f"{outside.sum()} slices of the reference lie outside the scan: filled with its lowest value.")
 
     def _slab(
-        self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, textures, watch: Stopwatch, errors
+        self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, gain, textures, watch, errors
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """One slab at each texture, consistent with its acquired slices: (M, rows, columns) float32, and the slices
         `wanted` beside."""
@@ -169,7 +190,7 @@ class Engine:
         y = np.ascontiguousarray(read[:, rows, columns])
         inside = np.clip(grid.positions, 0, grid.count - 1)
         places, where = np.unique(np.concatenate([inside, wanted]).round(9), return_inverse=True)
-        found = self._corrections(read, rows, columns, places, grid, textures, watch)
+        found = self.corrections(read, rows, columns, places, grid, gain, textures, watch)
         base = np.tensordot(self._base(places, grid), y, 1)
         for unique in found:
             unique += base
@@ -182,29 +203,30 @@ class Engine:
 
     def _consistent(self, x, extra, y, grid: Grid, inside: np.ndarray, wanted: np.ndarray, errors: Remainder):
         """Output x at `inside` and extra at acquired positions `wanted`, in agreement with the acquired slices y."""
-        aim = self.aim
-        if aim.consistency == "keep":
+        plan = self.plan
+        if plan.consistency == "keep":
             x = kept(x, y, inside)
             extra = y[wanted]
-        elif aim.consistency in ("project", "exact"):
-            A = grid.profile(aim.ratio, aim.profile).astype(np.float32)
-            P = projection(A.astype(np.float64), aim.consistency).astype(np.float32)
+        elif plan.consistency in ("project", "exact"):
+            A = grid.profile(plan.ratio, plan.profile).astype(np.float32)
+            P = projection(A.astype(np.float64), plan.consistency).astype(np.float32)
             update = np.tensordot(P, y - np.tensordot(A, x, 1), 1)
             x += update
-            extra += _along_z(grid, update, wanted)
+            extra += along_z(grid, update, wanted)
             errors.add(y - np.tensordot(A, x, 1), y)
         return x[grid.crop], extra
 
     def _base(self, places: np.ndarray, grid: Grid) -> np.ndarray:
-        return base_weights(places, grid.count, self.aim.ratio, grid.step).astype(np.float32)
+        return base_weights(places, grid.count, self.plan.ratio, grid.step).astype(np.float32)
 
-    def _corrections(
+    def corrections(
         self,
         read: np.ndarray,
         rows: slice,
         columns: slice,
         places: np.ndarray,
         grid: Grid,
+        gain: float,
         textures: tuple[float, ...],
         watch: Stopwatch,
     ) -> list[np.ndarray]:
@@ -217,8 +239,8 @@ class Engine:
             if self.cancelled is not None and self.cancelled():
                 raise Cancelled()
 
-        aim, scale = self.aim, self.scale
-        gain = max(self.gain, LEAST_GAIN)  # gain * (correction + texture / gain * noise): texture stays what it is
+        plan, scale = self.plan, self.scale
+        gain = max(gain, LEAST_GAIN)  # gain * (correction + texture / gain * noise): texture stays what it is
         size = (len(places), rows.stop - rows.start, columns.stop - columns.start)
         outs = [np.empty(size, np.float32) for _ in textures]
         inner_rows = inner_columns = slice(None)
@@ -226,7 +248,7 @@ class Engine:
             rows, inner_rows = widened(rows, read.shape[1])
             columns, inner_columns = widened(columns, read.shape[2])
         anisotropy = self.spacing_mm[0] / min(self.spacing_mm[1:])
-        ratio, seen = min(aim.ratio, RATIO_SEEN), (scale.through, scale.within)
+        ratio, seen = min(plan.ratio, RATIO_SEEN), (scale.through, scale.within)
         parts = corrections(
             self.network,
             read / np.float32(scale.scale),
@@ -235,7 +257,7 @@ class Engine:
             columns=columns,
             detail=scale.detail,
             z_scale=1 / grid.step,
-            conditions=Conditions(ratio, float(aim.gaussian), anisotropy, *seen),
+            conditions=Conditions(ratio, float(plan.gaussian), anisotropy, *seen),
             textures=[max(texture, 0.0) / gain for texture in textures],
             tick=tick,
         )
@@ -245,22 +267,39 @@ class Engine:
                 np.multiply(corrected[:, inner_rows, inner_columns], np.float32(gain * scale.scale), out=out[part])
         return outs
 
+    # --- the same network beside the scan ---------------------------------------------------------------------
     def of_every_second(self, known: np.ndarray) -> Engine:
-        """The same network for every second slice of the scan, `known` (N, J, I): texture 0, gain 1, no consistency."""
-        aim = dataclasses.replace(self.aim, ratio=self.aim.ratio / 2, consistency="none", reversed=False)
-        return self._sibling(known, aim, (2 * self.spacing_mm[0], *self.spacing_mm[1:]))
+        """For every second slice of the scan, `known` (N, J, I), without consistency; says nothing."""
+        plan = dataclasses.replace(self.plan, ratio=self.plan.ratio / 2, consistency="none", reversed=False)
+        return self._sibling(known, plan, (2 * self.spacing_mm[0], *self.spacing_mm[1:]))
 
-    def of_block(self, values: np.ndarray) -> Engine:
-        """The same network, texture and gain for slices (N, J, I) like those of the scan; says nothing."""
-        other = self._sibling(values, self.aim, self.spacing_mm)
-        other.texture, other.gain = self.texture, self.gain
+    def of_block(self, values: np.ndarray, scale: IntensityScale | None = None) -> Engine:
+        """For slices (N, J, I) like those of the scan; says nothing. `scale`: None, their own detail and roughness."""
+        return self._sibling(values, self.plan, self.spacing_mm, scale)
+
+    def in_float32(self) -> Engine:
+        """The same in full precision, for what is fitted; shares the warnings."""
+        from ..network.device import DTYPES, cast_network
+
+        if self.precision == "float32":
+            return self
+        other = copy.copy(self)
+        other.network, other.precision = cast_network(self.loaded, self.device, DTYPES["float32"]), "float32"
         return other
 
-    def _sibling(self, values: np.ndarray, aim: Plan, spacing_mm: tuple[float, ...]) -> Engine:
-        scale = IntensityScale.of(values, aim.modality, self.scale.scale)
+    def with_network(self, network: Any) -> Engine:
+        """The same scan and settings with other weights of this network."""
+        other = copy.copy(self)
+        other.network = other.loaded = network
+        return other
+
+    def _sibling(
+        self, values: np.ndarray, plan: Plan, spacing_mm: tuple[float, ...], scale: IntensityScale | None = None
+    ) -> Engine:
+        scale = scale or IntensityScale.of(values, plan.modality, self.scale.scale)
         network = (self.network, self.card, self.path, self.device, self.precision)
-        other = Engine(*network, scale, aim, spacing_mm, np.dtype(np.float32))
-        other.cancelled = self.cancelled
+        other = Engine(*network, scale, plan, spacing_mm, np.dtype(np.float32))
+        other.loaded, other.cancelled = self.loaded, self.cancelled
         return other
 
     # --- slabs and memory -------------------------------------------------------------------------------------
@@ -269,48 +308,44 @@ class Engine:
         """Rows on each side that one output row depends on, at any texture; even."""
         return self.network.reach + 2 * REACH
 
-    def _slabs(self, shape: tuple[int, ...], first: int, last: int, grid: Grid) -> list[Slab]:
-        halo = self.halo
-        if (first, last) != (0, shape[1]):
-            return [slab_for_rows(first, last, shape[1], halo)]
-        return plan_slabs(shape[1], halo, self._rows(shape, grid))
-
-    def _rows(self, shape: tuple[int, ...], grid: Grid) -> int:
-        """Rows per slab that fit the memory there is.
+    def slabs(self, shape: tuple[int, ...], first: int, last: int, grid: Grid) -> list[Slab]:
+        """Rows first .. last - 1 of a scan (N, J, I) as slabs: from scan and model alone, not from what is free.
 
         Raises
         ------
         ResourceError : not even the smallest slab fits; says how much is needed
         """
-        from ..network.device import DTYPES, free_memory_bytes
+        if (first, last) != (0, shape[1]):
+            return [slab_for_rows(first, last, shape[1], self.halo)]
+        rows = rows_within(working_bytes(self.device), shape[1], self._bytes_per_row(shape, grid), 0, self.halo)
+        return plan_slabs(shape[1], self.halo, self._fitting(shape, grid, min(rows, self.rows_limit or rows)))
+
+    def _bytes_per_row(self, shape: tuple[int, ...], grid: Grid) -> float:
+        from ..network.device import DTYPES
         from ..network.infer import bytes_per_row
 
-        per_row = bytes_per_row(self.network, shape[0], shape[2], len(grid.positions), DTYPES[self.precision].itemsize)
-        on_cuda = self.device == "cuda"
-        budget = 0.7 * free_memory_bytes() if on_cuda else min(WORKING_BYTES, 0.7 * available_memory_bytes())
-        needed = per_row * (MIN_ROWS + 2 * self.halo)
-        if needed > max(budget, 0.9 * available_memory_bytes()):
-            found = f"{needed / 1e9:.1f} GB for the smallest slab, {budget / 1e9:.1f} GB free"
-            raise ResourceError("There is not enough memory", found, "close other programs, or crop the volume")
-        rows = rows_within(budget, shape[1], per_row, 0, self.halo)
-        return min(rows, self.rows_limit or rows)
+        element = DTYPES[self.precision].itemsize
+        return bytes_per_row(self.network, shape[0], shape[2], len(grid.positions), element)
 
-    def _retry(self, shape: tuple[int, ...], first: int, last: int, grid: Grid, error: Exception) -> list[Slab]:
+    def _fitting(self, shape: tuple[int, ...], grid: Grid, rows: int) -> int:
+        """`rows`, or fewer with a warning where less memory is free than they take."""
+        fitting = rows_that_fit(rows, shape[1], self._bytes_per_row(shape, grid), self.halo, self.device)
+        if fitting < rows:
+            self.warn(f"Little memory is free: slabs of {fitting} rows instead of {rows}.")
+        return fitting
+
+    def _retry(self, shape: tuple[int, ...], first: int, last: int, grid: Grid, slab: Slab, error) -> list[Slab]:
         """The remaining slabs after memory ran out: half the rows, and from the smallest slab on the CPU."""
-        from ..network.device import cast_network
-
-        rows = (self.rows_limit or self._rows(shape, grid)) // 2
+        rows = (slab.last - slab.first) // 2
         if rows < MIN_ROWS:
             if self.device == "cpu":
                 found = f"even {MIN_ROWS} rows did not fit"
                 raise ResourceError(
                     "There is not enough memory", found, "close other programs, or crop the volume"
                 ) from error
-            import torch
-
             self.warn(f"Memory of {self.device} ran out with the smallest slab: going on with the CPU.")
-            self.network = cast_network(self.network, "cpu", torch.float32)
-            self.device, self.precision, self.rows_limit = "cpu", "float32", None
+            self.device, self.precision, self.network, self.rows_limit = "cpu", "float32", self.loaded, None
+            rows = last - first
         else:
             self.warn(f"Memory ran out: slabs of {rows} rows instead.")
             self.rows_limit = rows
@@ -318,9 +353,8 @@ class Engine:
                 import torch
 
                 torch.cuda.empty_cache()
-        halo = self.halo
-        rest = plan_slabs(last - first, halo, self._rows(shape, grid))
-        end = shape[1]
+        halo, end = self.halo, shape[1]
+        rest = plan_slabs(last - first, halo, self._fitting(shape, grid, rows))
         return [
             Slab(first + s.first, first + s.last, max(0, first + s.first - halo), min(end, first + s.last + halo))
             for s in rest
@@ -358,53 +392,3 @@ class Engine:
             self.warnings.append(message)
             if self.progress is not None:
                 self.progress(Warned(message))
-
-
-class Remainder:
-    """What the acquired slices still differ by from the slice profile of the output, summed over slabs."""
-
-    def __init__(self) -> None:
-        self.squares, self.count = 0.0, 0
-
-    def add(self, missing: np.ndarray, y: np.ndarray) -> None:
-        self.squares += float(np.sum(np.square(missing, dtype=np.float64)))
-        self.count += y.size
-
-    @property
-    def rms(self) -> float | None:
-        return float(np.sqrt(self.squares / self.count)) if self.count else None
-
-
-def _along_z(grid: Grid, update: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The projection's update, linear between places of the grid, at acquired positions."""
-    at = (wanted - grid.positions[0]) / grid.step
-    below = np.clip(np.floor(at).astype(int), 0, len(update) - 2)
-    t = (at - below).astype(np.float32)[:, None, None]
-    return (1 - t) * update[below] + t * update[below + 1]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    )
-
-
-def _doubts(card: ModelCard, aim: Plan, volume: Volume) -> list[str]:
-    """Where the scan leaves what the model has seen."""
-    found = []
-    low, high = card.z_scale_range
-    if not low <= aim.z_scale <= high:
-        found.append(f"z-scale {aim.z_scale:.3g} is outside what the model was trained for ({low:g} to {high:g}).")
-    spacing = volume.geometry.slices_first(aim.axis).spacing_mm[0]
-    low, high = card.spacing_range_mm
-    if not low <= spacing <= high:
-        found.append(
-            f"Slice spacing {spacing:.3g} mm is outside what the model was trained for ({low:g} to {high:g} mm)."
-        )
-    if aim.modality not in card.modalities:
-        found.append(f"The model was not trained for {aim.modality}.")
-    return found

@@ -32,7 +32,7 @@ from ..imaging.interpolation import base_weights, cubic_weights
 from ..imaging.profile import profile_weights
 from ..imaging.spectrum import half_band, probability_of_detail, spectrum_along_z
 from ..jobs import UpsampleJob
-from .engine import Engine
+from .engine import Engine, Settings
 
 BLOCK = (48, 128, 128)  # slices, rows and columns at most, from the middle
 CYCLE_BLOCK = (48, 96, 96)  # the same for the cycle, which costs four times as much a voxel
@@ -66,8 +66,8 @@ class Dropped:
         places = np.arange(len(truth)) + 0.5
         grid = Grid(places, slice(0, len(places)), len(known), 0.5)
         other = engine.of_every_second(known)
-        found = other.run(known, grid, rows=(0, known.shape[1]))[0]
-        weights = base_weights(places, len(known), other.aim.ratio, grid.step)
+        found = other.run(known, grid, Settings(), rows=(0, known.shape[1]))[0]
+        weights = base_weights(places, len(known), other.plan.ratio, grid.step)
         base = np.tensordot(weights.astype(np.float32), known, 1)
         cubic = np.tensordot(cubic_weights(places, len(known)).astype(np.float32), known, 1)
         return cls(truth, base, found - base, cubic, _body(engine, truth))
@@ -91,39 +91,37 @@ class Dropped:
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """What the dropped slices of a scan said; seconds is what it took."""
+class GainFit:
+    """The gain in use, what the dropped slices of the scan said (None: not asked), and the seconds it took."""
 
+    gain: float
     dropped: Dropped | None
     seconds: float
 
 
-def settle_gain(engine: Engine, values: np.ndarray, job: UpsampleJob) -> Fit:
-    """Sets `engine.gain` for the scan (N, J, I): as the job asks, else as fitted; warns where it is below 0.5.
+def fit_gain(engine: Engine, values: np.ndarray, job: UpsampleJob) -> GainFit:
+    """The gain for the scan (N, J, I): as the job asks, else as fitted; warns where it is below 0.5.
 
     The experiment is made only where the gain is to be fitted or the job asks for the self-check. The same scan, job
     and device give the same gain, whatever part of the scan is then computed.
     """
+    if job.gain is not None and not job.self_check:
+        return GainFit(float(job.gain), None, 0.0)
     start = time.monotonic()
-    if job.gain is not None:
-        engine.gain = float(job.gain)
-        if not job.self_check:
-            return Fit(None, 0.0)
     watch = Stopwatch("self_check", 1, engine.progress)
     block = central_block(values)
     dropped = Dropped.of(engine, block)
-    if job.gain is None:
-        engine.gain = round(_fitted(engine, block, dropped), 4)
-        if engine.gain < LOW:
-            engine.warn(
-                f"Only {engine.gain:.0%} of the network's correction is used: on this scan it is no better than "
-                "interpolation, perhaps since the scanner interpolated the slices."
-            )
+    gain = float(job.gain) if job.gain is not None else round(_fitted(engine, block, dropped), 4)
+    if job.gain is None and gain < LOW:
+        engine.warn(
+            f"Only {gain:.0%} of the network's correction is used: on this scan it is no better than "
+            "interpolation, perhaps since the scanner interpolated the slices."
+        )
     watch.step()
-    return Fit(dropped, time.monotonic() - start)
+    return GainFit(gain, dropped, time.monotonic() - start)
 
 
-def self_check(engine: Engine, values: np.ndarray, fit: Fit) -> dict[str, Any]:
+def self_check(engine: Engine, values: np.ndarray, settings: Settings, dropped: Dropped | None) -> dict[str, Any]:
     """How far the scan itself bears out the network; no ground truth is needed.
 
     Returns
@@ -136,15 +134,15 @@ def self_check(engine: Engine, values: np.ndarray, fit: Fit) -> dict[str, Any]:
         interpolation, which undoes itself almost, scores high whatever lies between the slices
     """
     block = central_block(values, CYCLE_BLOCK)
-    modality = engine.aim.modality
-    if fit.dropped is None:
+    modality = engine.plan.modality
+    if dropped is None:
         return dict.fromkeys(("psnr_db", "psnr_cubic_db", "cycle_psnr_db"))
-    again = cycled(engine, block)[1:-1]
+    again = cycled(engine, block, settings)[1:-1]
     cycle = _rounded(psnr(again, block[2:-2], modality))
-    return {**fit.dropped.decibels(engine.gain, modality), "cycle_psnr_db": cycle}
+    return {**dropped.decibels(settings.gain, modality), "cycle_psnr_db": cycle}
 
 
-def cycled(engine: Engine, block: np.ndarray) -> np.ndarray:
+def cycled(engine: Engine, block: np.ndarray, settings: Settings) -> np.ndarray:
     """(N - 2, J, I): slices half-way between those of `block`, and from these alone the slices half-way again.
 
     They lie where the inner slices of `block` lie. The remainder y - A x of one pass would be zero by construction
@@ -153,20 +151,20 @@ def cycled(engine: Engine, block: np.ndarray) -> np.ndarray:
 
     Source: the cycle of CycleINR (Fang et al., CVPR 2024), at offset 1/2.
     """
-    once = _half_way(engine.of_block(block), block)
-    return _half_way(engine.of_block(once), once)
+    once = _half_way(engine.of_block(block), block, settings)
+    return _half_way(engine.of_block(once), once, settings)
 
 
-def _half_way(engine: Engine, values: np.ndarray) -> np.ndarray:
+def _half_way(engine: Engine, values: np.ndarray, settings: Settings) -> np.ndarray:
     """(N - 1, J, I): slices between those of `values`, as thick as those."""
-    aim, count, rows = engine.aim, len(values), (0, values.shape[1])
-    if aim.ratio <= KEEP_RATIO:
+    plan, count, rows = engine.plan, len(values), (0, values.shape[1])
+    if plan.ratio <= KEEP_RATIO:
         grid = Grid(np.arange(count - 1) + 0.5, slice(0, count - 1), count, 0.5)
-        return engine.run(values, grid, rows=rows)[0]
-    extend = aim.consistency in ("project", "exact")
-    grid = Grid.of(count, 2.0, 2 * count - 1, aim.ratio, extend=extend)
-    thin = engine.run(values, grid, rows=rows)[0]
-    weights = profile_weights(2.0 * np.arange(count - 1) + 1, 2 * aim.ratio, len(thin), aim.profile)
+        return engine.run(values, grid, settings, rows=rows)[0]
+    extend = plan.consistency in ("project", "exact")
+    grid = Grid.of(count, 2.0, 2 * count - 1, plan.ratio, extend=extend)
+    thin = engine.run(values, grid, settings, rows=rows)[0]
+    weights = profile_weights(2.0 * np.arange(count - 1) + 1, 2 * plan.ratio, len(thin), plan.profile)
     return np.tensordot(weights.astype(np.float32), thin, 1)
 
 
@@ -175,7 +173,7 @@ def _fitted(engine: Engine, block: np.ndarray, dropped: Dropped | None) -> float
     if dropped is None:
         return 1.0
     detail = 1.0
-    if engine.aim.ratio <= KEEP_RATIO:  # a thick slice's profile makes the spectrum fall by itself
+    if engine.plan.ratio <= KEEP_RATIO:  # a thick slice's profile makes the spectrum fall by itself
         columns = np.mean(_body(engine, block), axis=0) > 0.5
         if columns.any():
             detail = probability_of_detail(spectrum_along_z(block, columns))
@@ -194,7 +192,7 @@ def central_block(values: np.ndarray, most: tuple[int, int, int] = BLOCK) -> np.
 
 def _body(engine: Engine, values: np.ndarray) -> np.ndarray:
     """Bool of the shape of `values`: the body, and for CT no metal."""
-    if engine.aim.modality == "CT":
+    if engine.plan.modality == "CT":
         return (values > BODY_CT_HU) & (values < CT_RANGE_HU[1])
     return values > BODY_MR * engine.scale.scale
 

@@ -5,7 +5,6 @@ Needs no torch, so that the panel, `cycleinr info` and a machine without torch c
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +15,9 @@ from ..imaging.geometry import AXES, Geometry, coarsest_axis, isotropic_z_scale
 from ..imaging.profile import SKIP_RATIO, resolve_profile
 from ..imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality
 from ..jobs import MAX_Z_SCALE, UpsampleJob
+from ..modelcard import ModelCard
+from .memory import TORCH_BYTES, WORKING_BYTES
 
-WORKING_BYTES = 1.2e9  # what one slab may take; with torch itself it stays within the promised 2 GB
-TORCH_BYTES = 5e8
 ALREADY = 1.01  # spacing ratio up to which a volume counts as isotropic
 PARALLEL_PIXELS = 1e-3  # how far an in-plane grid may be off and still count as the same
 
@@ -180,15 +179,18 @@ def _shared_grid(place: Geometry, reference: Geometry) -> tuple[float, float, in
     return float(min(first[0, 0], last[0, 0])), float(z_scale), reference.shape[0], bool(step < 0)
 
 
-def available_memory_bytes() -> float:
-    """Memory that this process may still take; infinity where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            facts = dict(line.split(":", 1) for line in file)
-        return float(facts["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # Windows
-        return float("inf")
+def doubts(card: ModelCard, planned: Plan, volume: Volume) -> list[str]:
+    """Where the scan leaves what the model has seen."""
+    found = []
+    low, high = card.z_scale_range
+    if not low <= planned.z_scale <= high:
+        found.append(f"z-scale {planned.z_scale:.3g} is outside what the model was trained for ({low:g} to {high:g}).")
+    spacing = volume.geometry.slices_first(planned.axis).spacing_mm[0]
+    low, high = card.spacing_range_mm
+    if not low <= spacing <= high:
+        found.append(
+            f"Slice spacing {spacing:.3g} mm is outside what the model was trained for ({low:g} to {high:g} mm)."
+        )
+    if planned.modality not in card.modalities:
+        found.append(f"The model was not trained for {planned.modality}.")
+    return found

@@ -13,10 +13,9 @@ from ..imaging.geometry import AXES, Geometry
 from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
-from .engine import Engine
-from .gain import settle_gain
+from .engine import Engine, Settings
 from .plan import plan
-from .texture import settle_texture
+from .settings import fit
 
 
 def preview(
@@ -55,27 +54,26 @@ def previews(
     cancelled : asked between layers; true stops with Cancelled
     """
     job = UpsampleJob(z_scale=z_scale, **fields)
-    aim = plan(volume, job)
-    rows = {plane: _row_of(volume.geometry, aim.axis, plane, at_mm) for plane, at_mm in planes.items()}
-    source = volume.slices_first(aim.axis).values
-    engine = Engine.of(volume, job, aim, None, cancelled)
-    settle_gain(engine, source, job)
-    settle_texture(engine, source, job)
+    planned = plan(volume, job)
+    rows = {plane: _row_of(volume.geometry, planned.axis, plane, at_mm) for plane, at_mm in planes.items()}
+    source = volume.slices_first(planned.axis).values
+    engine = Engine.of(volume, job, planned, None, cancelled)
+    settings = fit(engine, source, job).settings
     for plane, (name, row) in rows.items():
-        stored = np.moveaxis(engine.stored(_plane(engine, source, name, row)), 0, AXES.index(aim.axis))
+        stored = np.moveaxis(engine.stored(_plane(engine, source, settings, name, row)), 0, AXES.index(planned.axis))
         first = [0, 0, 0]
         first[AXES.index(name)] = row
-        geometry = aim.target.cropped((first[0], first[1], first[2]), stored.shape)
-        yield plane, dataclasses.replace(volume, values=stored, geometry=geometry, slice_axis=aim.axis)
+        geometry = planned.target.cropped((first[0], first[1], first[2]), stored.shape)
+        yield plane, dataclasses.replace(volume, values=stored, geometry=geometry, slice_axis=planned.axis)
 
 
-def _plane(engine: Engine, source: np.ndarray, name: str, row: int) -> np.ndarray:
+def _plane(engine: Engine, source: np.ndarray, settings: Settings, name: str, row: int) -> np.ndarray:
     """(M, 1, I) or (M, J, 1) float32: the row of (N, J, I) `source` across the in-plane axis `name`."""
-    if name == _in_plane(engine.aim.axis)[0]:
-        return engine.run(source, engine.aim.grid, rows=(row, row + 1))[0]
+    if name == _in_plane(engine.plan.axis)[0]:
+        return engine.run(source, engine.plan.grid, settings, rows=(row, row + 1))[0]
     slab = slab_for_rows(row, row + 1, source.shape[2], engine.halo)
     block = source[:, :, slab.read_first : slab.read_last]
-    return engine.run(block, engine.aim.grid, column=row - slab.read_first)[0]
+    return engine.run(block, engine.plan.grid, settings, column=row - slab.read_first)[0]
 
 
 def _in_plane(axis: str) -> list[str]:

@@ -57,18 +57,20 @@ class Speed:
     textured_s: float | None
     device: str
 
-    def seconds(self, source: Volume, aim: Plan, job: UpsampleJob | None = None, rows_read: int | None = None) -> float:
+    def seconds(
+        self, source: Volume, planned: Plan, job: UpsampleJob | None = None, rows_read: int | None = None
+    ) -> float:
         """What a plan of `source` will take, from the start of the process to the report.
 
         job : says what is fitted and checked beside it
         rows_read : of all slabs together, with their halos; None: without halos
         """
         job = job or UpsampleJob()
-        slices, rows, columns = source.geometry.slices_first(aim.axis).shape
+        slices, rows, columns = source.geometry.slices_first(planned.axis).shape
         textured = self.textured_s is not None and job.texture != 0
         halo = HALO * self.encode_s * slices * columns * (max(rows, rows_read or rows) - rows)
-        whole = Work(slices, rows, columns, len(aim.grid.positions), textured)
-        passes = [whole, *_beside((slices, rows, columns), aim, job, textured)]
+        whole = Work(slices, rows, columns, len(planned.grid.positions), textured)
+        passes = [whole, *_beside((slices, rows, columns), planned, job, textured)]
         return START_S + BESIDES * (halo + sum(self._pass(one) for one in passes))
 
     def _pass(self, work: Work) -> float:
@@ -93,39 +95,38 @@ def measured_speed(volume: Volume, job: UpsampleJob | None = None) -> Speed:
     from .engine import Engine
 
     job = job or UpsampleJob()
-    aim = plan(volume, job)
-    return _calibrated(Engine.of(volume, job, aim, None, None), volume.slices_first(aim.axis).values)
+    planned = plan(volume, job)
+    return _calibrated(Engine.of(volume, job, planned, None, None), volume.slices_first(planned.axis).values)
 
 
-def expected_seconds(volume: Volume, aim: Plan, job: UpsampleJob | None = None) -> float | None:
+def expected_seconds(volume: Volume, planned: Plan, job: UpsampleJob | None = None) -> float | None:
     """Seconds that the plan will take on this machine, from a calibration of about a second; None without torch."""
     from .engine import Engine
 
     job = job or UpsampleJob()
     try:
-        engine = Engine.of(volume, job, aim, None, None)
+        engine = Engine.of(volume, job, planned, None, None)
     except MissingPackageError:
         return None
-    values = volume.slices_first(aim.axis).values
-    slabs = engine._slabs(values.shape, 0, values.shape[1], aim.grid)
+    values = volume.slices_first(planned.axis).values
+    slabs = engine.slabs(values.shape, 0, values.shape[1], planned.grid)
     rows_read = sum(slab.read_last - slab.read_first for slab in slabs)
-    return round(_calibrated(engine, values).seconds(volume, aim, job, rows_read), 1)
+    return round(_calibrated(engine, values).seconds(volume, planned, job, rows_read), 1)
 
 
-def _beside(shape: tuple[int, int, int], aim: Plan, job: UpsampleJob, textured: bool) -> Iterator[Work]:
+def _beside(shape: tuple[int, int, int], planned: Plan, job: UpsampleJob, textured: bool) -> Iterator[Work]:
     """What is computed on central blocks of (N, J, I) `shape` beside the result: gain, texture and self-check."""
-    from . import gain as selfcheck
-    from . import texture
+    from . import gain, texture
 
-    count, rows, columns = map(min, shape, selfcheck.BLOCK)
+    count, rows, columns = map(min, shape, gain.BLOCK)
     if job.gain is None or job.self_check:
         yield Work(-(-count // 2), rows, columns, count // 2, False)
     if job.texture is None and textured:
-        count, rows, columns = map(min, shape, texture.most_of(aim.z_scale))
-        yield Work(count, rows, columns, int(count * aim.z_scale), True)  # both ends of the dial in one pass
+        count, rows, columns = map(min, shape, texture.most_of(planned.z_scale))
+        yield Work(count, rows, columns, int(count * planned.z_scale), True)  # both ends of the dial in one pass
     if job.self_check:
-        count, rows, columns = map(min, shape, selfcheck.CYCLE_BLOCK)
-        times = 1 if aim.ratio <= KEEP_RATIO else 2
+        count, rows, columns = map(min, shape, gain.CYCLE_BLOCK)
+        times = 1 if planned.ratio <= KEEP_RATIO else 2
         for one in (count, count - 1):
             yield Work(one, rows, columns, times * one, textured)
 
@@ -135,7 +136,7 @@ def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
     from ..network.device import describe
 
     block = np.asarray(values[: CALIBRATION[0], : CALIBRATION[1], : CALIBRATION[2]], np.float32)
-    grid = dataclasses.replace(engine.aim.grid, count=len(block))
+    grid = dataclasses.replace(engine.plan.grid, count=len(block))
     rows, columns = slice(0, block.shape[1]), slice(0, block.shape[2])
     few, many = (np.arange((len(block) - 1) * n) / n + 0.5 / n for n in (1, 5))
     pixels = block[0].size
@@ -145,7 +146,7 @@ def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
         taken = []
         for _ in range(2):
             start = time.perf_counter()
-            engine._corrections(block, rows, columns, places, grid, (amount,), Stopwatch("calibrate", 1, None))
+            engine.corrections(block, rows, columns, places, grid, 1.0, (amount,), Stopwatch("calibrate", 1, None))
             taken.append(time.perf_counter() - start)
         return min(taken)
 

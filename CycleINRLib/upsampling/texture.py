@@ -29,32 +29,30 @@ HALVINGS = 5
 Output = tuple[np.ndarray, AcquiredQuery | None]  # as `Engine.at_textures` gives it
 
 
-def settle_texture(engine: Engine, values: np.ndarray, job: UpsampleJob) -> float:
-    """Sets `engine.texture` for the scan (N, J, I) where the job does not say it; the seconds that it took.
+def fit_texture(engine: Engine, values: np.ndarray, job: UpsampleJob, gain: float) -> tuple[float, float]:
+    """The texture for the scan (N, J, I), as the job asks, else as fitted; and the seconds that it took.
 
     The same scan, job and device give the same texture, whatever part of the scan is then computed.
     """
-    fitted = job.texture is None and engine.card.texture
-    if not fitted or len(values) < LEAST_SLICES:
-        return 0.0
+    if job.texture is not None or not engine.card.texture or len(values) < LEAST_SLICES:
+        return float(job.texture or 0.0), 0.0
     start = time.monotonic()
     watch = Stopwatch("self_check", 1, engine.progress)
-    block = central_block(values, most_of(engine.aim.z_scale))
-    engine.texture = round(_least_hiding(engine, block), 3)
+    block = central_block(values, most_of(engine.plan.z_scale))
+    texture = round(_least_hiding(engine, block, gain), 3)
     watch.step()
-    return time.monotonic() - start
+    return texture, time.monotonic() - start
 
 
-def _least_hiding(engine: Engine, block: np.ndarray) -> float:
+def _least_hiding(engine: Engine, block: np.ndarray, gain: float) -> float:
     """The texture in [-1, 1] nearest to 0 with a generated gap within `ALLOWED`; an end of the range where none has."""
-    aim, count = engine.aim, len(block)
-    slices = int((count - 1) * aim.z_scale + 1e-6) + 1
-    grid = Grid.of(count, aim.z_scale, slices, aim.ratio, extend=aim.consistency in ("project", "exact"))
+    plan, count = engine.plan, len(block)
+    slices = int((count - 1) * plan.z_scale + 1e-6) + 1
+    grid = Grid.of(count, plan.z_scale, slices, plan.ratio, extend=plan.consistency in ("project", "exact"))
     places = grid.positions[grid.crop]
-    other = engine.of_block(block)
-    other.scale = engine.scale
-    smoothest, least, most = other.at_textures(block, grid, (-1.0, 0.0, 1.0))
-    gauge = NoiseGauge(block, aim.z_scale, aim.modality, remember=True)
+    other = engine.of_block(block, engine.scale)
+    smoothest, least, most = other.at_textures(block, grid, gain, (-1.0, 0.0, 1.0))
+    gauge = NoiseGauge(block, plan.z_scale, plan.modality, remember=True)
 
     def gap(t: float) -> float | None:
         values, beside = _mixed(least, most if t > 0 else smoothest, abs(t))
@@ -64,7 +62,11 @@ def _least_hiding(engine: Engine, block: np.ndarray) -> float:
     if first is None or abs(first) <= ALLOWED:
         return 0.0
     sign = 1.0 if first > 0 else -1.0  # of the texture that brings the gap towards 0
-    hides = lambda amount: (found := gap(sign * amount)) is not None and sign * found <= ALLOWED  # noqa: E731
+
+    def hides(amount: float) -> bool:
+        found = gap(sign * amount)
+        return found is not None and sign * found <= ALLOWED
+
     if not hides(1.0):
         return sign
     low, high = 0.0, 1.0

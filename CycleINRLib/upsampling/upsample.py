@@ -22,10 +22,10 @@ from ..imaging.geometry import AXES, Geometry
 from ..imaging.noise import noise_readout
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
-from .engine import Engine, Remainder
-from .gain import self_check, settle_gain
+from .engine import Engine, Remainder, Settings
+from .gain import self_check
 from .plan import Plan, plan
-from .texture import settle_texture
+from .settings import fit
 
 __all__ = ["Plan", "Result", "plan", "upsample"]
 
@@ -69,52 +69,54 @@ def upsample(
     job = dataclasses.replace(job or UpsampleJob(), **fields)
     if job.like is not None and like is None:
         raise RequestError("The reference is not read yet", job.like, "pass like=cycleinr.read(path)")
-    aim = plan(volume, job, like)
-    engine = Engine.of(volume, job, aim, progress, cancelled)
-    source = volume.slices_first(aim.axis)
-    fit = settle_gain(engine, source.values, job)
-    texture_seconds = settle_texture(engine, source.values, job)
-    values, errors, queried = engine.run(source.values, aim.grid)
+    planned = plan(volume, job, like)
+    engine = Engine.of(volume, job, planned, progress, cancelled)
+    source = volume.slices_first(planned.axis)
+    fitted = fit(engine, source.values, job)
+    values, errors, queried = engine.run(source.values, planned.grid, fitted.settings)
     watch = Stopwatch("measure", 1, progress)
-    places = aim.grid.positions[aim.grid.crop]
-    readout = noise_readout(source.values, values, aim.z_scale, aim.modality, acquired=queried, positions=places)
+    places = planned.grid.positions[planned.grid.crop]
+    readout = noise_readout(
+        source.values, values, planned.z_scale, planned.modality, acquired=queried, positions=places
+    )
     watch.step()
-    check = self_check(engine, source.values, fit) if job.self_check else None
-    result = _placed(volume, values, aim)
+    check = self_check(engine, source.values, fitted.settings, fitted.dropped) if job.self_check else None
+    result = _placed(volume, values, planned)
     spent = {
         "seconds": time.monotonic() - start,
-        "gain_seconds": fit.seconds,  # of these, for fitting the gain
-        "texture_seconds": texture_seconds,  # and the texture
+        "gain_seconds": fitted.gain_seconds,  # of these, for fitting the gain
+        "texture_seconds": fitted.texture_seconds,  # and the texture
     }
-    return Result(result, _report(volume, result, job, aim, engine, readout, errors, check, spent))
+    return Result(result, _report(volume, result, job, planned, engine, fitted.settings, readout, errors, check, spent))
 
 
-def _placed(volume: Volume, output: np.ndarray, aim: Plan) -> Volume:
+def _placed(volume: Volume, output: np.ndarray, planned: Plan) -> Volume:
     """The output as a Volume in the axis order of the input, resampled where a reference is not parallel."""
-    values = np.moveaxis(output[::-1] if aim.reversed else output, 0, AXES.index(aim.axis))
-    spacing = aim.target.slices_first(aim.axis).spacing_mm[0]
+    values = np.moveaxis(output[::-1] if planned.reversed else output, 0, AXES.index(planned.axis))
+    spacing = planned.target.slices_first(planned.axis).spacing_mm[0]
     result = dataclasses.replace(
         volume,
         values=np.ascontiguousarray(values),
-        geometry=aim.target,
-        modality=volume.modality or aim.modality,
-        thickness_mm=min(spacing, aim.thickness_mm),
-        slice_axis=aim.axis,
+        geometry=planned.target,
+        modality=volume.modality or planned.modality,
+        thickness_mm=min(spacing, planned.thickness_mm),
+        slice_axis=planned.axis,
         warnings=(),
     )
-    if aim.resample_to is None:
+    if planned.resample_to is None:
         return result
     from ..io.resample import resampled
 
-    return resampled(result, aim.resample_to)
+    return resampled(result, planned.resample_to)
 
 
 def _report(
     volume,
     result,
     job,
-    aim: Plan,
+    planned: Plan,
     engine: Engine,
+    settings: Settings,
     readout,
     errors: Remainder,
     check: dict[str, Any] | None,
@@ -127,9 +129,9 @@ def _report(
     sigma = readout["sigma_mean"]["input"]
     figures = {name: value for name, value in readout.items() if name != "sigma_mean"}
     error = None if errors.rms is None or not sigma else round(errors.rms / sigma, 4)
-    if aim.consistency == "exact":
+    if planned.consistency == "exact":
         engine.warn("Exact consistency amplifies noise 1.2 to 1.6 times.")
-    if aim.consistency == "keep":
+    if planned.consistency == "keep":
         error = 0.0  # acquired slices are copied bit for bit
     return {
         "version": __version__,
@@ -139,13 +141,13 @@ def _report(
             "sha256": sha256(engine.path),
             "trained_on": [scan["scan"] for scan in engine.card.trained_on],
         },
-        "input": _facts(volume, aim.axis, aim.thickness_mm, aim.modality),
-        "output": _facts(result, aim.axis, result.thickness_mm, aim.modality),
-        "z_scale": aim.z_scale,
-        "profile": aim.profile,
-        "texture": engine.texture,
-        "gain": engine.gain,
-        "consistency": aim.consistency,
+        "input": _facts(volume, planned.axis, planned.thickness_mm, planned.modality),
+        "output": _facts(result, planned.axis, result.thickness_mm, planned.modality),
+        "z_scale": planned.z_scale,
+        "profile": planned.profile,
+        "texture": settings.texture,
+        "gain": settings.gain,
+        "consistency": planned.consistency,
         "consistency_error": error,
         "device": engine.device,
         "precision": engine.precision,
@@ -154,7 +156,7 @@ def _report(
         **figures,
         "self_check": check,
         "warnings": list(engine.warnings),
-        "job": job.to_json(),
+        "job": dataclasses.replace(job, model=engine.model, device=engine.device, precision=engine.precision).to_json(),
     }
 
 

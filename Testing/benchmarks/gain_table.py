@@ -36,7 +36,7 @@ from CycleINRLib.imaging.interpolation import cubic_weights
 from CycleINRLib.imaging.volume import Volume, guess_modality
 from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.upsampling.engine import Engine
-from CycleINRLib.upsampling.gain import settle_gain
+from CycleINRLib.upsampling.gain import fit_gain
 from CycleINRLib.upsampling.plan import plan
 
 ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha")
@@ -84,17 +84,17 @@ def row_of(truth: Volume, protocol: Protocol, model: str) -> Row:
         model=model,
     )
     engine = Engine.of(source, job, plan(source, job), None, None)
-    fit_s, _ = _timed(lambda: settle_gain(engine, source.values, job))
+    fit_s, fitted = _timed(lambda: fit_gain(engine, source.values, job))
     _, base = _timed(lambda: cycleinr.upsample(source, replace(job, gain=0.0)).volume.values)
     whole_s, network = _timed(lambda: cycleinr.upsample(source, replace(job, gain=1.0)).volume.values)
     places = case.positions
     cubic = np.tensordot(cubic_weights(places, len(source.values)), source.values, 1)
     error = _Error.of(case, base, network)
     best = error.best_gain
-    decibels = [error.decibels(g) for g in (0.0, 1.0, engine.gain, min(1.0, max(0.0, best)))]
+    decibels = [error.decibels(g) for g in (0.0, 1.0, fitted.gain, min(1.0, max(0.0, best)))]
     of_cubic = _Error.of(case, cubic, cubic).decibels(0.0)
     share = fit_s / (fit_s + whole_s)
-    numbers = (of_cubic, *decibels, engine.gain, best, share)
+    numbers = (of_cubic, *decibels, fitted.gain, best, share)
     return Row(truth.name, str(protocol), *(round(number, 3) for number in numbers))
 
 

@@ -20,11 +20,6 @@ def network() -> CycleINR:
     return network.eval()
 
 
-@pytest.fixture(autouse=True)
-def forget(monkeypatch):
-    monkeypatch.setattr(devices, "_CHOSEN", {})
-
-
 def test_an_absent_device_is_refused_with_what_torch_sees():
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
@@ -33,32 +28,57 @@ def test_an_absent_device_is_refused_with_what_torch_sees():
     assert devices.choose_device("auto") == "cpu"
 
 
-def test_an_asked_precision_is_taken_without_a_test(network, monkeypatch):
-    monkeypatch.setattr(devices, "_trial", lambda *_: pytest.fail("tested"))
-    assert devices.choose_precision("bfloat16", network, "cpu") == "bfloat16"
+def amx(monkeypatch, there: bool = True) -> None:
+    """As on a processor with, or without, the matrix units."""
+    monkeypatch.setattr(devices, "_has_amx", lambda: there)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_an_asked_precision_is_taken_as_it_is(monkeypatch):
+    amx(monkeypatch, there=False)
+    assert devices.choose_precision("bfloat16", "cpu") == "bfloat16"
+
+
+@pytest.mark.parametrize(("there", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_takes_bfloat16_where_matrix_units_compute_it(monkeypatch, there, expected):
+    amx(monkeypatch, there)
+    assert devices.choose_precision("auto", "cpu") == expected
 
 
 @pytest.mark.parametrize(
-    ("reduced_s", "shift", "expected"), [(0.1, 0, "bfloat16"), (0.9, 0, "float32"), (0.1, 1, "float32")]
+    ("name", "limit", "expected"),
+    [
+        ("ONEDNN_MAX_CPU_ISA", "AVX2", "float32"),
+        ("ONEDNN_MAX_CPU_ISA", "avx512_core_bf16", "float32"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX", "bfloat16"),
+        ("ONEDNN_MAX_CPU_ISA", "ALL", "bfloat16"),
+        ("DNNL_MAX_CPU_ISA", "AVX512_CORE", "float32"),
+    ],
 )
-def test_bfloat16_is_taken_only_where_it_is_faster_and_close(network, monkeypatch, reduced_s, shift, expected):
-    truth = torch.linspace(0, 1, 100)
-    trials = {torch.float32: (truth, 1.0), torch.bfloat16: (truth + shift, reduced_s)}
-    monkeypatch.setattr(devices, "_cpu_likes_bfloat16", lambda _: True)
-    monkeypatch.setattr(devices, "_trial", lambda _, __, dtype: trials[dtype])
-    assert devices.choose_precision("auto", network, "cpu") == expected
+def test_auto_follows_what_onednn_is_held_to(monkeypatch, name, limit, expected):
+    amx(monkeypatch)
+    monkeypatch.setenv(name, limit)
+    precision, why = devices.usual_precision("cpu")
+    assert precision == expected and (limit.upper() in why or limit == "ALL")
 
 
-def test_a_processor_that_emulates_bfloat16_is_never_tested(network, monkeypatch):
+def test_auto_follows_what_torch_is_held_to(monkeypatch):
+    amx(monkeypatch)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setattr(devices, "_trial", lambda *_: pytest.fail("tested"))
-    assert devices.choose_precision("auto", network, "cpu") == "float32"
+    assert devices.choose_precision("auto", "cpu") == "float32"
 
 
-def test_bfloat16_stays_close_to_float32(network):
-    full, _ = devices._trial(network, "cpu", torch.float32)
-    reduced, _ = devices._trial(network, "cpu", torch.bfloat16)
-    assert float((full - reduced).square().mean().sqrt() / full.square().mean().sqrt()) < devices.CLOSE_ENOUGH
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_auto_on_cuda_follows_the_compute_capability(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert devices.choose_precision("auto", "cuda") == expected
+
+
+def test_no_clock_decides():
+    """The same machine gives the same answer, quiet or busy: the file knows no time."""
+    assert "time" not in vars(devices) and len({devices.choose_precision("auto", "cpu") for _ in range(20)}) == 1
 
 
 def test_a_cast_network_leaves_the_original_alone(network):

@@ -343,7 +343,7 @@ def test_a_read_only_folder_ends_with_5(tmp_path):
 
 def test_a_volume_larger_than_memory_ends_with_5(tmp_path, capfd, monkeypatch):
     """The source is small, but so is the machine: 1000 bytes are free."""
-    monkeypatch.setattr("CycleINRLib.upsampling.engine.available_memory_bytes", lambda: 1000.0)
+    monkeypatch.setattr("CycleINRLib.upsampling.memory.available_memory_bytes", lambda: 1000.0)
     refused(upsample(good), 5, "memory|GB", tmp_path, capfd)
 
 

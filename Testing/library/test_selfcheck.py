@@ -16,7 +16,7 @@ from CycleINRLib.imaging.interpolation import cubic_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
 from CycleINRLib.upsampling import gain as selfcheck  # noqa: E402
-from CycleINRLib.upsampling.engine import Engine  # noqa: E402
+from CycleINRLib.upsampling.engine import Engine, Settings  # noqa: E402
 from CycleINRLib.upsampling.gain import Dropped  # noqa: E402
 from CycleINRLib.upsampling.plan import plan  # noqa: E402
 
@@ -96,8 +96,7 @@ def test_where_no_detail_lies_between_slices_less_of_the_correction_is_right(mr_
     gains = {}
     for probability in (1.0, 0.0, 0.25):
         monkeypatch.setattr(selfcheck, "probability_of_detail", lambda power, p=probability: p)
-        selfcheck.settle_gain(engine, block, UpsampleJob())
-        gains[probability] = engine.gain
+        gains[probability] = selfcheck.fit_gain(engine, block, UpsampleJob()).gain
     assert gains[1.0] > 0.9 and gains[0.0] < 0.6
     assert gains[0.25] == pytest.approx(0.25 * gains[1.0] + 0.75 * gains[0.0], abs=2e-4)
 
@@ -110,7 +109,7 @@ def test_thick_slices_are_judged_by_one_experiment(small_mr, monkeypatch):
     monkeypatch.setattr(Dropped, "of", classmethod(lambda cls, e, block: made_of.append(block) or real(cls, e, block)))
     for profile, experiments in (("box", 1), ("skip", 2)):
         made_of.clear()
-        selfcheck.settle_gain(engine_of(small_mr, profile=profile), small_mr.values, UpsampleJob())
+        selfcheck.fit_gain(engine_of(small_mr, profile=profile), small_mr.values, UpsampleJob())
         assert len(made_of) == experiments
 
 
@@ -140,8 +139,7 @@ def test_texture_is_added_in_full_whatever_the_gain(small_mr):
     values = small_mr.values.astype(np.float32)
 
     def output(gain: float, texture: float) -> np.ndarray:
-        engine.gain, engine.texture = gain, texture
-        return engine.run(values, engine.aim.grid, rows=(0, values.shape[1]))[0]
+        return engine.run(values, engine.plan.grid, Settings(gain, texture), rows=(0, values.shape[1]))[0]
 
     added = output(1, 0.5) - output(1, 0)
     assert np.abs(added).max() > 1
@@ -211,10 +209,9 @@ def test_the_experiment_of_the_gain_serves_the_self_check_too(small_mr, monkeypa
 def test_the_cycle_goes_half_a_slice_forth_and_back(small_mr):
     """With gain 0 and thin slices both passes are cubic, which is known in closed form."""
     engine, block = engine_of(small_mr), small_mr.values.astype(np.float32)
-    engine.gain = 0.0
     forth, back = (cubic_weights(np.arange(count - 1) + 0.5, count) for count in (12, 11))
     expected = np.tensordot(back @ forth, block, 1)
-    np.testing.assert_allclose(selfcheck.cycled(engine, block), expected, atol=0.005 * block.max())
+    np.testing.assert_allclose(selfcheck.cycled(engine, block, Settings(gain=0.0)), expected, atol=0.005 * block.max())
 
 
 @pytest.mark.parametrize(("profile", "consistency"), [("skip", "keep"), ("box", "project"), ("box", "keep")])
@@ -222,8 +219,7 @@ def test_a_ramp_comes_back_from_the_cycle(small_mr, profile, consistency):
     """Thick slices are averaged again between the passes, so nothing moves and nothing is averaged twice."""
     ramp = np.broadcast_to(100 + 10 * np.arange(12.0, dtype=np.float32)[:, None, None], (12, 16, 16))
     engine = engine_of(small_mr, profile=profile, consistency=consistency)
-    engine.gain = 0.0
-    np.testing.assert_allclose(selfcheck.cycled(engine, ramp)[1:-1], ramp[2:-2], atol=0.5)
+    np.testing.assert_allclose(selfcheck.cycled(engine, ramp, Settings(gain=0.0))[1:-1], ramp[2:-2], atol=0.5)
 
 
 def test_the_cycle_is_told_for_kept_slices_too(small_mr):

@@ -12,10 +12,11 @@ import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import Cancelled  # noqa: E402
 from CycleINRLib.evaluation.case import Case, Protocol  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
+from CycleINRLib.upsampling import engine
 from CycleINRLib.upsampling import preview as tasks_preview  # noqa: E402
-from CycleINRLib.upsampling.engine import Engine  # noqa: E402
+from CycleINRLib.upsampling.engine import Engine, Settings  # noqa: E402
 from CycleINRLib.upsampling.plan import plan  # noqa: E402
-from CycleINRLib.upsampling.texture import ALLOWED, settle_texture  # noqa: E402
+from CycleINRLib.upsampling.texture import ALLOWED, fit_texture  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,11 @@ def test_a_preview_has_the_texture_of_the_whole(thick, result):
 def test_several_planes_are_those_of_single_previews_and_fitted_once(ct_thin, monkeypatch):
     thick = Case.of(ct_thin, Protocol(3, "box")).source
     fits: list[str] = []
-    for name in ("settle_gain", "settle_texture"):
-        real = getattr(tasks_preview, name)
-        monkeypatch.setattr(tasks_preview, name, lambda *rest, name=name, real=real: fits.append(name) or real(*rest))
+    real = tasks_preview.fit
+    monkeypatch.setattr(tasks_preview, "fit", lambda *rest: fits.append("fit") or real(*rest))
     planes = {"coronal": None, "sagittal": float(thick.geometry.ras_of((0, 0, 20))[0])}
     together = dict(tasks_preview.previews(thick, planes, 3))
-    assert fits == ["settle_gain", "settle_texture"] and list(together) == ["coronal", "sagittal"]
+    assert fits == ["fit"] and list(together) == ["coronal", "sagittal"]
     for plane, at_mm in planes.items():
         alone = cycleinr.preview(thick, plane, at_mm, 3)
         np.testing.assert_array_equal(together[plane].values, alone.values)
@@ -86,10 +86,10 @@ def test_too_few_slices_get_least_error(mr_thin):
 def test_one_encoding_gives_the_texture_that_two_runs_give(ct_thin, profile, monkeypatch):
     """Both ends of the dial at once are a saving, not another fit."""
 
-    def twice(engine, values, grid, textures):
+    def twice(engine, values, grid, gain, textures):
         found = []
-        for engine.texture in textures:
-            output, _, beside = engine.run(values, grid)
+        for texture in textures:
+            output, _, beside = engine.run(values, grid, Settings(gain, texture))
             found.append((output, beside))
         return found
 
@@ -98,9 +98,7 @@ def test_one_encoding_gives_the_texture_that_two_runs_give(ct_thin, profile, mon
     settled = []
     for way in (Engine.at_textures, twice):
         monkeypatch.setattr(Engine, "at_textures", way)
-        engine = Engine.of(thick, job, plan(thick, job), None, None)
-        settle_texture(engine, thick.values, job)
-        settled.append(engine.texture)
+        settled.append(fit_texture(Engine.of(thick, job, plan(thick, job), None, None), thick.values, job, 1.0)[0])
     assert settled[0] == pytest.approx(settled[1], abs=1e-3)
     assert 0 < settled[0] < 1
 
@@ -139,5 +137,5 @@ def test_a_smoothed_preview_is_that_of_the_whole_in_both_directions(interpolated
 def test_smoothed_slabs_are_the_whole(interpolated, monkeypatch):
     asked = {"z_scale": 4, "axis": "k", "profile": "skip", "texture": -0.7}
     whole = cycleinr.upsample(interpolated, **asked).volume.values
-    monkeypatch.setattr(Engine, "_rows", lambda *_: 16)
+    monkeypatch.setattr(engine, "rows_within", lambda *_: 16)
     assert np.abs(cycleinr.upsample(interpolated, **asked).volume.values.astype(int) - whole).max() <= 1

@@ -1,0 +1,68 @@
+"""How much memory a slab may take, and what is free: the first decides slabs, the second only a fallback (floor 3)."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import ResourceError
+from ..imaging.slabs import MIN_ROWS, rows_within
+
+WORKING_BYTES = 1.2e9  # what one slab may take; with torch itself it stays within the promised 2 GB
+
+
+TORCH_BYTES = 5e8
+
+
+def available_memory_bytes() -> float:
+    """Memory that this process may still take; infinity where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            facts = dict(line.split(":", 1) for line in file)
+        return float(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # Windows
+        return float("inf")
+
+
+CUDA_WORKING_BYTES = 6e9  # what one slab may take there
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+        or "not enough memory" in text
+    )
+
+
+def working_bytes(device: str) -> float:
+    """What one slab may take on a device: from what the machine is, not from its load."""
+    if device != "cuda":
+        return WORKING_BYTES
+    from ..network.device import memory_bytes
+
+    return min(CUDA_WORKING_BYTES, 0.5 * memory_bytes()[1])
+
+
+def rows_that_fit(rows: int, all_rows: int, bytes_per_row: float, halo: int, device: str) -> int:
+    """`rows`, or as many of a slab as the free memory holds.
+
+    Raises
+    ------
+    ResourceError : not even the smallest slab fits; says how much is needed
+    """
+    free = available_memory_bytes()
+    if device == "cuda":
+        from ..network.device import memory_bytes
+
+        free = memory_bytes()[0]
+    needed = bytes_per_row * (MIN_ROWS + 2 * halo)
+    if needed > 0.9 * free:
+        found = f"{needed / 1e9:.1f} GB for the smallest slab, {free / 1e9:.1f} GB free"
+        raise ResourceError("There is not enough memory", found, "close other programs, or crop the volume")
+    return min(rows, rows_within(0.9 * free, all_rows, bytes_per_row, 0, halo))
