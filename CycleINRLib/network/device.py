@@ -88,11 +88,13 @@ def _has_amx() -> bool:
 
 
 def cast_network(network: CycleINR, device: str, dtype: torch.dtype) -> CycleINR:
-    """A copy of the network there and in that precision; the network itself where nothing changes."""
+    """A copy of the network there, its encoder in that precision; the network itself where nothing changes."""
     first = next(network.parameters())
     if first.device.type == device and first.dtype == dtype:
         return network
-    copy = CycleINR(network.config).to(device=device, dtype=dtype)
+    copy = CycleINR(network.config).to(device=device)
+    for part in (copy.enter, copy.blocks, copy.leave, copy.skip):
+        part.to(dtype)  # the decoder stays in float32: there rounding shows, see `infer`
     copy.load_state_dict(network.state_dict())
     return copy.eval().requires_grad_(False)
 

@@ -83,6 +83,6 @@ def test_no_clock_decides():
 
 def test_a_cast_network_leaves_the_original_alone(network):
     half = devices.cast_network(network, "cpu", torch.bfloat16)
-    assert next(half.parameters()).dtype == torch.bfloat16
+    assert half.enter.weight.dtype == torch.bfloat16 and half.first.weight.dtype == torch.float32
     assert next(network.parameters()).dtype == torch.float32
     assert devices.cast_network(network, "cpu", torch.float32) is network

@@ -12,7 +12,7 @@ import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import Cancelled  # noqa: E402
 from CycleINRLib.evaluation.case import Case, Protocol  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
-from CycleINRLib.upsampling import engine
+from CycleINRLib.upsampling import engine  # noqa: E402
 from CycleINRLib.upsampling import preview as tasks_preview  # noqa: E402
 from CycleINRLib.upsampling.engine import Engine, Settings  # noqa: E402
 from CycleINRLib.upsampling.plan import plan  # noqa: E402

@@ -14,6 +14,7 @@ import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import Cancelled, MissingPackageError, RequestError, ResourceError, VolumeError  # noqa: E402
 from CycleINRLib.events import Progress  # noqa: E402
 from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
+from CycleINRLib.imaging.noise import mean_noise, slice_noise  # noqa: E402
 from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
@@ -169,6 +170,20 @@ def test_slabs_change_nothing(small_mr, result, monkeypatch):
     monkeypatch.setattr(task, "rows_within", lambda *_: 8)
     sliced = cycleinr.upsample(small_mr, z_scale=4)
     np.testing.assert_allclose(sliced.volume.values.astype(int), result.volume.values.astype(int), atol=1)
+
+
+@pytest.mark.parametrize("profile", ["skip", "box"])
+def test_bfloat16_differs_from_float32_by_a_twentieth_of_the_noise_at_most(thick_ct, profile):
+    """On any processor, emulated or not: a small block, unrounded."""
+    middle = [(n - m) // 2 for n, m in zip(thick_ct.values.shape, (8, 64, 64))]
+    block = thick_ct.values[tuple(slice(a, a + m) for a, m in zip(middle, (8, 64, 64)))].astype(np.float32)
+    volume = thick_ct.with_values(block, thick_ct.geometry.cropped((0, 0, 0), block.shape))
+    asked = {"z_scale": 3, "profile": profile, "gain": 1, "texture": 0, "axis": "k"}
+    full, reduced = (
+        cycleinr.upsample(volume, precision=name, **asked).volume.values for name in ("float32", "bfloat16")
+    )
+    noise = mean_noise(slice_noise(block, "CT"))
+    assert 0 < np.sqrt(np.mean((reduced - full) ** 2)) <= 0.05 * noise
 
 
 def test_floats_stay_floats_and_hounsfield_units_stay_what_they_are(thick_ct):
