@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .errors import RequestError
 
+LONGEST_NAME = 255  # bytes of a file's name, where the disk does not say
+
+
+def beside(path: Path, ending: str = ".part") -> Path:
+    """A hidden name in the same folder for what is not complete yet: short, so that a long name gets none too long."""
+    return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}{ending}")
+
+
+def check_name(path: Path) -> None:
+    """A RequestError where no disk would take a name or path of this length."""
+    try:
+        longest = os.pathconf(path.absolute().parent, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):
+        longest = LONGEST_NAME
+    if (length := len(os.fsencode(path.name))) > longest:
+        raise RequestError("The name of the output is too long", f"{length} bytes", f"give at most {longest}")
+
 
 def check_file(path: Path, ending: str, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
     """A RequestError where `path` could not be written as asked."""
+    check_name(path)
     if path.suffix.lower() != ending:
         raise RequestError(f"The file must end in {ending}", str(path), f"name it {path.stem}{ending}")
     if any(path.absolute() == other.absolute() for other in inputs):
@@ -31,7 +50,7 @@ def _check_place(path: Path) -> None:
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a hidden file beside `path`, then put it in place; on any failure it is gone."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    partial = beside(path, f".part{path.suffix}")  # matplotlib goes by the ending
     try:
         write(partial)
         os.replace(partial, path)

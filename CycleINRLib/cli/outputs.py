@@ -42,18 +42,22 @@ class Outputs:
         report, picture = (Path(path) if path else None for path in (job.report, job.picture))
         return cls(Path(job.output), report, picture, job.dicom, job.overwrite, inputs)
 
-    def check(self, geometry: Geometry | None = None) -> None:
-        """Refuse now what could not be written later; `geometry` is that of the source, once it is known.
+    def check(self, geometry: Geometry | None = None, source: Volume | None = None) -> None:
+        """Refuse now what could not be written later; `geometry` of the output and `source`, once they are known.
 
         Raises
         ------
         RequestError : folder missing, wrong ending, a file that exists, an output that is the input or another output,
-            a sheared volume to NIfTI
+            a sheared volume to NIfTI, DICOM of neither CT nor MR
         MissingPackageError : a picture without matplotlib
         """
+        from ..imaging.volume import choose_slice_axis
         from ..io.files import check_output
 
-        check_output(self.volume, overwrite=self.overwrite, inputs=self.inputs, geometry=geometry, dicom=self.dicom)
+        known: dict[str, Any] = {"overwrite": self.overwrite, "inputs": self.inputs, "dicom": self.dicom}
+        if source is not None:
+            known.update(modality=source.modality, slice_axis=choose_slice_axis(source))
+        check_output(self.volume, geometry=geometry, **known)
         if self.report:
             check_file(self.report, ".json", self.overwrite, self.inputs)
         if self.picture:

@@ -26,16 +26,21 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
     """A job with paths: check every output, read, compute, write, tell."""
     outputs = Outputs.of(job)
     outputs.check()
-    from ..io.files import read
+    from ..io.files import changes_by, read
 
     source = read(outputs.inputs[0], series=job.series, frame=job.frame)
     for message in source.warnings:
         console.warn(message)
     like = read(job.like).geometry if job.like else None
-    outputs.check(like or source.geometry)
+    from ..upsampling.plan import plan
+
+    target = plan(source, job, like).target  # what cannot be done is refused before torch is loaded
+    outputs.check(target, source)
+    changes = [] if job.dicom else changes_by(outputs.volume, target)
     from ..upsampling.upsample import upsample  # torch: not before the input is known to be good
 
     result = upsample(source, job, like=like, progress=console.hear)
+    result.report["warnings"] += changes
     for message in result.report["warnings"]:
         console.warn(message)
     files = outputs.write(source, result.volume, result.report)

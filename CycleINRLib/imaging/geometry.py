@@ -14,6 +14,7 @@ from ..errors import VolumeError
 
 AXES = ("k", "j", "i")  # array position of each axis name
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SQUARE = 1.75e-3  # off the right angle by less (0.1 degrees) is what three decimals do to direction cosines, no tilt
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +80,9 @@ class Geometry:
 
     @property
     def is_sheared(self) -> bool:
-        """Whether the axes leave the right angle by more than 1e-4 (gantry tilt)."""
+        """Whether the axes leave the right angle by more than rounded direction cosines do (gantry tilt)."""
         d = self.directions
-        return bool(np.abs(d.T @ d - np.eye(3)).max() > 1e-4)
+        return bool(np.abs(d.T @ d - np.eye(3)).max() > SQUARE)
 
     @property
     def is_left_handed(self) -> bool:
@@ -103,6 +104,20 @@ class Geometry:
             return False
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
         return bool(np.abs(self.ras_of(corners) - other.ras_of(corners)).max() <= tol_mm)
+
+    def squared(self) -> tuple[Geometry, float]:
+        """The place with the nearest axes at right angles, its center kept; and how far its corners moved in mm."""
+        d = self.directions
+        if np.abs(d.T @ d - np.eye(3)).max() < 1e-7:
+            return self, 0.0
+        left, _, right = np.linalg.svd(d)
+        matrix = np.array(self.ijk_to_ras)
+        matrix[:3, :3] = left @ right * np.linalg.norm(matrix[:3, :3], axis=0)
+        center = (np.array(self.shape) - 1) / 2
+        matrix[:3, 3] += self.ras_of(center) - Geometry(self.shape, matrix).ras_of(center)
+        result = Geometry(self.shape, matrix)
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
+        return result, float(np.linalg.norm(result.ras_of(corners) - self.ras_of(corners), axis=1).max())
 
     # --- other places -----------------------------------------------------------------------------------------
     def slices_first(self, axis: str) -> Geometry:

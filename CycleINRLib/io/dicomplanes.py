@@ -100,7 +100,7 @@ class Contents:
     others: list[str] = field(default_factory=list)  # names of files that hold no image with a place
 
 
-def contents_of(path: Path) -> Contents:
+def contents_of(path: Path, needed: bool = True) -> Contents:
     """Every image plane that the path stands for: of a folder and all below it, of a multi-frame file, or of the series
     that a classic file belongs to, in its folder. Localizers are left out where there is anything else.
 
@@ -108,7 +108,7 @@ def contents_of(path: Path) -> Contents:
 
     Raises
     ------
-    VolumeError : no image that has a place, or the file itself has a damaged header
+    VolumeError : no image that has a place (where one is `needed`), or the file itself has a damaged header
     """
     damaged: list[Damaged] = []
     others: list[str] = []
@@ -116,9 +116,9 @@ def contents_of(path: Path) -> Contents:
     if path.is_dir():
         for file in _files(path, others):
             planes += _examined(file, damaged, others)
-        if not planes:
-            if damaged:
-                raise damaged[0].refused()
+        if not planes and damaged:
+            raise damaged[0].refused()
+        if not planes and needed:
             raise VolumeError("The folder holds no DICOM images", str(path), "give the folder of the series, or a file")
     else:
         planes = examine(path)
@@ -134,10 +134,10 @@ def contents_of(path: Path) -> Contents:
 def _examined(file: Path, damaged: list[Damaged], others: list[str]) -> list[Plane]:
     """The planes of a file of a folder; where it has none, what it is instead goes into one of the lists."""
     try:
-        return examine(file)
+        return _examine(file)
     except _NoImage as error:
         if file.name not in NO_SCANS:
-            others.append(f"{file.name} ({error.found.partition(', ')[2] or 'no image'})")
+            others.append(f"{file.name} ({error})")
     except OSError as error:
         others.append(f"{file.name} ({error.strerror or error})")
     except VolumeError as error:
@@ -176,8 +176,8 @@ def _is_dicom_file(file: Path, others: list[str]) -> bool:
     return False
 
 
-class _NoImage(VolumeError):
-    """A sound DICOM file that holds no image with a place in the patient."""
+class _NoImage(Exception):
+    """A sound DICOM file that holds no image with a place in the patient; says what it is."""
 
 
 def examine(file: Path) -> list[Plane]:
@@ -188,31 +188,33 @@ def examine(file: Path) -> list[Plane]:
     VolumeError : a damaged header, or no image that has a place in the patient
     """
     try:
+        return _examine(file)
+    except _NoImage as error:
+        what = "The DICOM file holds no image with a place in the patient"
+        raise VolumeError(what, f"{file.name}, {error}", "choose another") from None
+
+
+def _examine(file: Path) -> list[Plane]:
+    try:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
         if words(header, "Modality") in NO_IMAGES:
-            raise _no_image(file, f"an object of modality {words(header, 'Modality')}")
+            raise _NoImage(f"an object of modality {words(header, 'Modality')}")
         rows, columns = counting(header, "Rows", 0), counting(header, "Columns", 0)
         if not rows or not columns:
             kind = header.file_meta.get("MediaStorageSOPClassUID", header.get("SOPClassUID"))
             if kind is not None and pydicom.uid.UID(kind).name.endswith("Image Storage"):
                 raise ValueError("it ends before the size of the image")
-            raise _no_image(file, "no image")
+            raise _NoImage("no image")
         groups = header.get("PerFrameFunctionalGroupsSequence") or []
         count = counting(header, "NumberOfFrames", len(groups) or 1) or 1
         if not groups and count > 1:
-            raise _no_image(file, f"{count} frames without a place of their own")
+            raise _NoImage(f"{count} frames without a place of their own")
         if groups and count != len(groups):
             raise ValueError(f"it states {count} frames and the places of {len(groups)}")
         facts = _facts(header, rows, columns)
         return [_plane(file, header, facts, frame) for frame in (range(len(groups)) if groups else (None,))]
     except DAMAGED as error:
         raise VolumeError("The header of a DICOM file cannot be read", f"{file.name}, {error}", AGAIN) from error
-
-
-def _no_image(file: Path, what: str) -> _NoImage:
-    return _NoImage(
-        "The DICOM file holds no image with a place in the patient", f"{file.name}, {what}", "choose another"
-    )
 
 
 def _facts(header: Dataset, rows: int, columns: int) -> FileFacts:
@@ -263,7 +265,7 @@ def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> 
     spacing = deciding(get, "PixelSpacing", 2, "PixelMeasuresSequence")
     if position is None or orientation is None or spacing is None:
         stated = {"ImagePositionPatient": position, "ImageOrientationPatient": orientation, "PixelSpacing": spacing}
-        raise _no_image(file, f"an image without {' and '.join(name for name, one in stated.items() if one is None)}")
+        raise _NoImage(f"an image without {' and '.join(name for name, one in stated.items() if one is None)}")
     if min(spacing) < 0:
         raise ValueError(f"PixelSpacing is {spacing}")
     rows, columns = np.array(orientation[:3]), np.array(orientation[3:])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,6 @@ class SeriesFacts:
     slices: int
     rows: int
     columns: int
-    images: frozenset[str] = field(default=frozenset(), repr=False)  # their SOP instance UIDs
 
     def __str__(self) -> str:
         count = "1 slice" if self.slices == 1 else f"{self.slices} slices"
@@ -97,6 +96,19 @@ def find_series(path: Path) -> list[SeriesFacts]:
         return [_series_facts(slices) for slices in _by_series(contents_of(path).planes).values()]
 
 
+def images_by_series(path: Path) -> dict[str, frozenset[str]]:
+    """The SOP instance UIDs of each series in a folder, by its UID, largest first; empty where there are no images.
+
+    Raises
+    ------
+    VolumeError : what there is is damaged
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        groups = _by_series(contents_of(path, needed=False).planes)
+    return {uid: frozenset(plane.facts.sop_uid for plane in slices) for uid, slices in groups.items()}
+
+
 def header_of_series(path: Path, series: str | None = None, frame: int | None = None) -> Dataset | None:
     """All tags but the pixels of the first slice of the volume that `read` gives; None where the path is no DICOM."""
     if not path.is_dir() and not is_dicom(path):
@@ -116,9 +128,7 @@ def _by_series(slices: list[Plane]) -> dict[str, list[Plane]]:
 def _series_facts(slices: list[Plane]) -> SeriesFacts:
     first = slices[0].facts
     modality = first.modality or "unknown modality"
-    images = frozenset(plane.facts.sop_uid for plane in slices)
-    size = (len(slices), first.rows, first.columns)
-    return SeriesFacts(first.uid, first.description, modality, first.number, *size, images)
+    return SeriesFacts(first.uid, first.description, modality, first.number, len(slices), first.rows, first.columns)
 
 
 def _choose_series(slices: list[Plane], path: Path, series: str | None) -> list[Plane]:

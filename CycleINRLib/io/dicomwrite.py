@@ -24,10 +24,10 @@ from pydicom.valuerep import DSfloat
 
 from .. import __version__
 from ..errors import RequestError, VolumeError
-from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume, choose_slice_axis, guess_modality
+from ..wholefile import beside
 from .dicomread import header_of_series
-from .files import check_output, reporting
+from .files import check_output, refuse_in_plane_shear, reporting
 
 STORAGE = {"CT": pydicom.uid.CTImageStorage, "MR": pydicom.uid.MRImageStorage}
 TAKEN_OVER = """
@@ -73,9 +73,9 @@ def write_series(
     ResourceError : disk full or read-only; nothing is left behind
     """
     folder = Path(output_folder)
-    check_output(folder, overwrite=overwrite, inputs=[source] if source else [], dicom=True)
+    check_output(folder, overwrite=overwrite, inputs=[source] if source else [], dicom=True, modality=volume.modality)
     volume = volume.slices_first(choose_slice_axis(volume))
-    _refuse_in_plane_shear(volume.geometry)
+    refuse_in_plane_shear(volume.geometry)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values of the source are its own
         job = report.get("job", {})
@@ -88,17 +88,10 @@ def write_series(
     return folder
 
 
-def _refuse_in_plane_shear(geometry: Geometry) -> None:
-    across = geometry.directions[:, 0] @ geometry.directions[:, 1]
-    if abs(across) > 1e-4:
-        found = f"rows and columns {np.degrees(np.arccos(across)):.2f} degrees apart"
-        raise RequestError("DICOM cannot hold a slice whose axes are not at right angles", found, "write .nrrd")
-
-
 @contextlib.contextmanager
 def _folder_or_nothing(folder: Path) -> Iterator[Path]:
     """A folder beside the target whose name starts with a dot; it takes the target's place only when complete."""
-    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("part", "old"))
+    part, old = (beside(folder, ending) for ending in (".part", ".old"))
     part.mkdir()
     try:
         yield part
@@ -211,7 +204,8 @@ def _slices(volume: Volume, common: Dataset, stored: np.ndarray, slope: float, i
     lps = volume.geometry.to_lps()
     rows, columns = volume.geometry.to_lps()[:3, :2].T
     spacing = volume.geometry.spacing_mm
-    rows, columns = rows / spacing[2], columns / spacing[1]
+    left, _, right = np.linalg.svd(np.stack([rows / spacing[2], columns / spacing[1]]), full_matrices=False)
+    rows, columns = left @ right  # rounded axes at right angles
     normal = np.cross(rows, columns)
     order = range(len(stored)) if lps[:3, 2] @ normal > 0 else range(len(stored) - 1, -1, -1)
     for number, k in enumerate(order):

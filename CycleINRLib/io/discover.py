@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 from ..errors import RequestError, VolumeError
 from ..imaging.volume import Volume, check_usable
-from .files import list_series
+from .files import images_by_series
+from .headers import is_dicom
 from .packs import ENDING, FACTS_OF_VOLUME, PackedScan, read_pack
 
 NEXT = "name NRRD, NIfTI, MHA or DICOM scans, or folders of them"
@@ -40,15 +42,58 @@ def _at(path: Path) -> Iterator[Found]:
     if path.is_file():
         yield Found(path)
         return
-    images = [one for one in sorted(path.iterdir()) if _is_image(one)]
-    yield from map(Found, images)
-    folders = [one for one in sorted(path.iterdir()) if one.is_dir()] if images else [path]
-    for folder in folders:
+    yield from (Found(one) for one in sorted(path.iterdir()) if _is_image(one))
+    yield from _series_below(path)
+
+
+def _series_below(path: Path) -> Iterator[Found]:
+    """The DICOM series of a folder and the folders in it, each folder by itself: copies of a scan are scans.
+
+    A series whose images are spread over several folders is one scan of the folder above them. A folder whose DICOM is
+    damaged is named as a scan, so that whoever reads it is told why.
+    """
+    damaged, places = [], []
+    for folder in _dicom_folders(path):
         try:
-            found = list_series(folder)
+            found = images_by_series(folder)
         except VolumeError:
-            continue  # no images in it
-        yield from (Found(folder, one.uid if len(found) > 1 else None) for one in found)
+            damaged.append(folder)
+        else:
+            places += [(folder, uid if len(found) > 1 else None, uid, images) for uid, images in found.items()]
+    by_uid: dict[str, list] = {}
+    for place in places:
+        by_uid.setdefault(place[2], []).append(place)
+    spread = {uid for uid, some in by_uid.items() if len(some) > 1 and _are_disjoint([place[3] for place in some])}
+    told: set[str] = set()
+    for folder, series, uid, _ in places:
+        if uid not in spread:
+            yield Found(folder, series)
+        elif uid not in told:
+            told.add(uid)
+            yield Found(Path(os.path.commonpath([place[0] for place in by_uid[uid]])), uid)
+    yield from map(Found, damaged)
+
+
+def _are_disjoint(sets: list[frozenset[str]]) -> bool:
+    return len(frozenset().union(*sets)) == sum(map(len, sets))
+
+
+def _dicom_folders(path: Path) -> Iterator[Path]:
+    """The topmost folders that hold DICOM files themselves."""
+    entries = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+    if any(_starts_as_dicom(one) for one in entries):
+        yield path
+        return
+    for one in entries:
+        if one.is_dir() and not one.is_symlink():
+            yield from _dicom_folders(one)
+
+
+def _starts_as_dicom(path: Path) -> bool:
+    try:
+        return path.is_file() and is_dicom(path)
+    except OSError:
+        return False
 
 
 def _is_image(path: Path) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ..errors import MissingPackageError, RequestError, ResourceError, VolumeError
-from ..imaging.geometry import Geometry
+from ..imaging.geometry import SQUARE, Geometry
 from ..imaging.volume import UNITS, Volume, rescaled
+from ..wholefile import beside, check_name
 from .decode import decode
 from .encode import ENCODERS, storable
 from .fields import Header
@@ -82,6 +84,11 @@ def list_series(path: str | os.PathLike) -> list[SeriesFacts]:
     return _dicomread(path).find_series(path)
 
 
+def images_by_series(folder: str | os.PathLike) -> dict[str, frozenset[str]]:
+    """The images (SOP instance UIDs) of each DICOM series in a folder; a VolumeError where what it holds is damaged."""
+    return _dicomread(Path(folder)).images_by_series(Path(folder))
+
+
 def _dicomread(path: Path) -> ModuleType:
     """The DICOM reader; pydicom is paid for when it is used."""
     try:
@@ -129,6 +136,8 @@ def check_output(
     inputs: Iterable[str | os.PathLike] = (),
     geometry: Geometry | None = None,
     dicom: bool = False,
+    modality: str | None = None,
+    slice_axis: str = "k",
 ) -> None:
     """Refuses an output that could not be written, before anything is computed.
 
@@ -137,16 +146,23 @@ def check_output(
     inputs : files and folders that must not be written over
     geometry : of the output where it is known; NIfTI cannot hold a sheared one
     dicom : the output is a folder of DICOM files
+    modality, slice_axis : of the scan, where they are known; DICOM is written for CT and MR alone
 
     Raises
     ------
-    RequestError : unknown extension, exists, is an input, its folder is missing, sheared to NIfTI
+    RequestError : unknown extension, a name too long, exists, is an input, its folder is missing, sheared or too large
+        for NIfTI, a modality or a shear that DICOM cannot take
     ResourceError : the folder cannot be written to
     """
     path = Path(path)
     suffix = suffix_of(path)
+    check_name(path)
     if dicom:
         _check_dicom_folder(path, overwrite, [Path(given) for given in inputs])
+        if modality and modality.upper() not in UNITS:
+            raise RequestError("DICOM is written for CT and MR only", f"modality {modality}", "write .nrrd")
+        if geometry is not None:
+            refuse_in_plane_shear(geometry.slices_first(slice_axis))
     elif path.is_dir():
         raise RequestError("The output is a folder", str(path), "name a file, or add --dicom")
     elif not suffix:
@@ -159,12 +175,32 @@ def check_output(
         raise RequestError("The output is the input", str(path), "choose another name for the output")
     if path.exists() and not overwrite and not dicom:
         raise RequestError("The output exists", str(path), "choose another name, or add --overwrite")
-    if geometry is not None and geometry.is_sheared and suffix.startswith(".nii"):
-        raise RequestError(
-            "NIfTI readers straighten a sheared volume in silence", "a sheared (tilted) stack", "write .nrrd"
-        )
+    if geometry is not None and suffix.startswith(".nii"):
+        if geometry.is_sheared:
+            raise RequestError(
+                "NIfTI readers straighten a sheared volume in silence", "a sheared (tilted) stack", "write .nrrd"
+            )
+        if max(geometry.shape) > 32767:
+            found = " x ".join(map(str, geometry.shape[::-1]))
+            raise RequestError("NIfTI cannot hold so many voxels along one axis", found, "write .nrrd")
     if not os.access(path.resolve().parent, os.W_OK):
         raise ResourceError("The folder of the output is read-only", str(path.parent), "choose another")
+
+
+def refuse_in_plane_shear(geometry: Geometry) -> None:
+    """DICOM has one right angle in a slice; `geometry` has its slices first. Rounding is no shear."""
+    across = float(geometry.directions[:, 0] @ geometry.directions[:, 1])
+    if abs(across) > SQUARE:
+        found = f"rows and columns {np.degrees(np.arccos(across)):.2f} degrees apart"
+        raise RequestError("DICOM cannot hold a slice whose axes are not at right angles", found, "write .nrrd")
+
+
+def changes_by(path: str | os.PathLike, geometry: Geometry) -> list[str]:
+    """What writing to this format changes, in sentences for the user."""
+    moved = geometry.squared()[1] if suffix_of(Path(path)).startswith(".nii") and not geometry.is_sheared else 0.0
+    if moved < 1e-3:
+        return []
+    return [f"NIfTI readers need right angles: the rounded axes were straightened, corners move up to {moved:.2g} mm"]
 
 
 def _check_dicom_folder(path: Path, overwrite: bool, inputs: list[Path]) -> None:
@@ -193,7 +229,8 @@ def write(volume: Volume, path: str | os.PathLike, *, overwrite: bool = False) -
     """Writes `.nrrd`, `.nii`, `.nii.gz` or `.mha`, whole or not at all, and gives the path.
 
     Voxels keep their type, except that bool, float16 and 64-bit integers become the nearest type that other programs
-    read. NRRD carries the slice thickness. NIfTI stores its matrix in 32-bit floats, i.e. to about 1e-5 mm.
+    read. NRRD carries the slice thickness. NIfTI stores its matrix in 32-bit floats, i.e. to about 1e-5 mm, and gets
+    axes at right angles where they are off by rounding (`changes_by` says so).
 
     Raises
     ------
@@ -202,6 +239,8 @@ def write(volume: Volume, path: str | os.PathLike, *, overwrite: bool = False) -
     """
     path = Path(path)
     check_output(path, overwrite=overwrite, geometry=volume.geometry)
+    if suffix_of(path).startswith(".nii"):
+        volume = replace(volume, geometry=volume.geometry.squared()[0])
     values = storable(volume.values)
     with _whole_or_nothing(path.resolve()) as stream:
         ENCODERS[suffix_of(path)](stream, volume, values)
@@ -211,7 +250,7 @@ def write(volume: Volume, path: str | os.PathLike, *, overwrite: bool = False) -
 @contextlib.contextmanager
 def _whole_or_nothing(path: Path) -> Iterator[BinaryIO]:
     """A file beside the target whose name starts with a dot; it takes the target's place only when complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = beside(path)
     with reporting(path):
         try:
             with open(part, "wb") as stream:

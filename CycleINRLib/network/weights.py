@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import ModelError, ResourceError
 from ..modelcard import NEXT, ModelCard, read_card, read_header
+from ..wholefile import beside
 
 LIBRARY = Path(__file__).resolve().parents[1]
 FOLDERS = (LIBRARY / "models", LIBRARY.parent / "Resources" / "Models")  # installed; source tree
@@ -96,7 +97,7 @@ def save_tensors(tensors, path: Path, told: dict[str, str]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = beside(path)
     held = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
         save_file(held, temporary, told)

@@ -18,6 +18,7 @@ from ..errors import MissingPackageError, RequestError, ResourceError
 from ..imaging.geometry import AXES, Geometry
 from ..imaging.interpolation import cubic_weights
 from ..imaging.volume import Volume, choose_slice_axis, guess_modality
+from ..wholefile import beside
 
 PLANES = ("sagittal", "coronal", "axial")  # normal to R, A, S
 SIDES = {"sagittal": "AS", "coronal": "RS", "axial": "RA"}  # what is left, what is up
@@ -396,7 +397,7 @@ def save_picture(path: str | Path, inches: tuple[float, float], draw: Callable[[
     figure = Figure(figsize=inches, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     draw(figure)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = beside(path)
     try:
         figure.savefig(temporary, format="png")
         os.replace(temporary, path)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from ..errors import ModelError
 from ..network.weights import save_tensors
+from ..wholefile import beside
 
 COLUMNS = ("step", "kind", "value", "seconds")
 
@@ -92,7 +93,7 @@ def forget_after(path: Path, step: int) -> None:
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     kept = rows[:1] + [row for row in rows[1:] if len(row) == len(COLUMNS) and int(row[0]) <= step]
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = beside(path)
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(kept)
     os.replace(temporary, path)

@@ -240,7 +240,7 @@ VOLUMES: dict[str, tuple[Build, str]] = {
     "singular matrix": (upsample(scan(space_directions="(1,0,0) (1,0,0) (0,0,4)")), "singular"),
     "matrix that is not finite": (upsample(scan(space_directions="(1,0,0) (0,nan,0) (0,0,4)")), "finite"),
     "origin that is not finite": (upsample(scan(space_origin="(0,inf,0)")), "finite"),
-    "NIfTI matrix of zeros": (upsample(lambda f: wrong.nifti(f / "scan.nii", rows=np.zeros((3, 4)))), "spacing"),
+    "NIfTI matrix of zeros": (upsample(lambda f: wrong.nifti(f / "scan.nii", rows=np.zeros((3, 4)))), "sform"),
     "compressed without decoder": (upsample(compressed(HTJ2KLossless)), "decoder|pylibjpeg-openjpeg"),
     "compressed and damaged": (upsample(compressed(JPEGLSLossless)), "damaged"),
     "input of info missing": (lambda f: ["info", str(f / "none.nrrd")], "none.nrrd"),
