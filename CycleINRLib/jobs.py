@@ -7,13 +7,17 @@ stands beside it as `input.npy` and its place under "volume".
 from __future__ import annotations
 
 import json
-import math
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from .errors import RequestError
 
 MAX_Z_SCALE = 16.0
+TOLERANCE = 1e-4  # of a limit: what a spacing in 32-bit floats, or a number of four digits, is off by
+MOST = 1e300
+LONGEST_TEXT = 1 << 15
 CHOICES = {
     "axis": ("auto", "i", "j", "k"),
     "modality": ("auto", "ct", "mr"),
@@ -64,6 +68,7 @@ class UpsampleJob:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _check_choices(self, CHOICES)
         asked = [TARGETS[name] for name in TARGETS if getattr(self, name) is not None]
         if len(asked) > 1:
@@ -71,12 +76,12 @@ class UpsampleJob:
         check_z_scale(self.z_scale)
         for name in ("spacing_mm", "thickness_mm"):
             _check_length(name, getattr(self, name))
-        if self.texture is not None and not (_is_number(self.texture) and -1 <= self.texture <= 1):
+        if self.texture is not None and not (is_number(self.texture) and -1 <= self.texture <= 1):
             raise RequestError("texture must lie between -1 and 1", repr(self.texture), "give 0 for least error")
-        if self.gain is not None and not (_is_number(self.gain) and 0 <= self.gain <= 1):
+        if self.gain is not None and not (is_number(self.gain) and 0 <= self.gain <= 1):
             raise RequestError("gain must lie between 0 and 1", repr(self.gain), "give 1 for the network as it is")
         if self.frame is not None and (not isinstance(self.frame, int) or self.frame < 0):
-            raise RequestError("frame must be a whole number from 0", repr(self.frame), "count volumes from 0")
+            raise RequestError("frame must be a whole number from 0", _shown(self.frame), "count volumes from 0")
 
     def to_json(self) -> dict[str, Any]:
         """Every field, JSON-ready, with "task"."""
@@ -115,8 +120,9 @@ class AdaptJob:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _check_choices(self, {"route": ROUTES, **{name: CHOICES[name] for name in ADAPT_CHOICES}})
-        if not (_is_number(self.minutes) and 0 < self.minutes <= 10_000):
+        if not (is_number(self.minutes) and 0 < self.minutes <= 10_000):
             raise RequestError("minutes must be above 0", repr(self.minutes), "give a number such as 20")
         if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
             raise RequestError("steps must be a whole number from 1", repr(self.steps), "leave it out, or give 300")
@@ -130,25 +136,28 @@ class AdaptJob:
     def from_json(cls, facts: dict[str, Any]) -> AdaptJob:
         """Back from `to_json`; an unknown field is a RequestError."""
         known = _known_fields(cls, facts)
-        return cls(**{**known, "inputs": tuple(known.get("inputs", ()))})
+        inputs = known.get("inputs", ())
+        return cls(**{**known, "inputs": tuple(inputs) if isinstance(inputs, list) else inputs})
 
 
 def _check_choices(job: Any, choices: dict[str, tuple[str, ...]]) -> None:
     for name, allowed in choices.items():
         if getattr(job, name) not in allowed:
-            raise RequestError(f"{name} is unknown", repr(getattr(job, name)), f"choose one of {', '.join(allowed)}")
+            raise RequestError(f"{name} is unknown", _shown(getattr(job, name)), f"choose one of {', '.join(allowed)}")
 
 
 def _check_length(name: str, value: Any) -> None:
-    if value is not None and not (_is_number(value) and 0 < value < 1000):
-        raise RequestError(f"{name} must be a length in mm above 0", repr(value), "give a number such as 1.0")
+    if value is not None and not (is_number(value) and 0 < value < 1000):
+        raise RequestError(f"{name} must be a length in mm above 0", _shown(value), "give a number such as 1.0")
 
 
 def _known_fields(kind: type, facts: dict[str, Any]) -> dict[str, Any]:
     """The facts without "task"; a field that the job does not have is a RequestError."""
+    if not isinstance(facts, dict):
+        raise RequestError("The job is no JSON object", _shown(facts), "write the job with this version")
     names = {field.name for field in fields(kind)}
     if unknown := sorted(set(facts) - names - {"task"}):
-        found = ", ".join(unknown)
+        found = ", ".join(unknown)[:200]
         raise RequestError(
             "The job has fields that this version does not know", found, "write the job with this version"
         )
@@ -158,8 +167,8 @@ def _known_fields(kind: type, facts: dict[str, Any]) -> dict[str, Any]:
 def read_job(text: str) -> dict[str, Any]:
     """The facts of a job file's text: a JSON object with "task"."""
     try:
-        facts = json.loads(text)
-    except ValueError as error:
+        facts = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise RequestError(
             "The job is not JSON", str(error), "repeat a job from a report or write it with this version"
         ) from error
@@ -168,19 +177,60 @@ def read_job(text: str) -> dict[str, Any]:
     return facts
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def check_z_scale(z_scale: float | None) -> None:
     """None, or a finite number with 1 < z_scale <= 16; anything else is a RequestError."""
     if z_scale is None:
         return
-    if not _is_number(z_scale):
-        raise RequestError("The z-scale is no number", repr(z_scale), "give a number such as 4 or 3.5")
+    if not is_number(z_scale):
+        raise RequestError("The z-scale is no number", _shown(z_scale), "give a number such as 4 or 3.5")
     if z_scale <= 1:
         raise RequestError("The z-scale must be above 1", f"{z_scale:g}", "give a number such as 4 or 3.5")
-    if z_scale > MAX_Z_SCALE:
+    if z_scale > MAX_Z_SCALE * (1 + TOLERANCE):
         raise RequestError(
             f"The z-scale must not be above {MAX_Z_SCALE:g}", f"{z_scale:g}", f"give at most {MAX_Z_SCALE:g}"
         )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """A finite number of sensible size: an integer of 400 digits, which JSON allows, is no float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST < value < MOST
+
+
+def is_text(value: Any) -> bool:
+    """A text that a path or a DICOM value may be: no null, nothing that no file system can hold."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return len(value) < LONGEST_TEXT
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a text", lambda value: is_text(value) or isinstance(value, os.PathLike)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": ("a whole number", lambda value: is_number(value) and isinstance(value, int)),
+    "float": ("a number", is_number),
+    "tuple[str, ...]": ("a list of texts", lambda value: isinstance(value, tuple) and all(map(is_text, value))),
+}
+
+
+def _check_kinds(job: Any) -> None:
+    """Each field is of the kind that it is declared with."""
+    for field in fields(job):
+        kind, _, optional = str(field.type).partition(" | ")
+        value, (right, fits) = getattr(job, field.name), _KINDS[kind]
+        if not (value is None and optional) and not fits(value):
+            raise RequestError(f"{field.name} must be {right}", _shown(value), "write the job with this version")
+
+
+def _shown(value: Any) -> str:
+    """The value as a message shows it; Python refuses to print very long integers."""
+    return (
+        f"an integer of {value.bit_length()} bits" if isinstance(value, int) and abs(value) > MOST else repr(value)[:60]
+    )

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import Cancelled, RequestError, VolumeError
+from ..errors import Cancelled, RequestError
 from ..events import Event, Finished, Warned
-from ..jobs import AdaptJob, UpsampleJob, read_job
+from ..jobs import AdaptJob, UpsampleJob, is_number, read_job
+from .inputs import read_geometry, read_text, read_volume, read_volumes
 from .parent import is_stale, lives, read_sign
 
 STALE_S = 60.0  # the parent touches `alive` every second while it can; then it is looked for
@@ -34,14 +35,17 @@ def run_folder(folder: str | os.PathLike[str], emit: Callable[[Event], None]) ->
     RequestError, VolumeError, ModelError, ResourceError, Cancelled : then the folder holds what it held before
     """
     place = Path(folder)
-    facts = read_job(_text(place / "job.json"))
+    facts = read_job(read_text(place / "job.json"))
+    if not isinstance(facts["task"], str):
+        raise RequestError("The task is unknown", repr(facts["task"])[:60], "name one in words")
     tasks = {"upsample": _upsample, "measure": _measure, "preview": _preview, "speed": _speed, "adapt": _adapt}
     if facts["task"] == "check":  # needs no volume
         return _check(place, emit)
     if facts["task"] not in tasks:
         raise RequestError("The task is unknown", repr(facts["task"]), f"choose one of {', '.join([*tasks, 'check'])}")
     stop = StopSign(place)
-    source = _read_volumes(place, facts) if facts["task"] == "adapt" else _read_volume(place, facts.get("volume"))
+    adapting = facts["task"] == "adapt"
+    source: Any = read_volumes(place, facts) if adapting else read_volume(place, facts.get("volume"))
     stop.check()
     report, files = tasks[facts["task"]](place, facts, source, stop, emit)
     emit(Finished(report, files))
@@ -74,7 +78,7 @@ def _upsample(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, e
     from ..upsampling.upsample import upsample
 
     job = UpsampleJob.from_json(facts.get("job") or {})
-    like = _read_geometry(facts["like"], "like") if facts.get("like") else None
+    like = read_geometry(facts["like"], "like") if facts.get("like") else None
     result = upsample(volume, job, like=like, progress=emit, cancelled=stop)
     stop.check()
     _save_array(place / "output.npy", result.volume.values)
@@ -90,7 +94,10 @@ def _measure(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, em
     from ..upsampling.measure import measure
 
     asked = facts.get("job") or {}
+    if not isinstance(asked, dict):
+        raise RequestError("The job is no JSON object", repr(asked)[:60], "write the job with this version")
     options = {name: asked[name] for name in ("axis", "modality") if name in asked}
+    UpsampleJob(**options)  # refuses what is no axis or modality
     report = measure(volume, **options)
     stop.check()
     _save_json(place / "result.json", {"report": report, "volume": volume_facts(volume)})
@@ -103,6 +110,8 @@ def _preview(place: Path, facts: dict[str, Any], volume: Any, stop: StopSign, em
     from ..upsampling.preview import previews
 
     job, planes = UpsampleJob.from_json(facts.get("job") or {}), facts.get("planes") or {}
+    if not isinstance(planes, dict) or not all(mm is None or is_number(mm) for mm in planes.values()):
+        raise RequestError("The planes are no object of places", repr(planes)[:60], 'give {"coronal": null}')
     watch = Stopwatch("preview", len(planes), emit)
     made, written = {}, []
     try:
@@ -197,53 +206,6 @@ def volume_facts(volume: Any) -> dict[str, Any]:
         "name": volume.name,
         "warnings": list(volume.warnings),
     }
-
-
-def _read_volumes(place: Path, facts: dict[str, Any]) -> list[Any]:
-    """The Volumes of input_0.npy, input_1.npy, ... and the "volumes" facts of the job."""
-    known = facts.get("volumes")
-    if not isinstance(known, list) or not known:
-        raise RequestError("The job names no volumes", repr(known), 'write the place of each under "volumes"')
-    return [_read_volume(place, one, f"input_{n}.npy") for n, one in enumerate(known)]
-
-
-def _read_volume(place: Path, facts: Any, name: str = "input.npy") -> Any:
-    """The Volume of an array and its facts in the job."""
-    import numpy as np
-
-    from ..imaging.volume import Volume
-
-    if not isinstance(facts, dict):
-        raise RequestError("The job names no volume", repr(facts), 'write its place under "volume"')
-    try:
-        values = np.load(place / name, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise VolumeError("The job's array cannot be read", f"{place / name}: {error}", "write it again") from error
-    optional = ("modality", "unit", "thickness_mm", "slice_axis")
-    return Volume(
-        values,
-        _read_geometry({"shape": values.shape, **facts}, "volume"),
-        warnings=tuple(facts.get("warnings") or ()),
-        name=facts.get("name") or "volume",
-        **{name: facts.get(name) for name in optional},
-    )
-
-
-def _read_geometry(facts: Any, name: str) -> Any:
-    from ..imaging.geometry import Geometry
-
-    try:
-        return Geometry(facts["shape"], facts["ijk_to_ras"])
-    except (KeyError, TypeError, ValueError) as error:
-        found = f"{name}: {type(error).__name__} {error}"
-        raise RequestError("The place of a volume is incomplete", found, "give shape and ijk_to_ras") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError("The job cannot be read", f"{path}: {error}", "name a folder that holds job.json") from error
 
 
 def _save_array(path: Path, values: Any) -> None:

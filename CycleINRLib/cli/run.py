@@ -30,7 +30,7 @@ def run(options: Namespace, console: Console) -> None:
         raise RequestError("The job cannot be read", f"{path}: {error}", "name a job file or a folder") from error
     facts = read_job(text)
     if facts["task"] != UpsampleJob.task:
-        raise RequestError("The task is unknown", repr(facts["task"]), f"choose {UpsampleJob.task}")
+        raise RequestError("The task is unknown", repr(facts["task"])[:60], f"choose {UpsampleJob.task}")
     do_upsample(UpsampleJob.from_json(facts), console)
 
 
