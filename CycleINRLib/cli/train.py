@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import signal
@@ -23,6 +24,7 @@ from ..wholefile import check_file
 from .console import Console
 from .options import Parser
 
+LEAST_PATCH = 24  # pixels
 GRADIENT = 0.3  # weight of the gradient term of least error: sharper at no cost in PSNR
 
 
@@ -52,7 +54,7 @@ def run(options: Namespace, console: Console) -> None:
 
     device = choose_device(options.device)
     with joined(device) as ranks:
-        scans = [(read_scan(place, facts["modality"]), facts) for place, facts in files]
+        scans = [(replace(read_scan(place, facts["modality"]), share=_share(facts)), facts) for place, facts in files]
         _train(options, console if ranks.is_first else _Silence(), scans, output, device, ranks)
 
 
@@ -126,10 +128,14 @@ def _configuration(options: Namespace) -> Any:
     from ..training.patches import SampleConfig
     from ..training.train import TrainConfig
 
+    if options.patch < LEAST_PATCH or options.patch % 8:
+        found = f"{options.patch} pixels"
+        raise RequestError("The size of a patch makes no sense", found, f"give a multiple of 8, {LEAST_PATCH} or more")
+    sizes = {"crop": options.patch, "margin": options.patch // 8}
     return TrainConfig(
         network=CONFIGS[options.network],
         part=options.part,
-        samples=SampleConfig(texture=1.0 if options.part == "texture" else 0.0),
+        samples=SampleConfig(**sizes, texture=1.0 if options.part == "texture" else 0.0),
         steps=options.steps,
         batch=options.batch,
         rate=options.rate,
@@ -153,6 +159,16 @@ def _card(name: str, config: Any, shown: list[Any], facts: list[dict], device: s
         texture=config.part == "texture",
         training={"configuration": config.to_dict(), "device": device, "python": platform.python_version()},
     )
+
+
+def _share(facts: dict[str, Any]) -> float:
+    """How often the scan is drawn, relative to the others of its modality: 1 where nothing is told."""
+    share = facts.get("share", 1)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < math.inf:
+        raise RequestError(
+            "The share of a scan makes no sense", f"{share!r} of {facts['scan']}", "give a number above 0"
+        )
+    return float(share)
 
 
 def read_scan(place: Place, modality: str | None) -> Any:
@@ -195,6 +211,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--start", metavar="MODEL", help="begin with the weights of a model: light, or a file")
     parser.add_argument("--resume", action="store_true", help="go on exactly where the last run into OUTPUT stopped")
     parser.add_argument("--batch", metavar="N", type=int, default=4, help="patches a step (%(default)s)")
+    parser.add_argument(
+        "--patch", metavar="PIXELS", type=int, default=64, help="rows and columns of a patch (%(default)s)"
+    )
     parser.add_argument("--rate", metavar="R", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0)
     parser.add_argument("--device", choices=CHOICES["device"], default="auto")

@@ -56,6 +56,12 @@ class Protocol:
         low, high = used[0], used[-1] + 1
         return np.round(np.tensordot(weights[:, low:high], block[low:high].astype(np.float32), 1))
 
+    def window(self, centers: np.ndarray, count: int) -> slice:
+        """Which of `count` thin slices are looked at by slices at `centers` (ascending), or lie between them."""
+        weights = profile_weights(centers[[0, -1]], self.thickness, count, self.profile)
+        used = np.flatnonzero(weights.max(0) > 1e-7)
+        return slice(int(used[0]), int(used[-1]) + 1)
+
     def nodes(self) -> tuple[np.ndarray, np.ndarray]:
         """Three offsets in units of the spacing, and weights, that average a function over the profile.
 
@@ -91,9 +97,9 @@ class Smooth:
         through = 2.0 if rng.random() < 0.4 else float(rng.uniform(1.1, 2.2))
         return cls(True, through, through if rng.random() < 0.7 else 0.0)
 
-    def of(self, values: np.ndarray, columns_only: bool = False) -> np.ndarray:
-        """(L, J, I) values made smooth along z, and in-plane along columns or both axes."""
-        values = np.tensordot(self._weights(len(values), self.through), values.astype(np.float32), 1)
+    def of(self, values: np.ndarray, columns_only: bool = False, kept: slice = slice(None)) -> np.ndarray:
+        """(L, J, I) values made smooth along z, and in-plane along columns or both axes; the slices `kept` of them."""
+        values = np.tensordot(self._weights(len(values), self.through)[kept], values.astype(np.float32), 1)
         if self.within:
             values = values @ self._weights(values.shape[2], self.within).T
             if not columns_only:

@@ -30,6 +30,7 @@ class Scan:
     finer : slices along each axis for each stored one; 1 along the axes where the scan is a truth
     protocols : those that thick slices of this scan are made by; empty: any
     acquired : (N, J, I) the thick slices that a scanner acquired, N along k, by the first of `protocols`; None: none
+    share : how often it is drawn, relative to the other scans of its modality
     """
 
     name: str
@@ -40,6 +41,7 @@ class Scan:
     finer: tuple[float, float, float] = (1.0, 1.0, 1.0)
     protocols: tuple[Protocol, ...] = ()
     acquired: np.ndarray | None = None
+    share: float = 1.0
 
     @classmethod
     def of(cls, source: Volume | PackedScan) -> Scan:

@@ -116,3 +116,20 @@ def test_magnitude_noise_is_rician_rayleigh_where_there_is_no_signal():
     assert np.abs(noise.of(np.zeros((20, 64, 64), np.float32))).mean() == pytest.approx(
         10 * np.sqrt(np.pi / 2), rel=0.02
     )
+
+
+@pytest.mark.parametrize("profile", ["box", "trapezoid", "gaussian", "skip"])
+def test_a_window_of_thin_slices_gives_the_same_thick_ones_as_all_of_them(profile):
+    block = np.random.default_rng(0).normal(0, 100, (L, 4, 4)).astype(np.float32)
+    protocol, centers = Protocol(3.5, 1.2, profile), 80.25 + 3.5 * np.arange(6)
+    window = protocol.window(centers, L)
+    assert window.stop - window.start < 60
+    from_window = protocol.thicken(block[window], centers - window.start)
+    np.testing.assert_allclose(from_window, protocol.thicken(block, centers), atol=1)  # rounded as stored
+
+
+@pytest.mark.parametrize("smooth", [Smooth(True, 2.0, 2.0), Smooth(False, 1.7, 1.7)])
+def test_smooth_slices_are_the_same_whether_the_others_are_kept_or_not(smooth):
+    block = np.random.default_rng(0).normal(0, 100, (60, 16, 16)).astype(np.float32)
+    some = slice(20, 33)
+    np.testing.assert_allclose(smooth.of(block, kept=some), smooth.of(block)[some], atol=1e-3)

@@ -11,6 +11,9 @@ torch = pytest.importorskip("torch", reason="training samples need torch")
 
 from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
 from CycleINRLib.imaging.interpolation import base_weights  # noqa: E402
+from CycleINRLib.imaging.volume import Volume  # noqa: E402
+from CycleINRLib.training import patches  # noqa: E402
+from CycleINRLib.training.degradation import Protocol  # noqa: E402
 from CycleINRLib.training.patches import Places, SampleConfig, Scan, draw_batch  # noqa: E402
 
 SAMPLES = SampleConfig(slices=6, crop=24, margin=4, places=4, z_scale=(1.5, 3.5))
@@ -120,3 +123,43 @@ def test_an_anisotropic_scan_gives_pairs_along_its_pixels_only(mr_thin):
     np.testing.assert_array_equal(filled[:1, :, :], values[:1])
     np.testing.assert_array_equal(scan.along(2)[3:9, 2:, 5:20], np.moveaxis(filled[:, :, :], 2, 0)[3:9, 2:, 5:20])
     draw_batch([scan], SAMPLES, 2, 0, 0)
+
+
+def test_what_a_thick_scan_is_as_a_whole_is_found_once_for_each_way_to_make_it(scans, monkeypatch):
+    again = [Scan.of(dataclasses.replace(_volume(scan), name=scan.name)) for scan in scans]
+    found = []
+    real = patches.IntensityScale.of.__func__
+    monkeypatch.setattr(patches.IntensityScale, "of", classmethod(lambda cls, *of: found.append(cls) or real(cls, *of)))
+    monkeypatch.setattr(patches, "SETTINGS", 2)
+    batches = [draw_batch(again, SAMPLES, 4, 3, step) for step in range(20)]
+    assert len(found) <= 2 * 2 * 3  # settings, scans, axes
+    anew = [Scan.of(dataclasses.replace(_volume(scan), name=scan.name)) for scan in scans]
+    last = draw_batch(anew, SAMPLES, 4, 3, 19)
+    for (name, a), (_, b) in zip(_tensors(batches[19]), _tensors(last)):
+        assert torch.equal(a, b), name
+
+
+def _volume(scan: Scan) -> Volume:
+    matrix = np.diag([*scan.spacing_mm[::-1], 1.0])
+    return Volume(scan.held, Geometry(scan.held.shape, matrix), modality=scan.modality)
+
+
+def test_a_scan_is_drawn_as_often_as_its_share_says(mr_thin):
+    bright = dataclasses.replace(mr_thin, values=mr_thin.values + np.uint16(5000), name="bright")
+    plain = dataclasses.replace(PLAIN, contrast_share=0.0)
+    rare, common = (dataclasses.replace(Scan.of(one), share=share) for one, share in ((bright, 0.25), (mr_thin, 0.75)))
+    drawn = [
+        float(sample.min()) > 0.5
+        for step in range(25)
+        for sample in draw_batch([rare, common], plain, 4, 0, step).source
+    ]
+    assert 0.12 < np.mean(drawn) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("protocol", "share"), [(Protocol(2.0, 0.0, "skip"), 1 / 6), (Protocol(2.0, 1.0, "box"), 1 / 2)]
+)
+def test_slices_that_consistency_keeps_are_seldom_asked_for(protocol, share):
+    inside, rng = np.arange(10, 410), np.random.default_rng(0)  # every second one is acquired
+    asked = [patches._asked(inside, (inside - 10) / 2, protocol, 4, rng) for _ in range(500)]
+    assert np.mean(np.array(asked) % 2 == 0) == pytest.approx(share, abs=0.05)

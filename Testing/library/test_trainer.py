@@ -30,7 +30,7 @@ TINY = model.NetworkConfig(channels=8, blocks=1, codes=4, hidden=8, key=4)
 
 
 def train(data: Path, output: Path, *more: object) -> int:
-    argv = ["train", data, "--output", output, "--steps", 4, "--batch", 1, "--device", "cpu", *more]
+    argv = ["train", data, "--output", output, "--steps", 4, "--batch", 1, "--patch", 24, "--device", "cpu", *more]
     return main([str(word) for word in argv])
 
 
@@ -140,7 +140,7 @@ def child(*words: object, **environment: str) -> subprocess.Popen:
 
 
 def arguments(data: Path, output: Path, *more: object) -> tuple[object, ...]:
-    return ("train", data, "--output", output, "--steps", 12, "--batch", 3, "--device", "cpu", *more)
+    return ("train", data, "--output", output, "--steps", 12, "--batch", 3, "--patch", 24, "--device", "cpu", *more)
 
 
 @pytest.mark.slow
@@ -222,3 +222,13 @@ def test_without_matplotlib_a_sentence_stands_for_the_picture(data, tmp_path, ti
     assert train(data, tmp_path / "m.safetensors") == 0
     assert "matplotlib is not installed" in capsys.readouterr().err
     assert not (tmp_path / "m.png").exists()
+
+
+def test_a_patch_or_a_share_that_makes_no_sense_is_refused(data, tmp_path, capsys):
+    assert train(data, tmp_path / "a.safetensors", "--patch", 30) == 2
+    facts = {"head.nrrd": {"modality": "CT", "share": 0}}
+    (data / "scans.json").write_text(json.dumps(facts), "utf-8")
+    assert train(data, tmp_path / "a.safetensors") == 2
+    said = capsys.readouterr().err
+    assert "size of a patch" in said and "0 of head.nrrd" in said
+    assert not list(tmp_path.glob("a.*"))
