@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..jobs import UpsampleJob
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 def run(options: Namespace, console: Console) -> None:
     """A finer volume from a file."""
     check_target(options)
-    do_upsample(UpsampleJob.from_options(vars(options)), console)
+    names = {field.name for field in fields(UpsampleJob)}
+    do_upsample(UpsampleJob(**{name: value for name, value in vars(options).items() if name in names}), console)
 
 
 def do_upsample(job: UpsampleJob, console: Console) -> None:

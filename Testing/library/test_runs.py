@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from CycleINRLib.child import launcher
-from CycleINRLib.child.folder import result_volume
-from CycleINRLib.child.run import Run
+from CycleINRLib.child.run import Run, result_volume
 from CycleINRLib.errors import Cancelled, CycleINRError, ResourceError
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
