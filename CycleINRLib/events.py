@@ -102,6 +102,20 @@ def from_line(line: str) -> Event | None:
         return None
 
 
+class OnceWarned:
+    """Passes events on, each warning once: a task may tell it while it runs and again in its report."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener, self._told = listener, set[str]()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            if event.message in self._told:
+                return
+            self._told.add(event.message)
+        self._listener(event)
+
+
 class Stopwatch:
     """Counts the steps of one stage, tells the listener, and estimates what is left."""
 

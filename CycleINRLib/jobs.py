@@ -1,16 +1,15 @@
 """What is asked for: one frozen, checked request that shell, Python and panel build alike (floor 0).
 
-A job travels as JSON; `cycleinr run job.json` repeats it. In a folder (design section 4.4) the volume's array
-stands beside it as `input.npy` and its place under "volume".
+A job travels as JSON, in a file, in a report, or to a child process; `cycleinr run job.json` repeats it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from .errors import RequestError
 
@@ -31,10 +30,48 @@ TWO_STAGES = ("synthetic", "direct")  # routes that make a synthetic volume firs
 SCRATCH = "scratch"  # instead of a model's name: untrained weights
 ADAPT_CHOICES = ("axis", "modality", "profile", "device")
 TARGETS = {"z_scale": "--z-scale", "spacing_mm": "--spacing", "like": "--like"}
+NOT_COMPUTING = ("input", "output", "report", "picture", "self_check", "dicom", "overwrite")
+AJob = TypeVar("AJob", bound="Job")
 
 
 @dataclass(frozen=True)
-class UpsampleJob:
+class Job:
+    """What all jobs share: they travel as JSON."""
+
+    task: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, JSON-ready, with "task"."""
+        return {"task": self.task, **asdict(self)}
+
+    @classmethod
+    def from_json(cls: type[AJob], facts: Mapping[str, Any]) -> AJob:
+        """Back from `to_json`; an unknown field is a RequestError."""
+        if not isinstance(facts, dict):
+            raise RequestError("The job is no JSON object", _shown(facts), "write the job with this version")
+        if unknown := sorted(set(facts) - cls.names() - {"task"}):
+            found, todo = ", ".join(unknown)[:200], "write the job with this version"
+            raise RequestError("The job has fields that this version does not know", found, todo)
+        return cls.from_options(facts)
+
+    @classmethod
+    def from_options(cls: type[AJob], options: Mapping[str, Any], **more: Any) -> AJob:
+        """The job that the options of a command or of a function ask for; what is none of its fields is not taken.
+
+        Parameters
+        ----------
+        more : fields, whatever the options say
+        """
+        return cls(**{name: value for name, value in {**options, **more}.items() if name in cls.names()})
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """Of its fields."""
+        return {field.name for field in fields(cls)}
+
+
+@dataclass(frozen=True)
+class UpsampleJob(Job):
     """One upsampling; without z_scale, spacing_mm or like the target is isotropic.
 
     Raises
@@ -83,18 +120,13 @@ class UpsampleJob:
         if self.frame is not None and (not isinstance(self.frame, int) or self.frame < 0):
             raise RequestError("frame must be a whole number from 0", _shown(self.frame), "count volumes from 0")
 
-    def to_json(self) -> dict[str, Any]:
-        """Every field, JSON-ready, with "task"."""
-        return {"task": self.task, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> UpsampleJob:
-        """Back from `to_json`; an unknown field is a RequestError."""
-        return cls(**_known_fields(cls, facts))
+    def computing(self) -> dict[str, Any]:
+        """The fields that say how to compute, without paths and what belongs to a whole volume."""
+        return {name: value for name, value in asdict(self).items() if name not in NOT_COMPUTING}
 
 
 @dataclass(frozen=True)
-class AdaptJob:
+class AdaptJob(Job):
     """One adaptation of a model to scans that have no thin-slice truth.
 
     Raises
@@ -120,6 +152,8 @@ class AdaptJob:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.inputs, list):  # as JSON has it
+            object.__setattr__(self, "inputs", tuple(self.inputs))
         _check_kinds(self)
         _check_choices(self, {"route": ROUTES, **{name: CHOICES[name] for name in ADAPT_CHOICES}})
         if not (is_number(self.minutes) and 0 < self.minutes <= 10_000):
@@ -127,17 +161,6 @@ class AdaptJob:
         if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
             raise RequestError("steps must be a whole number from 1", repr(self.steps), "leave it out, or give 300")
         _check_length("thickness_mm", self.thickness_mm)
-
-    def to_json(self) -> dict[str, Any]:
-        """Every field, JSON-ready, with "task"."""
-        return {"task": self.task, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> AdaptJob:
-        """Back from `to_json`; an unknown field is a RequestError."""
-        known = _known_fields(cls, facts)
-        inputs = known.get("inputs", ())
-        return cls(**{**known, "inputs": tuple(inputs) if isinstance(inputs, list) else inputs})
 
 
 def _check_choices(job: Any, choices: dict[str, tuple[str, ...]]) -> None:
@@ -151,29 +174,36 @@ def _check_length(name: str, value: Any) -> None:
         raise RequestError(f"{name} must be a length in mm above 0", _shown(value), "give a number such as 1.0")
 
 
-def _known_fields(kind: type, facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts without "task"; a field that the job does not have is a RequestError."""
-    if not isinstance(facts, dict):
-        raise RequestError("The job is no JSON object", _shown(facts), "write the job with this version")
-    names = {field.name for field in fields(kind)}
-    if unknown := sorted(set(facts) - names - {"task"}):
-        found = ", ".join(unknown)[:200]
-        raise RequestError(
-            "The job has fields that this version does not know", found, "write the job with this version"
-        )
-    return {name: value for name, value in facts.items() if name in names}
+JOBS: dict[str, type[Job]] = {job.task: job for job in (UpsampleJob, AdaptJob)}
 
 
-def read_job(text: str) -> dict[str, Any]:
-    """The facts of a job file's text: a JSON object with "task"."""
+def read_job(text: str) -> Job:
+    """The job of a job file's text, or the one of a report's, which tells it under "job".
+
+    Raises
+    ------
+    RequestError : no JSON, no such task, or what the job itself refuses
+    """
+    facts = read_task(text)
+    if facts["task"] not in JOBS:
+        raise RequestError("The task is unknown", _shown(facts["task"]), f"choose one of {', '.join(JOBS)}")
+    return JOBS[facts["task"]].from_json(facts)
+
+
+def read_task(text: str) -> dict[str, Any]:
+    """A JSON object with "task", in words; that under "job" where the object itself, a report, has none."""
     try:
         facts = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RequestError(
             "The job is not JSON", str(error), "repeat a job from a report or write it with this version"
         ) from error
+    if isinstance(facts, dict) and "task" not in facts:
+        facts = facts.get("job")
     if not isinstance(facts, dict) or "task" not in facts:
         raise RequestError("The job names no task", text[:60], 'add "task": "upsample"')
+    if not isinstance(facts["task"], str):
+        raise RequestError("The task is unknown", _shown(facts["task"]), "name one in words")
     return facts
 
 

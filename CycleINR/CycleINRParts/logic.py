@@ -13,7 +13,8 @@ from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
-from CycleINRLib.child.run import Run, result_planes, result_volume
+from CycleINRLib.child.folder import result_planes, result_volume
+from CycleINRLib.child.run import Run
 from CycleINRLib.errors import CycleINRError, VolumeError
 from CycleINRLib.jobs import AdaptJob, UpsampleJob
 from CycleINRLib.modelcard import read_card

@@ -13,7 +13,6 @@ Two threads read the child's pipes; what they hear is kept until `poll` is calle
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -28,11 +27,10 @@ from typing import IO, Any
 
 from ..errors import Cancelled, CycleINRError
 from ..events import Event, Failed, Finished, from_line
-from .parent import is_stale, sign_of_life
+from .folder import ask_to_stop, keep_alive, read_result
 
 GRACE_S = 1.2  # between the request to stop and the kill; a user waits two seconds at most
 TEND_S = 0.25  # how often the thread that works without the caller looks
-HEARTBEAT_S = 1.0  # the child looks whether this process lives when `alive` is 60 s old
 DRAIN_S = 5.0  # how long a dead child's pipes may stay open in a grandchild's hands
 LOG_LINES = 40
 KILLED = (-9, 137, 0xC0000017, 0xC000012D)  # SIGKILL as Popen and as a shell sees it; no memory, on Windows
@@ -98,7 +96,7 @@ class Child:
         self._cancelled_at: float | None = None
         self._ended_at: float | None = None
         self._killed = self._done = False
-        self._beat()
+        keep_alive(self.folder)
         self._process = _start(command, environment)
         self._readers = [
             threading.Thread(target=target, args=(pipe,), daemon=True)
@@ -137,7 +135,7 @@ class Child:
         if self._cancelled_at is None and not self.done:
             self._cancelled_at = time.monotonic()
             try:
-                (self.folder / "cancel").touch()
+                ask_to_stop(self.folder)
             except OSError:  # a full or vanished disk must not keep the child alive
                 self.kill()
 
@@ -158,14 +156,14 @@ class Child:
             raise CycleINRError("The job is still running", f"process {self.pid}", "wait until it is done")
         if self.failure is not None:
             raise self.failure.to_error()
-        return self._read_result()
+        return read_result(self.folder)
 
     # --- its life ---------------------------------------------------------------------------------------------
     def _tend(self) -> None:
         """Moves events over, keeps the child alive or ends it, and notices its end."""
         if self._done:
             return
-        self._beat()
+        keep_alive(self.folder)
         time.sleep(0.001)  # inside Slicer the readers run only while the main thread lets go of the interpreter
         self._enforce_cancel()
         status = self._process.poll()
@@ -216,26 +214,13 @@ class Child:
             todo = "check the environment (Advanced), then report this with the log"
             return Failed(CycleINRError.code, f"The computing process {how}. Found: {said}", todo)
         try:
-            self._read_result()
+            read_result(self.folder)
         except CycleINRError as error:
             return Failed.of(error)
         return None
 
     def _last_words(self) -> str:
         return next((line for line in reversed(self.log) if line.strip()), "").strip()
-
-    def _read_result(self) -> dict[str, Any]:
-        try:
-            facts = json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CycleINRError(
-                "The computing process left no readable result", str(error), "report this with the log"
-            ) from error
-        if not isinstance(facts, dict) or "report" not in facts:
-            raise CycleINRError(
-                "The result of the computing process has no report", str(facts)[:60], "report this with the log"
-            )
-        return facts
 
     # --- threads ----------------------------------------------------------------------------------------------
     def _hear(self, pipe: IO[str]) -> None:
@@ -258,19 +243,9 @@ class Child:
         Where C++ holds the interpreter, as in Slicer, no thread runs; then the child finds that this process lives.
         """
         while self._process.poll() is None:
-            self._beat()
+            keep_alive(self.folder)
             self._enforce_cancel()
             time.sleep(TEND_S)
-
-    def _beat(self) -> None:
-        try:
-            alive = self.folder / "alive"
-            if not alive.exists():
-                alive.write_text(sign_of_life(), encoding="utf-8")
-            elif is_stale(alive, HEARTBEAT_S):
-                alive.touch()
-        except OSError:  # the folder was removed under us: then the child stops as well
-            pass
 
     def _enforce_cancel(self) -> None:
         if (

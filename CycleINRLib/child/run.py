@@ -9,22 +9,17 @@ The hand-over folder lives from the start to `result` or `discard`. One thread o
 
 from __future__ import annotations
 
-import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..errors import Cancelled, CycleINRError, ResourceError
+from ..errors import Cancelled, CycleINRError
 from ..events import Event
-from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
+from .folder import hand_over
 from .launcher import launch
-from .worker import volume_facts
 
 KILL_WAIT_S = 5.0
 
@@ -61,7 +56,7 @@ class Run:
         self._outcome: Any = None
         self._error: CycleINRError | None = None
         self._finished = False
-        self._folder = _hand_over(job, volume, home, beside)
+        self._folder = hand_over(job, volume, home, beside)
         try:
             self._child = launch(self._folder)
         except BaseException:
@@ -141,59 +136,3 @@ class Run:
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._on_close is not None:
             self._on_close(self)
-
-
-def result_volume(folder: Path, facts: dict[str, Any]) -> Volume:
-    """The Volume that the child wrote: output.npy at the place that result.json tells."""
-    return _read_volume(folder / "output.npy", facts["volume"])
-
-
-def result_planes(folder: Path, facts: dict[str, Any]) -> dict[str, Volume]:
-    """The planes of a preview, by name, each a Volume one row thick."""
-    return {name: _read_volume(folder / f"{name}.npy", place) for name, place in facts["volumes"].items()}
-
-
-def _read_volume(path: Path, place: dict[str, Any]) -> Volume:
-    values = np.load(path, allow_pickle=False)
-    optional = ("modality", "unit", "thickness_mm", "slice_axis")
-    return Volume(
-        values,
-        Geometry(values.shape, place["ijk_to_ras"]),
-        warnings=tuple(place.get("warnings") or ()),
-        name=place.get("name") or "volume",
-        **{name: place.get(name) for name in optional},
-    )
-
-
-def _hand_over(
-    job: dict[str, Any],
-    volume: Volume | Sequence[Volume] | None,
-    home: str | Path | None,
-    beside: dict[str, Any] | None,
-) -> Path:
-    """A fresh folder with job.json and the arrays; nothing stays where that fails."""
-    folder: Path | None = None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="CycleINR-", dir=home))
-        facts = {**(beside or {}), "task": job["task"], "job": job, **_write_arrays(folder, volume)}
-        (folder / "job.json").write_text(json.dumps(facts), encoding="utf-8")
-        return folder
-    except BaseException as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            todo = "free some space, or choose another temporary folder"
-            raise ResourceError("The scan cannot be handed to the computing process", str(error), todo) from error
-        raise
-
-
-def _write_arrays(folder: Path, volume: Volume | Sequence[Volume] | None) -> dict[str, Any]:
-    """input.npy, or input_0.npy, input_1.npy, ... for a sequence; what job.json tells about them."""
-    if volume is None:
-        return {}
-    if isinstance(volume, Volume):
-        np.save(folder / "input.npy", volume.values, allow_pickle=False)
-        return {"volume": volume_facts(volume)}
-    for n, one in enumerate(volume):
-        np.save(folder / f"input_{n}.npy", one.values, allow_pickle=False)
-    return {"volumes": [volume_facts(one) for one in volume]}

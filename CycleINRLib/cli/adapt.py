@@ -29,18 +29,26 @@ RUN = ".adapt"  # the folder of a run's states, beside the output, until it is d
 
 
 def run(options: Namespace, console: Console) -> None:
-    """Adapt a model to scans that have no thin-slice truth, and write it.
+    """Adapt a model to scans that have no thin-slice truth, and write it."""
+    do_adapt(AdaptJob.from_options(vars(options)), console)
+
+
+def do_adapt(job: AdaptJob, console: Console) -> None:
+    """A job with paths: check every output, read, learn, write, tell.
 
     The states of the stages lie in a folder beside the output (`NAME.adapt`) until the model is written; `--resume`
     goes on from them.
 
     Raises
     ------
-    RequestError : a run into this output exists and `--resume` is not given, or the reverse; other scans than before
+    RequestError : a path is missing; a run into this output exists and `--resume` is not given, or the reverse;
+        other scans than before
     VolumeError : no scan can be learned from
     """
-    job = AdaptJob.from_json({name: getattr(options, name) for name in vars(AdaptJob()) if hasattr(options, name)})
-    output, start = Path(options.output), _start(job)
+    if not job.inputs or not job.output:
+        found = f"inputs {list(job.inputs)}, output {job.output!r}"
+        raise RequestError("The job lacks a path", found, 'give both "inputs" and "output"')
+    output, start = Path(job.output), _start(job)
     check_file(output, ".safetensors", overwrite=job.overwrite, inputs=(start,) if start else ())
     if job.route in TWO_STAGES:
         check_file(output.with_suffix(".png"), ".png", overwrite=job.overwrite)

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CycleINRError
-from ..events import Event, Failed, Finished, Progress, Warned, to_line
+from ..events import Event, Failed, Finished, OnceWarned, Progress, Warned, to_line
 
 if TYPE_CHECKING:
     from ..imaging.geometry import Geometry
@@ -34,12 +34,12 @@ class Console:
         self.way, self.quiet = way, quiet
         self.out, self.err = sys.stdout, sys.stderr  # kept: a library that prints later must not reach stdout
         self._bar_is_shown = False
-        self._warned: set[str] = set()
+        self._warn = OnceWarned(self._tell_warning)
 
     def hear(self, event: Event) -> None:
         """A running task's event: bar, warning line, or JSON line."""
         if isinstance(event, Warned):
-            self.warn(event.message)
+            self._warn(event)
         elif self.way == "events":
             self._print(to_line(event))
         elif isinstance(event, Progress) and not self.quiet and self.err.isatty():
@@ -47,14 +47,7 @@ class Console:
 
     def warn(self, message: str) -> None:
         """Each warning once."""
-        if message in self._warned:
-            return
-        self._warned.add(message)
-        if self.way == "events":
-            self._print(to_line(Warned(message)))
-        elif not self.quiet:
-            self._clear_bar()
-            print(f"cycleinr: warning: {message}", file=self.err, flush=True)
+        self._warn(Warned(message))
 
     def say(self, line: str = "") -> None:
         """A line of the result, for people only."""
@@ -82,6 +75,13 @@ class Console:
         if self.way == "events":
             self._print(to_line(Failed.of(error)))
         print(f"cycleinr: error: {error}", file=self.err, flush=True)
+
+    def _tell_warning(self, warned: Warned) -> None:
+        if self.way == "events":
+            self._print(to_line(warned))
+        elif not self.quiet:
+            self._clear_bar()
+            print(f"cycleinr: warning: {warned}", file=self.err, flush=True)
 
     def _print(self, line: str) -> None:
         print(line, file=self.out, flush=True)

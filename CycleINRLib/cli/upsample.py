@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ..jobs import UpsampleJob
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 def run(options: Namespace, console: Console) -> None:
     """A finer volume from a file."""
     check_target(options)
-    names = {field.name for field in fields(UpsampleJob)}
-    do_upsample(UpsampleJob(**{name: value for name, value in vars(options).items() if name in names}), console)
+    do_upsample(UpsampleJob.from_options(vars(options)), console)
 
 
 def do_upsample(job: UpsampleJob, console: Console) -> None:

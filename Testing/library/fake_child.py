@@ -49,12 +49,12 @@ def silence(folder):
 def patient(folder):
     """Asks the product's own stop sign once `alive` is stale, and leaves its answer as the report."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from CycleINRLib.child import worker
+    from CycleINRLib.child import folder as protocol
 
-    worker.STALE_S, end = 0.5, time.monotonic() + 60
-    while time.time() - (folder / "alive").stat().st_mtime < 2 * worker.STALE_S and time.monotonic() < end:
+    protocol.STALE_S, end = 0.5, time.monotonic() + 60
+    while time.time() - (folder / "alive").stat().st_mtime < 2 * protocol.STALE_S and time.monotonic() < end:
         time.sleep(0.05)
-    facts = {"was_stale": time.monotonic() < end, "stops": worker.StopSign(folder)()}
+    facts = {"was_stale": time.monotonic() < end, "stops": protocol.StopSign(folder)()}
     (folder / "result.json").write_text(json.dumps({"report": facts}), encoding="utf-8")
 
 

@@ -63,6 +63,19 @@ def test_json_tells_the_whole_report_and_nothing_else(scan, tmp_path, capsys):
     assert set(report["held_out"]) >= {"slices", "psnr_db", "psnr_start_db", "psnr_cubic_db"}
 
 
+def test_run_repeats_the_job_of_an_adaptation_from_its_report(scan, tmp_path, capsys):
+    first, again, told = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "job.json"
+    assert adapt(scan, "--output", first, "--steps", 2, "--thickness", 3.3, "--seed", 5, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    told.write_text(json.dumps({**report, "job": {**report["job"], "output": str(again)}}), "utf-8")
+    assert main(["run", str(told)]) == 0, capsys.readouterr().err
+    weights = [load_model(path)[0].state_dict() for path in (first, again)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert main(["run", str(told)]) == 2 and "exists already" in capsys.readouterr().err
+    told.write_text(json.dumps({"task": "adapt", "inputs": [str(scan)]}), "utf-8")
+    assert main(["run", str(told)]) == 2 and "lacks a path" in capsys.readouterr().err
+
+
 def test_a_folder_of_scans_is_taken_whole_and_what_cannot_be_read_is_said(block, scan, tmp_path, capsys):
     folder = tmp_path / "scans"
     folder.mkdir()

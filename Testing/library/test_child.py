@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from CycleINRLib.child import parent
-from CycleINRLib.child import worker as child
-from CycleINRLib.child.worker import StopSign, run_folder, volume_facts
+from CycleINRLib.child import folder as protocol
+from CycleINRLib.child import parent, worker
+from CycleINRLib.child.folder import StopSign, volume_facts, write_job
+from CycleINRLib.child.worker import run_folder
 from CycleINRLib.errors import Cancelled, RequestError, VolumeError
 from CycleINRLib.events import Failed, Finished, Progress, Warned, from_line
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.jobs import AdaptJob, UpsampleJob
 
-MAIN = Path(child.__file__).parents[1] / "__main__.py"
+MAIN = Path(worker.__file__).parents[1] / "__main__.py"
 
 
 def small(volume: Volume, size: int = 24) -> Volume:
@@ -40,9 +41,7 @@ def small(volume: Volume, size: int = 24) -> Volume:
 def prepare(folder: Path, volume: Volume, task: str = "upsample", **job: Any) -> Path:
     """The folder as the parent leaves it before the start."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"task": task, "job": UpsampleJob(**job).to_json(), "volume": volume_facts(volume)}
-    (folder / "job.json").write_text(json.dumps(facts), "utf-8")
-    np.save(folder / "input.npy", volume.values)
+    write_job(folder, {**UpsampleJob(**job).to_json(), "task": task}, volume)
     return folder
 
 
@@ -200,7 +199,7 @@ def test_a_failure_while_the_result_is_written_takes_the_array_back(folder, monk
     def fails(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(child, "_save_json", fails)
+    monkeypatch.setattr(protocol, "_write_json", fails)
     with pytest.raises(OSError):
         run_folder(folder, lambda event: None)
     assert names(folder) == {"job.json", "input.npy"}
@@ -325,12 +324,12 @@ def test_a_preview_that_fails_leaves_no_plane(tmp_path, thick_ct):
 
 
 def test_a_preview_that_cannot_be_written_leaves_no_plane(tmp_path, thick_ct, monkeypatch):
-    def full(path, values, real=child._save_array):
-        if path.name == "sagittal.npy":
+    def full(path, values, real=protocol.write_array):
+        if path.name == ".sagittal.npy":
             raise OSError(28, "No space left on device")
         real(path, values)
 
-    monkeypatch.setattr(child, "_save_array", full)
+    monkeypatch.setattr(protocol, "write_array", full)
     folder = prepare(tmp_path / "job", small(thick_ct), "preview", z_scale=2.0, device="cpu", gain=1.0, texture=0.0)
     facts = json.loads((folder / "job.json").read_text("utf-8"))
     (folder / "job.json").write_text(json.dumps({**facts, "planes": {"coronal": None, "sagittal": None}}), "utf-8")
@@ -353,10 +352,7 @@ def test_the_child_tells_how_fast_this_machine_is(tmp_path, thick_ct):
 def prepare_adapt(folder: Path, *volumes: Volume, **job: Any) -> Path:
     """The folder of an adaptation, as the parent leaves it before the start."""
     folder.mkdir(parents=True)
-    facts = {"task": "adapt", "job": AdaptJob(**job).to_json(), "volumes": [volume_facts(one) for one in volumes]}
-    (folder / "job.json").write_text(json.dumps(facts), "utf-8")
-    for n, volume in enumerate(volumes):
-        np.save(folder / f"input_{n}.npy", volume.values)
+    write_job(folder, AdaptJob(**job).to_json(), volumes)
     return folder
 
 
@@ -420,7 +416,7 @@ def test_a_disk_that_is_full_at_the_end_of_an_adaptation_leaves_no_model(tmp_pat
         assert (folder / "model.safetensors").is_file()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(child, "_save_json", full)
+    monkeypatch.setattr(protocol, "_write_json", full)
     with pytest.raises(OSError):
         run_folder(folder, lambda event: None)
     assert names(folder) == {"job.json", "input_0.npy"}

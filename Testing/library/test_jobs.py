@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from CycleINRLib.errors import RequestError
-from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE, UpsampleJob, check_z_scale, read_job
+from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE, ROUTES, AdaptJob, UpsampleJob, check_z_scale, read_job
 
 WORDS = {name: st.sampled_from(words) for name, words in CHOICES.items()}
 
@@ -26,7 +26,26 @@ WORDS = {name: st.sampled_from(words) for name, words in CHOICES.items()}
 def test_a_job_comes_back_from_json_equal(**facts):
     job = UpsampleJob(**facts)
     text = json.dumps(job.to_json())
-    assert UpsampleJob.from_json(read_job(text)) == job
+    assert read_job(text) == job
+    assert read_job(json.dumps({"snli": {}, "job": job.to_json()})) == job  # a report
+
+
+@given(
+    inputs=st.lists(st.from_regex(r"[\w /.-]+", fullmatch=True)).map(tuple),
+    minutes=st.floats(0.1, 100),
+    steps=st.none() | st.integers(1, 1000),
+    route=st.sampled_from(ROUTES),
+    seed=st.integers(0, 99),
+)
+def test_the_job_of_an_adaptation_comes_back_from_json_equal(**facts):
+    job = AdaptJob(**facts)
+    assert read_job(json.dumps(job.to_json())) == job
+
+
+def test_a_job_takes_its_fields_from_options_and_nothing_else():
+    options = {"input": "a.nrrd", "z_scale": 3, "json": True, "quiet": False, "route": "direct"}
+    assert UpsampleJob.from_options(options, z_scale=4) == UpsampleJob(input="a.nrrd", z_scale=4)
+    assert AdaptJob.from_options({"inputs": ["a"], **options}) == AdaptJob(inputs=("a",), route="direct")
 
 
 @given(st.floats(1, MAX_Z_SCALE, exclude_min=True))
@@ -73,7 +92,7 @@ def test_a_job_with_a_field_of_another_version_is_refused_by_name():
         UpsampleJob.from_json({"task": "upsample", "sharpness": 3})
 
 
-@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '"upsample"'])
+@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '"upsample"', '{"job": 3}', '{"task": "cook"}'])
 def test_a_text_that_is_no_job_is_refused(text):
     with pytest.raises(RequestError):
         read_job(text)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from CycleINRLib.child import launcher
-from CycleINRLib.child.run import Run, result_volume
+from CycleINRLib.child.folder import result_volume
+from CycleINRLib.child.run import Run
 from CycleINRLib.errors import Cancelled, CycleINRError, ResourceError
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume

@@ -1,13 +1,14 @@
-"""What a job folder holds for the child, read with every number and word checked before it is used (floor 4).
+"""A Volume as an array file and JSON facts, read with every number and word checked before it is used (floor 4).
 
-The parent writes these files, but a full disk, a crash or another program may have been at them.
+Parent and child write these for each other, but a full disk, a crash or another program may have been at them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,16 +31,33 @@ def read_text(path: Path) -> str:
         raise RequestError("The job cannot be read", f"{path}: {error}", "name a folder that holds job.json") from error
 
 
-def read_volumes(place: Path, facts: dict[str, Any]) -> list[Volume]:
-    """The Volumes of input_0.npy, input_1.npy, ... and the "volumes" facts of the job."""
-    known = facts.get("volumes")
-    if not isinstance(known, list) or not known:
-        raise RequestError("The job names no volumes", repr(known)[:60], 'write the place of each under "volumes"')
-    return [read_volume(place, one, f"input_{n}.npy") for n, one in enumerate(known)]
+def volume_facts(volume: Volume) -> dict[str, Any]:
+    """All of a Volume but its values, JSON-ready."""
+    return {
+        "ijk_to_ras": volume.geometry.ijk_to_ras.tolist(),
+        "modality": volume.modality,
+        "unit": volume.unit,
+        "thickness_mm": volume.thickness_mm,
+        "slice_axis": volume.slice_axis,
+        "name": volume.name,
+        "warnings": list(volume.warnings),
+    }
 
 
-def read_volume(place: Path, facts: Any, name: str = "input.npy") -> Volume:
-    """The Volume of an array and its facts in the job.
+def write_array(path: Path, values: np.ndarray) -> None:
+    """A .npy file; an OSError where the disk is full."""
+    with open(path, "wb") as file:
+        np.save(_Sink(file.write), np.ascontiguousarray(values), allow_pickle=False)
+
+
+class _Sink(NamedTuple):
+    """A file that numpy does not know as one: into real files it writes by itself, and a full disk has no name then."""
+
+    write: Callable[[bytes], int]
+
+
+def read_volume(path: Path, facts: Any) -> Volume:
+    """The Volume of an array and its facts.
 
     Raises
     ------
@@ -59,7 +77,7 @@ def read_volume(place: Path, facts: Any, name: str = "input.npy") -> Volume:
     thickness = facts.get("thickness_mm")
     if thickness is not None and not (is_number(thickness) and thickness > 0):
         raise _wrong("thickness_mm", thickness, "a length in mm")
-    values = read_array(place / name)
+    values = read_array(path)
     optional = ("modality", "unit", "thickness_mm", "slice_axis")
     return Volume(
         values,

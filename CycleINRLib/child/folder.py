@@ -1,0 +1,247 @@
+"""The folder of one job, all of it written and read here by both sides (design section 4.4; floor 4).
+
+| file | written by | holds |
+| --- | --- | --- |
+| job.json | parent | "task", "job", and "volume" or "volumes" (all of a Volume but its values), "like", "planes" |
+| input.npy; input_0.npy, input_1.npy, ... | parent | the values of the scan; of the scans, where a task takes several |
+| alive | parent | who waits for the result (`parent.sign_of_life`); touched while it can be |
+| cancel | parent | nothing: it asks to stop |
+| output.npy; NAME.npy; model.safetensors | child | the result; each plane of a preview; an adapted model |
+| result.json | child | "report", and "volume" or "volumes"; it comes last, so whoever sees it sees everything |
+
+The child's files come by rename, and are taken back where a later one fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import Cancelled, CycleINRError, RequestError, ResourceError
+from ..imaging.geometry import Geometry
+from ..imaging.volume import Volume
+from ..jobs import is_number, read_task
+from .arrays import read_geometry, read_text, read_volume, volume_facts, write_array
+from .parent import is_stale, lives, read_sign, sign_of_life
+
+JOB, RESULT, ALIVE, CANCEL = "job.json", "result.json", "alive", "cancel"
+INPUT, OUTPUT, MODEL = "input.npy", "output.npy", "model.safetensors"
+HEARTBEAT_S = 1.0  # how often the parent touches `alive` while it can
+STALE_S = 60.0  # then the child looks whether the parent's process lives
+LOOK_S = 5.0  # how often
+Writer = Callable[[Path], Any]
+
+
+# --- the parent writes ----------------------------------------------------------------------------------------
+def hand_over(
+    job: Mapping[str, Any],
+    volume: Volume | Sequence[Volume] | None = None,
+    home: str | Path | None = None,
+    beside: Mapping[str, Any] | None = None,
+) -> Path:
+    """A fresh folder with job.json and the arrays; nothing stays where that fails.
+
+    Parameters
+    ----------
+    job : "task" and what it asks for, as the `to_json` of a job writes it
+    volume : the source, or a sequence of them for a task that takes several (adapt); None for task "check"
+    home : where the folder is made; None: the system's temporary folder
+    beside : what job.json tells beside the job, such as the "planes" of a preview
+
+    Raises
+    ------
+    ResourceError : the folder cannot be written
+    """
+    folder: Path | None = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="CycleINR-", dir=home))
+        write_job(folder, job, volume, beside)
+        return folder
+    except BaseException as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            todo = "free some space, or choose another temporary folder"
+            raise ResourceError("The scan cannot be handed to the computing process", str(error), todo) from error
+        raise
+
+
+def write_job(
+    folder: Path,
+    job: Mapping[str, Any],
+    volume: Volume | Sequence[Volume] | None = None,
+    beside: Mapping[str, Any] | None = None,
+) -> None:
+    """`hand_over` into a folder that exists."""
+    facts = {**(beside or {}), "task": job["task"], "job": dict(job)}
+    if isinstance(volume, Volume):
+        np.save(folder / INPUT, volume.values, allow_pickle=False)
+        facts["volume"] = volume_facts(volume)
+    elif volume is not None:
+        for n, one in enumerate(volume):
+            np.save(folder / _input(n), one.values, allow_pickle=False)
+        facts["volumes"] = [volume_facts(one) for one in volume]
+    (folder / JOB).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def keep_alive(folder: Path) -> None:
+    """Say that the parent lives, once a second at most."""
+    alive = folder / ALIVE
+    try:
+        if not alive.exists():
+            alive.write_text(sign_of_life(), encoding="utf-8")
+        elif is_stale(alive, HEARTBEAT_S):
+            alive.touch()
+    except OSError:  # the folder was removed under us: then the child stops as well
+        pass
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Let `StopSign` stop the child; an OSError where the disk is full or gone."""
+    (folder / CANCEL).touch()
+
+
+# --- the child reads ------------------------------------------------------------------------------------------
+def read_job(folder: Path) -> dict[str, Any]:
+    """The facts of job.json; a RequestError where there are none."""
+    return read_task(read_text(folder / JOB))
+
+
+def read_source(folder: Path, facts: Mapping[str, Any]) -> Volume:
+    """The scan of a job; a RequestError or VolumeError where job.json or the array is wrong."""
+    return read_volume(folder / INPUT, facts.get("volume"))
+
+
+def read_sources(folder: Path, facts: Mapping[str, Any]) -> list[Volume]:
+    """The scans of a job that takes several, in their order; errors as `read_source`."""
+    known = facts.get("volumes")
+    if not isinstance(known, list) or not known:
+        raise RequestError("The job names no volumes", repr(known)[:60], 'write the place of each under "volumes"')
+    return [read_volume(folder / _input(n), one) for n, one in enumerate(known)]
+
+
+def read_like(facts: Mapping[str, Any]) -> Geometry | None:
+    """The grid that is to be filled, where the job names one."""
+    return read_geometry(facts["like"], "like") if facts.get("like") else None
+
+
+def read_planes(facts: Mapping[str, Any]) -> dict[str, float | None]:
+    """The planes of a preview, each with its coordinate in mm across it, None: the middle."""
+    planes = facts.get("planes") or {}
+    if not isinstance(planes, dict) or not all(mm is None or is_number(mm) for mm in planes.values()):
+        raise RequestError("The planes are no object of places", repr(planes)[:60], 'give {"coronal": null}')
+    return planes
+
+
+class StopSign:
+    """Whether the parent asked to stop, or is gone: `alive` is stale and the process that it names lives no more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cancel, self.alive = folder / CANCEL, folder / ALIVE
+        self._next_look, self._gone = 0.0, False
+
+    def __call__(self) -> bool:
+        return self.cancel.exists() or self._parent_is_gone()
+
+    def check(self) -> None:
+        """Raise Cancelled where it is time to stop."""
+        if self():
+            found = f"the file {CANCEL}" if self.cancel.exists() else "the parent process is gone"
+            raise Cancelled("Stopped on request", found, "start again when ready")
+
+    def _parent_is_gone(self) -> bool:
+        if not self._gone and is_stale(self.alive, STALE_S) and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_S
+            self._gone = not lives(read_sign(self.alive))
+        return self._gone
+
+
+# --- the child writes -----------------------------------------------------------------------------------------
+def write_result(
+    folder: Path, report: dict[str, Any], files: Mapping[str, Writer] | None = None, **facts: Any
+) -> tuple[str, ...]:
+    """The files of a result, then result.json; all of them or none.
+
+    Parameters
+    ----------
+    files : a function for each name that writes the path it is given
+    facts : what result.json tells beside the report
+
+    Returns
+    -------
+    the paths, in the order of writing
+    """
+    everything: dict[str, Writer] = {
+        **(files or {}),
+        RESULT: lambda path: _write_json(path, {"report": report, **facts}),
+    }
+    written: list[Path] = []
+    try:
+        for name, write in everything.items():
+            partial = folder / f".{name}"
+            written.append(partial)
+            write(partial)
+            os.replace(partial, folder / name)
+            written[-1] = folder / name
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return tuple(str(path) for path in written)
+
+
+def write_volume(folder: Path, report: dict[str, Any], volume: Volume) -> tuple[str, ...]:
+    """`write_result` of one volume, which `result_volume` reads."""
+    return write_result(folder, report, {OUTPUT: _writer_of(volume)}, volume=volume_facts(volume))
+
+
+def write_planes(folder: Path, report: dict[str, Any], planes: Mapping[str, Volume]) -> tuple[str, ...]:
+    """`write_result` of named planes, which `result_planes` reads."""
+    files = {f"{name}.npy": _writer_of(plane) for name, plane in planes.items()}
+    return write_result(folder, report, files, volumes={name: volume_facts(plane) for name, plane in planes.items()})
+
+
+# --- the parent reads -----------------------------------------------------------------------------------------
+def read_result(folder: Path) -> dict[str, Any]:
+    """The facts of result.json, with "report"; a CycleINRError where the child left none."""
+    try:
+        facts = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CycleINRError(
+            "The computing process left no readable result", str(error), "report this with the log"
+        ) from error
+    if not isinstance(facts, dict) or "report" not in facts:
+        raise CycleINRError(
+            "The result of the computing process has no report", str(facts)[:60], "report this with the log"
+        )
+    return facts
+
+
+def result_volume(folder: Path, facts: Mapping[str, Any]) -> Volume:
+    """The Volume that the child wrote: output.npy at the place that result.json tells."""
+    return read_volume(folder / OUTPUT, facts.get("volume"))
+
+
+def result_planes(folder: Path, facts: Mapping[str, Any]) -> dict[str, Volume]:
+    """The planes of a preview, by name, each a Volume one row thick."""
+    return {name: read_volume(folder / f"{name}.npy", one) for name, one in facts["volumes"].items()}
+
+
+def _input(number: int) -> str:
+    return f"input_{number}.npy"
+
+
+def _writer_of(volume: Volume) -> Writer:
+    return lambda path: write_array(path, volume.values)
+
+
+def _write_json(path: Path, facts: dict[str, Any]) -> None:
+    path.write_text(json.dumps(facts, allow_nan=False), "utf-8")
