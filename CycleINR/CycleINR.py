@@ -5,13 +5,10 @@ The network runs in a child process (CycleINRLib.child.launcher), so torch never
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import slicer
-import vtk
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -21,32 +18,20 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
-from slicer.util import VTKObservationMixin
 
 try:
-    import CycleINRLib
+    import CycleINRLib  # noqa: F401
 except ModuleNotFoundError:
-    # Installed, the library lies beside this file, on Slicer's path. In a source tree it lies one folder up.
+    # In a source tree (Additional module paths) the library lies one folder up, where Slicer does not look; installed,
+    # it lies beside this file, and nothing is changed here.
     sys.path.append(str(Path(__file__).resolve().parent.parent))
-    import CycleINRLib
 
-from CycleINRParts.display import Display
-from CycleINRParts.jobs import Jobs, Quiet, Speeds
-from CycleINRParts.logic import Logic, stamp
-from CycleINRParts.views import SideBySide, across, looked_at
+from CycleINRParts.logic import Logic
 
-from CycleINRLib.child import dependencies
-from CycleINRLib.child.environment import lines_of
 from CycleINRLib.errors import CycleINRError
-from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE, UpsampleJob
-from CycleINRLib.panel.readout import information
-from CycleINRLib.panel.state import Panel
-from CycleINRLib.scene.charts import noise_chart
-from CycleINRLib.scene.region import fit
-from CycleINRLib.scene.volumes import neighbors_of, report_of, result_name, volume_from_node
+from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE
 
 TARGETS = ("isotropic", "z-scale", "spacing")
-MORE_ROLE = "moreVolumes"  # node references of the parameter node: the further volumes of the queue
 
 
 #
@@ -75,54 +60,26 @@ class CycleINR(ScriptedLoadableModule):
             "implementation. Learning from thin-slice scans follows Xuan et al. (2020, arXiv:2003.12627)."
         )
         slicer.app.connect("startupCompleted()", registerSampleData)
+        slicer.app.connect("startupCompleted()", registerLayouts)
 
 
 #
-# Sample data
+# What the application is told once it is up
 #
-
-SAMPLES = (  # name, file in sampleFolder(), SHA256
-    (
-        "CycleINRAbdomenCT",
-        "CT_abdomen_5mm.nrrd",
-        "74d728351edcc2f9827b415b11b29211daf6e24a78185aadb1e7840b6aaf76e8",
-    ),
-    (
-        "CycleINRKneeMR",
-        "MR_knee_4.3mm.nrrd",
-        "ccb0aa8cb2efe9d68c8a08c87ce20f4dfc810afa520edce86763775e666bf4da",
-    ),
-)
-
-
-def sampleFolder() -> Path:
-    """The bundled scans: beside the library where installed, in Resources in a source tree."""
-    library = Path(CycleINRLib.__file__).resolve().parent
-    installed = library / "samples"
-    return installed if installed.is_dir() else library.parent / "Resources" / "SampleData"
 
 
 def registerSampleData():
-    """Adds the two bundled scans to the Sample Data module.
+    """Adds the two bundled scans to the Sample Data module."""
+    from CycleINRParts import samples
 
-    They come with the extension and are named by file URL: they load without a network, and are exactly those that
-    the documentation shows. The checksum replaces an older copy in Slicer's cache.
-    """
-    import SampleData
+    samples.register()
 
-    for sampleName, fileName, checksum in SAMPLES:
-        path = sampleFolder() / fileName
-        if path.is_file():
-            thumbnail = Path(__file__).resolve().parent / "Resources" / "Icons" / f"{sampleName}.png"
-            SampleData.SampleDataLogic.registerCustomSampleDataSource(
-                category="CycleINR",
-                sampleName=sampleName,
-                thumbnailFileName=str(thumbnail) if thumbnail.is_file() else None,
-                uris=path.as_uri(),
-                fileNames=fileName,
-                checksums=f"SHA256:{checksum}",
-                nodeNames=sampleName,
-            )
+
+def registerLayouts():
+    """Makes the layouts of scan and result side by side known, so that a scene that was saved in one comes back so."""
+    from CycleINRParts.sidebyside import register_layouts
+
+    register_layouts()
 
 
 #
@@ -138,6 +95,7 @@ class CycleINRParameterNode:
     inputVolume - The scan.
     outputVolume - Filled with the result; none: a new volume.
     resultVolume - The last result, whose figures the panel shows.
+    allFrames - Whether every frame is computed where the scan shows one of a sequence.
     region - Only what lies inside is computed; none: the whole scan.
     target - Which slices are asked for: isotropic, or those of `zScale` or `spacing`.
     zScale - Slice spacing of the scan over that of the result.
@@ -158,6 +116,7 @@ class CycleINRParameterNode:
     inputVolume: vtkMRMLScalarVolumeNode
     outputVolume: vtkMRMLScalarVolumeNode
     resultVolume: vtkMRMLScalarVolumeNode
+    allFrames: bool = True
     region: vtkMRMLMarkupsROINode
     target: Annotated[str, Choice(list(TARGETS))] = "isotropic"
     zScale: Annotated[float, WithinRange(1.01, MAX_Z_SCALE)] = 4.0
@@ -180,28 +139,17 @@ class CycleINRParameterNode:
 #
 
 
-class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel: copies what `CycleINRLib.panel.Panel` says into the widgets of CycleINR.ui."""
+class CycleINRWidget(ScriptedLoadableModuleWidget):
+    """The panel's life in the application; its work is that of `CycleINRParts.controller.Controller`."""
 
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
-        VTKObservationMixin.__init__(self)
-        self.logic = None
-        self._parameterNode = None
-        self._parameterNodeGuiTag = None
-        self._panel = Panel()
-        self._jobs = Jobs(self._panel)
-        self._speeds, self._checkRun = Speeds(), Quiet()
-        self._watched: list = []  # nodes whose changes change what Apply would give
-        self._judged, self._judgement = (), ""  # scans with options, and why no model can be adapted to them
-        self._previews: list = []
-        self._preparing = False
-        self._timer = None
+        self.logic = self.controller = self._observers = None
 
-    # --- life -------------------------------------------------------------------------------------------------
     def setup(self) -> None:
         """Called when the user opens the module for the first time."""
-        import qt
+        from CycleINRParts.controller import Controller
+        from CycleINRParts.observing import Observers
 
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/CycleINR.ui"))
@@ -209,54 +157,32 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = CycleINRLogic()  # slicer.util.getModuleLogic("CycleINR") gives this one
-        self.ui.modelComboBox.addItems(["auto", *self.logic.modelNames()])
-        self._display, self._views = Display(self.ui), SideBySide()
+        self.controller = Controller(self.ui, self.logic, self.resourcePath("requirements.txt"))
+        self._observers = Observers()
         scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
-        self._connect()
-        self._timer = qt.QTimer()
-        self._timer.setInterval(100)
-        self._timer.connect("timeout()", self.onTick)
+        self._observers.add(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self._observers.add(scene, scene.EndCloseEvent, self.onSceneEnd)
+        self._observers.add(scene, scene.StartImportEvent, self.onSceneStartImport)
+        self._observers.add(scene, scene.EndImportEvent, self.onSceneEnd)
         self.initializeParameterNode()
-
-    def _connect(self) -> None:
-        ui = self.ui
-        for button, slot in (
-            (ui.applyButton, self.onApplyButton),
-            (ui.previewButton, self.onPreviewButton),
-            (ui.compareButton, self.onCompareButton),
-            (ui.noiseButton, self.onNoiseButton),
-            (ui.folderButton, self.onFolderButton),
-            (ui.adaptButton, self.onAdaptButton),
-            (ui.checkButton, self.onCheckButton),
-            (ui.copyButton, self.onCopyButton),
-        ):
-            button.connect("clicked(bool)", slot)
-        ui.modelComboBox.connect("currentTextChanged(QString)", self.onModelChanged)
-        ui.modelFileEdit.connect("currentPathChanged(QString)", self.onModelFileChanged)
-        ui.moreSelector.connect("checkedNodesChanged()", self.onMoreChanged)
 
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed: no process stays behind."""
-        if self._timer:
-            self._timer.stop()
-            self._views.forget()
-        self._speeds.drop()
-        self._checkRun.drop()
+        if self.controller:
+            self.controller.close()
+            self._observers.drop()
         if self.logic:
             self.logic.stopAll(_("The module was closed"))
-        self.removeObservers()
 
     def enter(self) -> None:
         """Called each time the user opens this module."""
+        self.controller.entered = True
         self.initializeParameterNode()
 
     def exit(self) -> None:
         """Called each time the user opens a different module; a running job goes on."""
-        self._forgetParameterNode()
+        self.controller.entered = False
+        self.controller.bind(None)
 
     def onReload(self) -> None:
         """The library is loaded anew too, not this file alone."""
@@ -266,314 +192,26 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event) -> None:
         """Parameter node will be reset, do not use it anymore."""
-        self._speeds.drop()
-        self._previews = []
-        self._views.restore()
-        self.setParameterNode(None)
-        self._panel.forget()
-
-    def onSceneEndClose(self, caller, event) -> None:
-        """If this module is shown while the scene is closed then recreate a new parameter node immediately."""
-        if self.parent.isEntered:
-            self.initializeParameterNode()
+        self.controller.scene_closes()
 
     def onSceneStartImport(self, caller, event) -> None:
         """What the widgets say while nodes come in is no wish of the user."""
-        self._forgetParameterNode()
+        self.controller.bind(None)
 
-    def onSceneEndImport(self, caller, event) -> None:
-        """A saved scene brings its own parameters and results."""
+    def onSceneEnd(self, caller, event) -> None:
+        """After closing and loading, where the panel is shown: a saved scene brings its own parameters and results."""
         if self.parent.isEntered:
             self.initializeParameterNode()
 
-    # --- the request ------------------------------------------------------------------------------------------
     def initializeParameterNode(self) -> None:
         """Ensure parameter node exists and observed; the first scalar volume of the scene is a good guess."""
-        self.setParameterNode(self.logic.getParameterNode())
-        if not self._parameterNode.inputVolume:
+        parameters = self.logic.getParameterNode()
+        if not parameters.inputVolume:
             volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
             scalars = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
             if scalars:
-                self._parameterNode.inputVolume = scalars[0]
-        if self._parameterNode.resultVolume:
-            self._panel.recall(report_of(self._parameterNode.resultVolume))
-            self._show()
-
-    def setParameterNode(self, inputParameterNode: CycleINRParameterNode | None) -> None:
-        """Set and observe parameter node, so that the panel follows it at once."""
-        self._forgetParameterNode()
-        self._parameterNode = inputParameterNode
-        if self._parameterNode:
-            self._parameterNodeGuiTag = self._parameterNode.connectGui(self.ui)
-            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
-            self._markMore()
-        self._checkCanApply()
-
-    def _forgetParameterNode(self) -> None:
-        if self._parameterNode:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
-        self._parameterNode = self._parameterNodeGuiTag = None
-        self._watch([])
-
-    def _watch(self, nodes: Sequence[Any]) -> None:
-        """Follows the voxels of the scan and the shape of the region, which other modules change."""
-        nodes = [node for node in nodes if node]
-        if nodes != self._watched:
-            for node in self._watched:
-                self.removeObserver(node, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
-            for node in nodes:
-                self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._checkCanApply)
-            self._watched = nodes
-
-    def onModelChanged(self, text: str) -> None:
-        """A list that the installed models fill has no ready-made binding."""
-        if self._parameterNode and text and self._parameterNode.model != text:
-            self._parameterNode.model = text
-
-    def onModelFileChanged(self, path: str) -> None:
-        if self._parameterNode and self._parameterNode.modelFile != path:
-            self._parameterNode.modelFile = path
-
-    def onMoreChanged(self) -> None:
-        """A list of checked nodes has no ready-made binding either; it is kept as node references."""
-        if self._parameterNode:
-            kept, wanted = self._parameterNode.parameterNode, self.ui.moreSelector.checkedNodes()
-            if [node for node in wanted if node] != self._more():
-                kept.RemoveNodeReferenceIDs(MORE_ROLE)
-                for node in wanted:
-                    kept.AddNodeReferenceID(MORE_ROLE, node.GetID())
-        self._checkCanApply()
-
-    def _more(self) -> list:
-        """The further volumes as the scene keeps them."""
-        kept = self._parameterNode.parameterNode
-        nodes = [kept.GetNthNodeReference(MORE_ROLE, n) for n in range(kept.GetNumberOfNodeReferences(MORE_ROLE))]
-        return [node for node in nodes if node]
-
-    def _markMore(self) -> None:
-        """Checks the further volumes that the scene keeps, and no others."""
-        import qt
-
-        wanted, selector = self._more(), self.ui.moreSelector
-        for node in (node for node in selector.checkedNodes() if node not in wanted):
-            selector.setCheckState(node, qt.Qt.Unchecked)
-        for node in wanted:
-            selector.setCheckState(node, qt.Qt.Checked)
-
-    def onFolderButton(self, checked: bool = False) -> None:
-        """Marks the volumes that lie in the same folder of the subject hierarchy as the scan."""
-        import qt
-
-        for node in neighbors_of(self._parameterNode.inputVolume):
-            self.ui.moreSelector.setCheckState(node, qt.Qt.Checked)
-
-    def _volumes(self) -> list:
-        """The scan, then the further volumes of the queue."""
-        first = self._parameterNode.inputVolume
-        return [first, *(node for node in self.ui.moreSelector.checkedNodes() if node and node is not first)]
-
-    def _request(self) -> dict[str, Any]:
-        """The arguments of `CycleINRLogic.upsample` that the panel asks for, without volumes."""
-        asked = self._parameterNode
-        return {
-            "zScale": asked.zScale if asked.target == "z-scale" else None,
-            "spacing": asked.spacing if asked.target == "spacing" else None,
-            "region": asked.region,
-            "thickness": asked.thickness or None,
-            "modality": asked.modality,
-            "consistency": asked.consistency,
-            "model": asked.modelFile or asked.model,
-            "texture": None if asked.textureDefault else asked.texture,
-            "device": asked.device,
-            "precision": asked.precision,
-        }
-
-    def _adaptRequest(self) -> dict[str, Any]:
-        """The arguments of `CycleINRLogic.adapt`, without volumes and minutes; it learns from whole scans."""
-        request = self._request()
-        return {name: request[name] for name in ("thickness", "modality", "model", "device")}
-
-    def _checkCanApply(self, caller=None, event=None) -> None:
-        """Asks whether the request can run, and what it would give."""
-        if not self._parameterNode:
-            self._panel.aim(_("No scene is open."))
-            self._panel.aim_adapt(_("No scene is open."))
-        else:
-            self._watch([self._parameterNode.inputVolume, self._parameterNode.region])
-            fit(self._parameterNode.region, self._parameterNode.inputVolume)
-            try:
-                self._aim()
-            except CycleINRError as error:
-                self._panel.aim(str(error))
-            self._panel.aim_adapt(self._whyNotAdapt())
-        self._show()
-
-    def _whyNotAdapt(self) -> str:
-        """Looks at all voxels of all chosen scans, so only where something changed."""
-        nodes, request = self._volumes(), self._adaptRequest()
-        judged = (*(stamp(node) for node in nodes), *request.values())
-        if judged != self._judged:
-            self._judged, self._judgement = judged, ""
-            try:
-                self.logic.checkAdaptable(nodes, **request)
-            except CycleINRError as error:
-                self._judgement = str(error)
-        return self._judgement
-
-    def _aim(self) -> None:
-        asked, request = self._parameterNode, self._request()
-        output = asked.outputVolume if len(self._volumes()) == 1 else None
-        source, plan = self.logic.outlook(asked.inputVolume, outputVolume=output, **request)
-        speed = None
-        if not self._jobs.run and not dependencies.missing(self.resourcePath("requirements.txt")):
-            speed = self._speeds.of(self.logic, source, request, self._checkCanApply)
-            self._timer.start()
-        ids = [node.GetID() for node in (*self._volumes(), output) if node]
-        key = (*ids, plan.target.shape, plan.target.ijk_to_ras.tobytes(), repr({**request, "region": None}))
-        job = UpsampleJob(texture=request["texture"], self_check=asked.selfCheck)
-        self._panel.aim("", information(source, plan, speed and speed.seconds(source, plan, job)), plan.warnings, key)
-        self.ui.outputSelector.noneDisplay = _("New volume: {name}").format(
-            name=result_name(asked.inputVolume, plan.z_scale)
-        )
-
-    # --- what is shown ----------------------------------------------------------------------------------------
-    def _show(self) -> None:
-        self._display.view(self._panel.view())
-        result = self._parameterNode.resultVolume if self._parameterNode else None
-        self._display.result(result, self._views.shown, self._panel.view())
-        if self._parameterNode:
-            model = self._parameterNode.modelFile or self._parameterNode.model
-            self._display.request(self._parameterNode, len(self._volumes()), self.logic.knowsTexture(model))
-
-    # --- buttons ----------------------------------------------------------------------------------------------
-    def onApplyButton(self, checked: bool = False) -> None:
-        """Starts the jobs; while they run, the same button stops them."""
-        if self._jobs.run:
-            self._jobs.cancel()
-        elif self._prepare():
-            nodes, request = self._volumes(), {**self._request(), "self_check": self._parameterNode.selfCheck}
-            output = self._parameterNode.outputVolume if len(nodes) == 1 else None
-            self._panel.start([node.GetName() for node in nodes])
-            self._jobs.begin(
-                [lambda n=node: self.logic.upsample(n, outputVolume=output, wait=False, **request) for node in nodes],
-                self._finish,
-            )
-            self._timer.start()
-        self._show()
-
-    def onPreviewButton(self, checked: bool = False) -> None:
-        """Computes two planes at the crosshair and shows them beside the scan."""
-        if self._prepare():
-            self._panel.start_preview()
-            node, request = self._parameterNode.inputVolume, self._request()
-            self._jobs.begin([lambda: self.logic.preview(node, wait=False, **request)], self._showPreview)
-            self._timer.start()
-        self._show()
-
-    def onAdaptButton(self, checked: bool = False) -> None:
-        """Adapts the model to the chosen scans, all of them together."""
-        if self._prepare():
-            nodes, request = self._volumes(), {**self._adaptRequest(), "minutes": self._parameterNode.adaptMinutes}
-            self._panel.start_adapt()
-            self._jobs.begin([lambda: self.logic.adapt(nodes, wait=False, **request)], self._finishAdapt)
-            self._timer.start()
-        self._show()
-
-    def _finishAdapt(self, outcome) -> None:
-        path, report = outcome
-        if report["improved"]:  # first: a changed request takes the message away
-            self.logic.getParameterNode().modelFile = str(path)
-        self._panel.adapted(report)
-
-    def _prepare(self) -> bool:
-        """Whether the child will find its packages; the user is asked before anything is installed."""
-        if self._preparing:  # a second click while packages are being installed
-            return False
-        self._speeds.drop()
-        self._dropPreviews()
-        self._preparing = True
-        try:
-            return dependencies.ensure(self.resourcePath("requirements.txt"), self._say)
-        except CycleINRError as error:
-            self._panel.fail(error)
-            return False
-        finally:
-            self._preparing = False
-
-    def _say(self, message: str) -> None:
-        self._panel.say(message)
-        self._show()
-        slicer.app.processEvents()  # pip blocks the main thread
-
-    def onTick(self) -> None:
-        """Listens to the children; runs ten times a second on the main thread, where the scene may be touched."""
-        self._jobs.tick()
-        self._speeds.tick()
-        self._checkRun.tick()
-        if not (self._jobs.run or self._speeds.busy or self._checkRun.busy):
-            self._timer.stop()
-        self._show()
-
-    def _finish(self, outcome) -> None:
-        node, report = outcome
-        self.logic.getParameterNode().resultVolume = node  # the user may be in another module
-        self._panel.finish(report, node.GetName())
-        slicer.util.setSliceViewerLayers(background=node)
-
-    def _showPreview(self, planes: dict) -> None:
-        source, place, nodes = planes.pop("source"), planes.pop("place"), planes
-        self._previews = list(nodes.values())
-        self._views.show(source, nodes, place)
-        self._panel.preview_shown()
-
-    def _dropPreviews(self) -> None:
-        """The planes of a preview are gone with the views that show them."""
-        if self._previews:
-            self._views.restore()
-        for node in self._previews:
-            slicer.mrmlScene.RemoveNode(node)
-        self._previews = []
-
-    def onCompareButton(self, checked: bool = False) -> None:
-        """Scan and result side by side; on the next click the earlier layout."""
-        result = self._parameterNode.resultVolume if self._parameterNode else None
-        if self._views.shown:
-            self._views.restore()
-            self._dropPreviews()
-        elif result is not None:
-            scan = result.GetNodeReference("CycleINR.source")
-            volume = volume_from_node(scan)
-            axis = report_of(result)["input"]["slice_axis"]
-            place = self.logic.toWorld(scan, looked_at(volume, scan))
-            self._views.show(scan, dict.fromkeys(across(volume, axis), result), place)
-        self._show()
-
-    def onNoiseButton(self, checked: bool = False) -> None:
-        """The noise of each slice as a plot."""
-        try:
-            chart = noise_chart(slicer.mrmlScene, self._parameterNode.resultVolume)
-        except CycleINRError as error:
-            self._panel.fail(error)
-        else:
-            slicer.modules.plots.logic().ShowChartInLayout(chart)
-        self._show()
-
-    def onCheckButton(self, checked: bool = False) -> None:
-        """Tries packages, devices and models in a child process and tells what it found."""
-        self.ui.environmentLabel.text = _("Checking; this takes some seconds…")
-        self._checkRun.begin(lambda: self.logic.check(wait=False), self._showEnvironment)
-        self._timer.start()
-
-    def _showEnvironment(self, outcome) -> None:
-        lines = [str(outcome)] if isinstance(outcome, CycleINRError) else [f"{a}: {b}" for a, b in lines_of(outcome)]
-        self.ui.environmentLabel.text = "\n".join(lines)
-
-    def onCopyButton(self, checked: bool = False) -> None:
-        """What a report of the problem should contain."""
-        import qt
-
-        qt.QApplication.clipboard().setText(self._panel.view().details)
+                parameters.inputVolume = scalars[0]
+        self.controller.bind(parameters)
 
 
 #
@@ -582,10 +220,14 @@ class CycleINRWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class CycleINRLogic(Logic):
-    """``slicer.util.getModuleLogic("CycleINR")``: `upsample`, `adapt`, `measure`, `preview`, `check`."""
+    """``slicer.util.getModuleLogic("CycleINR")``: `upsample`, `adapt`, `measure`, `preview`, `check` and more."""
 
     def getParameterNode(self):
-        return CycleINRParameterNode(super().getParameterNode())
+        """One wrapper as long as the node is the same, since each observes it many times."""
+        node = super().getParameterNode()
+        if self._parameters is None or self._parameters.parameterNode is not node:
+            self._parameters = CycleINRParameterNode(node)
+        return self._parameters
 
 
 #
@@ -606,6 +248,8 @@ class CycleINRTest(ScriptedLoadableModuleTest):
 
     def scan(self):
         """A noisy ball in 12 slices of 5 mm, in HU."""
+        import numpy as np
+
         k, j, i = np.mgrid[:12, :48, :48]
         ball = (5 * (k - 5.5)) ** 2 + (j - 23.5) ** 2 + (i - 23.5) ** 2 < 20**2
         noise = np.random.default_rng(0).normal(0, 10, ball.shape)

@@ -3,7 +3,7 @@
 from slicer.i18n import tr as _
 
 from CycleINRLib.panel.state import View
-from CycleINRLib.scene.volumes import SOURCE_ROLE, neighbors_of
+from CycleINRLib.scene.volumes import SOURCE_ROLE
 from CycleINRParts.tables import TextTable
 
 
@@ -16,6 +16,7 @@ class Display:
         self._ui = ui
         self._information = TextTable(ui.informationTable)
         self._readout = TextTable(ui.readoutTable)
+        self._queue = TextTable(ui.queueTable)
         self._tips: dict[str, str] = {}  # of CycleINR.ui, of controls that are disabled at times
 
     def view(self, view: View) -> None:
@@ -40,17 +41,20 @@ class Display:
         ui.resultCollapsibleButton.visible = bool(view.readout)
         self._information.show(view.information)
         self._readout.show(view.readout)
+        self._queue.show(view.queue)
 
     def fit(self) -> None:
         """Tables as high as their rows, after the panel changed its width."""
         self._information.fit()
         self._readout.fit()
+        self._queue.fit()
 
-    def result(self, node, views_shown: bool, view: View) -> None:
+    def result(self, node, views_shown: bool, view: View, segmented: bool) -> None:
         """The buttons that look at the last result.
 
         :param node: its volume, None where there is none
         :param views_shown: whether scan and result are side by side now
+        :param segmented: whether something was drawn on its scan
         """
         ui = self._ui
         seen = node is not None and node.GetNodeReference(SOURCE_ROLE) is not None
@@ -61,46 +65,41 @@ class Display:
             if ui.compareButton.enabled
             else _("The scan that the result was made of is not in the scene.")
         )
-        ui.noiseButton.enabled = node is not None and view.inputs_enabled
-        ui.noiseButton.toolTip = (
-            _("A plot of the noise of each slice, of the scan and of the result.")
-            if ui.noiseButton.enabled
-            else _("Wait until the running job ends.")
-        )
+        wait, idle = _("Wait until the running job ends."), node is not None and view.inputs_enabled
+        self._enable(ui.noiseButton, idle, wait)
+        self._enable(ui.exportButton, idle, wait)
+        none = _("No segmentation was drawn on the scan of the result.")
+        self._enable(ui.segmentationButton, idle and segmented, none if idle else wait)
 
-    def request(self, asked, volumes: int, knows_texture: bool) -> None:
+    def request(self, asked, volumes: int, knows_texture: bool | None, frames) -> None:
         """What depends on another choice is enabled by it, and says so where it is not.
 
         :param asked: the parameter node
         :param volumes: how many are chosen
-        :param knows_texture: whether the model understands texture
+        :param knows_texture: whether the model understands texture; None where it cannot be read
+        :param frames: of the sequence that the scan shows; None where it shows none
         """
         ui = self._ui
         for name in ("z-scale", "spacing"):
             widget = ui.zScaleSpinBox if name == "z-scale" else ui.spacingSpinBox
             self._enable(widget, asked.target == name, _("Choose {name} under Slices first.").format(name=name))
         self._enable(ui.modelComboBox, not asked.modelFile, _("The model file under Advanced takes its place."))
-        ui.modelComboBox.setCurrentText(asked.model)
-        if ui.modelFileEdit.currentPath != asked.modelFile:
-            ui.modelFileEdit.currentPath = asked.modelFile
-        one = volumes < 2
-        ui.outputSelector.enabled = one
-        ui.outputSelector.toolTip = (
-            _("A volume to fill, or a new one.") if one else _("Several volumes are chosen: each gets a new volume.")
-        )
-        ui.folderButton.enabled = bool(neighbors_of(asked.inputVolume))
-        ui.folderButton.toolTip = (
-            _("Also mark the other volumes of the scan's folder in the subject hierarchy.")
-            if ui.folderButton.enabled
-            else _("The scan's folder in the subject hierarchy holds no other volume.")
-        )
+        ui.framesCheckBox.visible = ui.framesCheckBoxLabel.visible = frames is not None
+        one = volumes < 2 and not (frames is not None and asked.allFrames)
+        each = _("Several volumes are chosen: each gets a new volume.")
+        whole = _("All frames are computed: they become a new sequence.")
+        self._enable(ui.outputSelector, one, each if volumes > 1 else whole)
+        no_scan = _("Choose an input volume first.")
+        self._enable(ui.drawButton, asked.inputVolume is not None, no_scan)
         self._texture(asked, knows_texture)
 
-    def _texture(self, asked, knows: bool) -> None:
+    def _texture(self, asked, knows: bool | None) -> None:
         never = _("This model was trained for least error only.")
+        unread = _("The model cannot be read; the line under Apply says why.")
+        why_not = unread if knows is None else never
         fitted = _("The texture is fitted to the scan; uncheck that to choose it yourself.")
-        self._enable(self._ui.textureCheckBox, knows, never)
-        self._enable(self._ui.textureSlider, knows and not asked.textureDefault, fitted if knows else never)
+        self._enable(self._ui.textureCheckBox, bool(knows), why_not)
+        self._enable(self._ui.textureSlider, bool(knows) and not asked.textureDefault, fitted if knows else why_not)
 
     def _enable(self, widget, possible: bool, why: str) -> None:
         """With its own tooltip, or the one that says why it is disabled."""

@@ -23,14 +23,17 @@ class Jobs:
         self.run: Run | None = None
         self._waiting: list[Start] = []
         self._finished: Callable = print
+        self._ended: Callable = print
         self._asked_to_stop = False
 
-    def begin(self, starts: Sequence[Start], finished: Callable) -> None:
+    def begin(self, starts: Sequence[Start], finished: Callable, ended: Callable = lambda: None) -> None:
         """
         :param starts: each starts one job; called when the job before has ended
         :param finished: called with the outcome of each job that succeeded; it tells the panel
+        :param ended: called when none is left, whatever came of them
         """
-        self._waiting, self._finished, self._asked_to_stop = list(starts), finished, False
+        self._waiting, self._asked_to_stop = list(starts), False
+        self._finished, self._ended = finished, ended
         self._next()
 
     def cancel(self) -> None:
@@ -81,6 +84,9 @@ class Jobs:
                 self.run = start()
             except CycleINRError as error:
                 self._panel.fail(error)
+        if self.run is None:
+            ended, self._ended = self._ended, lambda: None
+            ended()
 
 
 class Quiet:

@@ -3,31 +3,33 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import slicer
-import vtk
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
-from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
-from slicer.util import VTKObservationMixin
 
-from CycleINRLib.child.folder import result_planes, result_volume
-from CycleINRLib.child.run import Run
-from CycleINRLib.errors import CycleINRError, VolumeError
+from CycleINRLib.errors import CycleINRError, RequestError, VolumeError
 from CycleINRLib.jobs import AdaptJob, UpsampleJob
-from CycleINRLib.modelcard import read_card
-from CycleINRLib.scene.region import inside
-from CycleINRLib.scene.volumes import check_output_node, node_from_result, plane_node, volume_from_node
-from CycleINRLib.upsampling.speed import Speed
-from CycleINRParts import models
-from CycleINRParts.views import across, looked_at, place_across
+from CycleINRParts.running import Running
+
+if TYPE_CHECKING:  # loaded where they are used: every start of Slicer reads this file
+    import numpy as np
+
+    from CycleINRLib.child.run import Run
+    from CycleINRLib.upsampling.speed import Speed
+    from CycleINRParts.frames import FramesRun
+
+    NodeOrRun = tuple[vtkMRMLScalarVolumeNode, dict[str, Any]] | Run
+    NodeOrFramesRun = tuple[vtkMRMLScalarVolumeNode, list[dict[str, Any]]] | FramesRun
+    ModelOrRun = tuple[Path, dict[str, Any]] | Run
+    FactsOrRun = dict[str, Any] | Run
+    SpeedOrRun = Speed | Run
 
 BLOCK = (8, 128, 128)  # slices, rows and columns that tell how fast this computer is
 
 
-class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
+class Logic(ScriptedLoadableModuleLogic):
     """What the module does, without a panel; the same object as ``slicer.util.getModuleLogic("CycleINR")``.
 
     ``logic.upsample(node)`` gives the new node and its report. With ``wait=False`` it returns at once::
@@ -42,8 +44,8 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        VTKObservationMixin.__init__(self)
-        self._runs: dict[Run, Sequence[Any]] = {}  # each running job with its input nodes, observed meanwhile
+        self._parameters = None
+        self._running = Running()
 
     def upsample(
         self,
@@ -57,7 +59,7 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         name: str | None = None,
         progress: Callable[[Any], None] | None = None,
         **options: Any,
-    ) -> tuple[vtkMRMLScalarVolumeNode, dict[str, Any]] | Run:
+    ) -> "NodeOrRun":
         """Generates the slices between the acquired ones.
 
         :param inputVolume: CT or MR scan; never changed
@@ -73,6 +75,9 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         :return: (node, report), or a `Run`
         :raises CycleINRError: what went wrong, in words; the scene is then as it was
         """
+        from CycleINRLib.child.folder import result_volume
+        from CycleINRLib.scene.volumes import check_output_node, node_from_result
+
         job = self._job(zScale, spacing, **options)
         check_output_node(outputVolume, inputVolume)
         volume = self._volume(inputVolume, region)
@@ -86,9 +91,62 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         return self._start(job.to_json(), volume, [inputVolume], finish, wait, progress)
 
+    def upsampleSequence(
+        self,
+        inputVolume: vtkMRMLScalarVolumeNode,
+        zScale: float | None = None,
+        spacing: float | None = None,
+        wait: bool = True,
+        *,
+        region: vtkMRMLMarkupsROINode | None = None,
+        name: str | None = None,
+        progress: Callable[[Any], None] | None = None,
+        **options: Any,
+    ) -> "NodeOrFramesRun":
+        """Every frame of a sequence (4D), one after the other; the same grid for all.
+
+        :param inputVolume: the volume in the scene that shows one frame of the sequence (its proxy)
+        :return: (node, reports), or a handle as `upsample` gives; node is the proxy of a new sequence, which joins the
+            browser of the scan, so that both play together
+        :raises CycleINRError: what went wrong, in words; the scene is then as it was
+
+        The other parameters are those of `upsample`.
+        """
+        from CycleINRParts.frames import start_frames
+
+        job, volume = self._job(zScale, spacing, **options), self._volume(inputVolume)
+        run = start_frames(self._start, inputVolume, volume, job, region, name)
+        return run.wait(progress) if wait else run
+
+    def carrySegmentations(self, resultVolume: vtkMRMLScalarVolumeNode) -> list:
+        """The segmentations that were drawn on the scan of a result, on the finer voxels of the result.
+
+        :return: new segmentation nodes; those that were drawn are not changed
+        :raises CycleINRError: the volume is no result of a scan in the scene
+        """
+        from CycleINRLib.scene.segmentations import carry, segmentations_of
+        from CycleINRLib.scene.volumes import SOURCE_ROLE
+
+        scan = resultVolume.GetNodeReference(SOURCE_ROLE) if resultVolume is not None else None
+        if scan is None:
+            raise RequestError(
+                "The scan of the result is not in the scene", _name_of(resultVolume), "choose a result of CycleINR"
+            )
+        scene = resultVolume.GetScene()
+        return [carry(scene, node, scan, resultVolume) for node in segmentations_of(scene, scan)]
+
+    def series(self, item: int) -> tuple[list, dict[str, str]]:
+        """The scans below an item of the subject hierarchy (patient, study, folder) that `upsample` makes isotropic.
+
+        :return: (volume nodes, the names of the other volumes with the reason why not)
+        """
+        from CycleINRLib.scene.studies import series_below
+
+        return series_below(slicer.mrmlScene, item, self.outlook)
+
     def measure(
         self, inputVolume: vtkMRMLScalarVolumeNode, wait: bool = True, *, progress: Callable[[Any], None] | None = None
-    ) -> dict[str, Any] | Run:
+    ) -> "FactsOrRun":
         """The noise of each slice and its unevenness (SNLI).
 
         :param inputVolume: any scalar volume, a scan or a result
@@ -96,6 +154,8 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         :return: the report, or a `Run`
         :raises CycleINRError: what went wrong, in words
         """
+        from CycleINRLib.scene.volumes import volume_from_node
+
         volume = volume_from_node(inputVolume)
         return self._start({"task": "measure"}, volume, [inputVolume], _report, wait, progress)
 
@@ -108,7 +168,7 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         progress: Callable[[Any], None] | None = None,
         overwrite: bool = False,
         **options: Any,
-    ) -> tuple[Path, dict[str, Any]] | Run:
+    ) -> "ModelOrRun":
         """Trains a model further on thick-slice scans of one's own protocol; no thin-slice truth is needed.
 
         `upsample(node, model=path)` uses the new model. It is compared with the starting model on acquired slices
@@ -127,6 +187,8 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             else the starting one
         :raises CycleINRError: what went wrong, in words; then no file is left
         """
+        from CycleINRParts import models
+
         nodes = _several(inputVolumes)
         job, volumes = self._adaptation(nodes, **options)
         place = models.place_for(nodes, outputModel, overwrite)
@@ -159,7 +221,7 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         region: vtkMRMLMarkupsROINode | None = None,
         progress: Callable[[Any], None] | None = None,
         **options: Any,
-    ) -> dict[str, Any] | Run:
+    ) -> "FactsOrRun":
         """Two planes of the result at the crosshair, computed alone: the two directions across the slices.
 
         :return: {"Coronal": node, "Sagittal": node, "source": the scan, "place": where the planes meet (RAS of the
@@ -169,6 +231,10 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         The other parameters are those of `upsample`.
         """
+        from CycleINRLib.child.folder import result_planes
+        from CycleINRLib.scene.volumes import plane_node
+        from CycleINRParts.views import across, looked_at, place_across
+
         job = self._job(zScale, spacing, **options)
         volume = self._volume(inputVolume, region)
         axes = across(volume, self._plan(volume, job).axis)
@@ -187,18 +253,20 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         facts = {**job.to_json(), "task": "preview"}
         return self._start(facts, volume, [inputVolume], finish, wait, progress, beside={"planes": planes})
 
-    def check(self, wait: bool = True) -> dict[str, Any] | Run:
+    def check(self, wait: bool = True) -> "FactsOrRun":
         """What Slicer's Python offers the network: packages, devices, models, each tried.
 
-        :return: the facts of `CycleINRLib.child.environment.examine`, or a `Run`
+        :return: the facts of `CycleINRLib.environment.examine`, or a `Run`
         """
         return self._start({"task": "check"}, None, [], _report, wait, None)
 
-    def speed(self, source: Any, wait: bool = True, **options: Any) -> Speed | Run:
+    def speed(self, source: Any, wait: bool = True, **options: Any) -> "SpeedOrRun":
         """How fast this computer is with the model, device and precision of `options`, from a block of `source`.
 
         :param source: Volume of the scan
         """
+        from CycleINRLib.upsampling.speed import Speed
+
         block = tuple(slice(max(0, (n - most) // 2), (n + most) // 2) for n, most in zip(source.values.shape, BLOCK))
         values = source.values[block]
         first = (block[0].start, block[1].start, block[2].start)
@@ -212,11 +280,15 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """What `upsample` would work on and give with the same arguments; computes nothing.
 
         :return: (Volume of the scan or its region, Plan with grid and memory)
-        :raises CycleINRError: why it cannot run
+        :raises CycleINRError: why it cannot run; a model that is missing or cannot be read too
         """
+        from CycleINRLib.scene.volumes import check_output_node
+
         volume = self._volume(inputVolume, region)
         check_output_node(outputVolume, inputVolume)
-        return volume, self._plan(volume, self._job(zScale, spacing, **options))
+        job = self._job(zScale, spacing, **options)
+        self._card(job.model)
+        return volume, self._plan(volume, job)
 
     def modelNames(self) -> list[str]:
         """The models that came with the extension."""
@@ -224,26 +296,28 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         return [name for name, _path in list_models()]
 
-    def knowsTexture(self, model: str) -> bool:
-        """Whether a model understands texture; false where it cannot be read."""
-        from CycleINRLib.network.weights import find_model
-
+    def knowsTexture(self, model: str) -> bool | None:
+        """Whether a model understands texture; None where it cannot be read."""
         try:
-            card = read_card(find_model(model))
+            return self._card(model).texture
         except CycleINRError:
-            return False
-        return card.texture
+            return None
 
-    def toWorld(self, node, place) -> np.ndarray:
+    def toWorld(self, node, place) -> "np.ndarray":
         """A place in the volume's own frame (RAS, mm) in the world."""
+        import numpy as np
+        import vtk
+
         transform = vtk.vtkGeneralTransform()
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(node.GetParentTransformNode(), None, transform)
         return np.array(transform.TransformPoint([float(mm) for mm in place]))
 
     def stopAll(self, why: str) -> None:
         """Ends all jobs at once and forgets them; no node is made of them."""
-        for run in list(self._runs):
-            run.discard(why)
+        self._running.stop_all(why)
+
+    def _start(self, *arguments: Any, **options: Any) -> Any:
+        return self._running.start(*arguments, **options)
 
     @staticmethod
     def _job(
@@ -258,10 +332,20 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     @staticmethod
     def _volume(node, region=None):
         """The scan, or the part inside the region; a volume that was removed meanwhile is refused."""
+        from CycleINRLib.scene.region import inside
+        from CycleINRLib.scene.volumes import volume_from_node
+
         volume = volume_from_node(node)
         if node.GetScene() is None:
             raise VolumeError("The volume is no longer in the scene", node.GetName(), "load it again")
         return inside(volume, node, region)
+
+    @staticmethod
+    def _card(model: str):
+        from CycleINRLib.modelcard import read_card
+        from CycleINRLib.network.weights import find_model
+
+        return read_card(find_model(model))
 
     @staticmethod
     def _plan(volume, job: UpsampleJob):
@@ -278,28 +362,6 @@ class Logic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         usable(volumes, job)
         return job, volumes
 
-    def _start(self, job, volume, nodes, finish, wait, progress, beside=None):
-        run = Run(job, volume, finish, slicer.app.temporaryPath, on_close=self._forget, beside=beside)
-        if not self._runs:
-            scene = nodes[0].GetScene() if nodes else slicer.mrmlScene
-            self.addObserver(scene, scene.StartCloseEvent, self._onSceneClose)
-            self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onNodeRemoved)
-        self._runs[run] = nodes
-        return run.wait(progress) if wait else run
-
-    def _forget(self, run: Run) -> None:
-        self._runs.pop(run, None)
-        if not self._runs:
-            self.removeObservers()
-
-    def _onSceneClose(self, caller, event) -> None:
-        self.stopAll(_("The scene was closed"))
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _onNodeRemoved(self, caller, event, node) -> None:
-        for run in [run for run, sources in self._runs.items() if any(source is node for source in sources)]:
-            run.discard(_("The input volume was removed"))
-
 
 def stamp(node) -> tuple:
     """Another one whenever the node or its voxels were changed."""
@@ -310,6 +372,10 @@ def stamp(node) -> tuple:
 def _several(nodes) -> list[Any]:
     """One node, or some, each once."""
     return list(dict.fromkeys(nodes if isinstance(nodes, (list, tuple)) else [nodes]))
+
+
+def _name_of(node) -> str:
+    return node.GetName() if node is not None else "none"
 
 
 def _report(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:

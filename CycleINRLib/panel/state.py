@@ -60,6 +60,7 @@ class View:
     information: tuple[Compared, ...]  # the scan beside what Apply would give
     readout: tuple[Row, ...]  # of the last result
     warnings: tuple[str, ...]
+    queue: tuple[Row, ...]  # where several volumes are worked off: each with what came of it
 
 
 class Panel:
@@ -82,6 +83,8 @@ class Panel:
         self._at = 0
         self._made: list[str] = []
         self._failures: list[str] = []
+        self._listed: tuple[str, ...] = ()  # the present or last queue
+        self._ended: dict[int, Row] = {}  # its jobs that ended, by their turn
 
     # --- what happened ----------------------------------------------------------------------------------------
     def aim(
@@ -114,6 +117,7 @@ class Panel:
         """A job for each of `names` was begun with the first."""
         self._begin(self._reason)
         self._queue, self._at = tuple(names), 0
+        self._listed, self._ended = self._queue, {}
         self._message = self._turn() + _("Starting…")
         self._readout = ()
 
@@ -131,7 +135,7 @@ class Panel:
         if self.state in BUSY or reason:
             raise CycleINRError("A job was started twice, or without being possible", reason or self.state.value)
         self.state, self._details, self._percent, self._warnings = State.RUNNING, "", 0, ()
-        self._made, self._failures = [], []
+        self._made, self._failures, self._listed = [], [], ()
 
     def hear(self, event: Event) -> None:
         """The running job said something; what comes after its end is of no interest."""
@@ -141,6 +145,11 @@ class Panel:
             self._warnings += (event.message,)
         if isinstance(event, Progress) and self.state is State.RUNNING:
             self._message, self._percent = self._turn() + progress_text(event), percent(event)
+
+    def note(self, message: str) -> None:
+        """Something that the user asked for was done, beside any job."""
+        if self.state not in BUSY:
+            self._end(State.CANNOT_RUN if self._reason else State.IDLE, message)
 
     def say(self, message: str) -> None:
         """Something that takes time before the job itself, such as installing a package."""
@@ -154,6 +163,7 @@ class Panel:
     def finish(self, report: dict[str, Any], name: str = "") -> None:
         """The result of the present job is in the scene, as `name`."""
         self._made.append(name)
+        self._ended[self._at] = Row(self._queue[self._at], _("done: {name}").format(name=name), "")
         self._readout = readout(report)
         self._warnings = tuple(report.get("warnings") or ())
         self._next()
@@ -177,8 +187,10 @@ class Panel:
             self.stop(made if self._made else nothing)
             return
         words = str(error) or type(error).__name__
-        name = self._queue[self._at] if len(self._queue) > 1 else ""
+        name = self._queue[self._at] if len(self._queue) > 1 and self.state in BUSY else ""
         self._failures.append(f"{name}: {words}" if name else words)
+        if name:
+            self._ended[self._at] = Row(name, words, words)
         self._details = "\n".join(part for part in (self._details, words, details) if part)
         if self.state in BUSY:
             self._next()
@@ -195,8 +207,10 @@ class Panel:
             self._readout = readout(report)
 
     def forget(self) -> None:
-        """The last result is gone."""
+        """The last result is gone, and the volumes of the queue."""
         self._readout, self._adapted = (), ""
+        if self.state not in BUSY:
+            self._listed, self._ended = (), {}
 
     def _next(self) -> None:
         """Goes to the next job of the queue; after the last one, says what came of them."""
@@ -237,7 +251,19 @@ class Panel:
             information=self._information,
             readout=self._readout,
             warnings=self._warnings,
+            queue=self._queue_rows(),
         )
+
+    def _queue_rows(self) -> tuple[Row, ...]:
+        """Of the present or last queue, where it has several."""
+        if len(self._listed) < 2:
+            return ()
+        busy = self.state in BUSY
+        words = [
+            _("running") if busy and n == self._at else _("waiting") if busy else _("not done")
+            for n in range(len(self._listed))
+        ]
+        return tuple(self._ended.get(n, Row(name, words[n], "")) for n, name in enumerate(self._listed))
 
     def _turn(self) -> str:
         """`2 of 5, CT chest. ` while a queue is worked off."""

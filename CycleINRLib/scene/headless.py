@@ -24,7 +24,7 @@ class HeadlessScene:
     Attributes
     ----------
     scene : vtkMRMLScene, also `slicer.mrmlScene` from now on, where `slicer.util` looks for it
-    volumes : vtkSlicerVolumesLogic
+    volumes, sequences, segmentations : the logics of these modules
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -38,6 +38,8 @@ class HeadlessScene:
         colors.AddDefaultColorNodes()
         self.volumes = self._add(slicer.vtkSlicerVolumesLogic(), "Volumes")
         self._add(slicer.vtkSlicerSubjectHierarchyModuleLogic(), "SubjectHierarchy")
+        self.sequences = self._add(slicer.vtkSlicerSequencesLogic(), "Sequences")
+        self.segmentations = self._add(slicer.vtkSlicerSegmentationsModuleLogic(), "Segmentations")
         self._add_file_manager(str(folder))
         slicer.mrmlScene = self.scene
 

@@ -9,6 +9,7 @@ Call these from the main thread: a scene belongs to it.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,27 @@ def volume_from_node(node: Any) -> Volume:
         warnings=_transform_warnings(node),
         name=node.GetName() or "volume",
     )
+
+
+def frame_of(volume: Volume, node: Any, label: str) -> Volume:
+    """One frame of a sequence, whose data nodes know neither transform nor study.
+
+    Parameters
+    ----------
+    volume : what `volume_from_node` gave of the volume that shows the frames; modality, thickness and warnings are its
+    node : vtkMRMLScalarVolumeNode, the data node of the frame
+    label : of the frame, for messages
+
+    Raises
+    ------
+    VolumeError : the frame holds no voxels, or is no scalar volume
+    """
+    _check_kind(node)
+    values = slicer.util.arrayFromVolume(node).view()
+    values.setflags(write=False)
+    first = node.GetImageData().GetExtent()[::2]
+    geometry = Geometry(values.shape, _first_voxel_at_zero(_matrix_of(node.GetIJKToRASMatrix), first))
+    return replace(volume, values=values, geometry=geometry, name=f"{volume.name} {label}")
 
 
 def node_from_result(
@@ -306,25 +328,6 @@ def plane_node(scene: Any, plane: Volume, source_node: Any, name: str) -> Any:
     return node
 
 
-def neighbors_of(node: Any) -> list[Any]:
-    """The other scans in a volume's folder of the subject hierarchy; results and previews of CycleINR are no scans."""
-    hierarchy = _hierarchy(node.GetScene()) if node is not None else None
-    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
-    if hierarchy is None or not item:
-        return []
-    children = vtk.vtkIdList()
-    hierarchy.GetItemChildren(hierarchy.GetItemParent(item), children)
-    others = (hierarchy.GetItemDataNode(children.GetId(n)) for n in range(children.GetNumberOfIds()))
-    return [
-        other
-        for other in others
-        if other is not None
-        and other is not node
-        and other.GetClassName() == "vtkMRMLScalarVolumeNode"
-        and not any(key.startswith(PREFIX) for key in other.GetAttributeNames() or ())
-    ]
-
-
 def result_name(source_node: Any, z_scale: float) -> str:
     """What a new result is called, before it is made unique."""
     return f"{source_node.GetName()} {_label({'z_scale': z_scale})}"
@@ -338,6 +341,8 @@ def _copy_display(node: Any, source: Any) -> None:
         node.CreateDefaultDisplayNodes()
     if shown is not None and node.GetDisplayNode() is not None:
         node.GetDisplayNode().CopyContent(shown)
+        node.GetDisplayNode().SetAutoWindowLevel(False)  # computed anew, it would differ from what the user sees
+        node.GetDisplayNode().SetWindowLevel(shown.GetWindow(), shown.GetLevel())
 
 
 def _put_beside(scene: Any, node: Any, source: Any) -> None:

@@ -200,8 +200,9 @@ sys.path[:0] = [{modules!r}, {standins!r}]
 import slicer, slicer.util, pytest, standins
 standins.install(tempfile.gettempdir(), pytest.MonkeyPatch())
 import CycleINR
+from CycleINRParts import samples
 logic = CycleINR.CycleINRLogic()
-print(CycleINR.__file__, CycleINR.CycleINRLib.__file__, CycleINR.sampleFolder(), *logic.modelNames(), sep="\\n")
+print(CycleINR.__file__, CycleINR.CycleINRLib.__file__, samples.folder(), *logic.modelNames(), sep="\\n")
 """
 
 

@@ -35,7 +35,8 @@ def an_app(a_scene, tmp_path, monkeypatch) -> standins.Application:
     """slicer.app, whose temporary folder holds nothing but what the module puts there."""
     folder = tmp_path / "temporary"
     folder.mkdir()
-    return standins.install(str(folder), monkeypatch)
+    logics = {"volumes": a_scene.volumes, "segmentations": a_scene.segmentations}
+    return standins.install(str(folder), monkeypatch, **logics)
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ def run_until(widget, condition, timeout_s: float = 120.0) -> None:
 
 def finish(widget) -> None:
     """Of the jobs, and of the quiet run that takes the time anew after them."""
-    run_until(widget, lambda: widget._jobs.run is None and not widget._speeds.busy)
+    run_until(widget, lambda: widget.controller.jobs.run is None and not widget.controller.speeds.busy)
 
 
 def cancelled(run, timeout_s: float = 100.0) -> None:

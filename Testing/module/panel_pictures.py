@@ -79,14 +79,14 @@ class Pictures:
 
     def take(self, scan: Any, app: standins.Application, patch: pytest.MonkeyPatch) -> None:
         ui, widget = self.ui, self.widget
-        self.until(lambda: not widget._speeds.busy)
+        self.until(lambda: not widget.controller.speeds.busy)
         self.save("idle")
         self.choose_small_region(scan)
         ui.applyButton.click()
-        self.until(lambda: (ui.progressBar.value > 20 and ui.progressBar.visible) or widget._jobs.run is None)
+        self.until(lambda: (ui.progressBar.value > 20 and ui.progressBar.visible) or widget.controller.jobs.run is None)
         self.save("running")
-        self.until(lambda: widget._jobs.run is None)
-        self.until(lambda: not widget._speeds.busy)
+        self.until(lambda: widget.controller.jobs.run is None)
+        self.until(lambda: not widget.controller.speeds.busy)
         self.save("done")
         ui.compareButton.click()
         self.save_views(app, "side_by_side")
@@ -94,10 +94,10 @@ class Pictures:
         self.adapt()
         ui.modelFileEdit.currentPath = str(Path(app.temporaryPath) / "mine.safetensors")
         Path(ui.modelFileEdit.currentPath).write_bytes(b"no weights")
-        self.until(lambda: not widget._speeds.busy)
+        self.until(lambda: not widget.controller.speeds.busy)
         ui.applyButton.click()
-        self.until(lambda: widget._jobs.run is None)
-        widget._panel.forget()
+        self.until(lambda: widget.controller.jobs.run is None)
+        widget.controller.panel.forget()
         self.save("error")
         ui.modelFileEdit.currentPath = ""
         self.without_torch(patch)
@@ -110,10 +110,10 @@ class Pictures:
         ui.advancedCollapsibleButton.collapsed = False
         ui.adaptMinutesSpinBox.value = MINUTES
         ui.adaptButton.click()
-        self.until(lambda: "left" in ui.messageLabel.text or widget._jobs.run is None)
+        self.until(lambda: "left" in ui.messageLabel.text or widget.controller.jobs.run is None)
         self.save("adapting")
-        self.until(lambda: widget._jobs.run is None)
-        self.until(lambda: not widget._speeds.busy)
+        self.until(lambda: widget.controller.jobs.run is None)
+        self.until(lambda: not widget.controller.speeds.busy)
         self.save("adapted")
         ui.advancedCollapsibleButton.collapsed = True
         ui.modelFileEdit.currentPath = ""
@@ -126,7 +126,7 @@ class Pictures:
         region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
         region.SetCenterWorld(*(np.array(bounds[::2]) + bounds[1::2]) / 2)
         region.SetSizeWorld(*REGION_MM)
-        self.ui.regionSelector.setCurrentNode(region)
+        self.ui.regionSelector.choose(region)
 
     @staticmethod
     def without_torch(patch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ class Pictures:
         top = self.ui.CycleINR.real
         top.setFixedWidth(WIDTH)
         for _ in range(3):  # layouts settle one after the other
-            self.widget._display.fit()
+            self.widget.controller.display.fit()
             top.adjustSize()
             QtWidgets.QApplication.processEvents()
         height = top.layout().heightForWidth(WIDTH) if top.layout().hasHeightForWidth() else top.sizeHint().height()

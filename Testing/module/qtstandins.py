@@ -20,6 +20,13 @@ try:
 except ImportError as error:  # a system without the few libraries that Qt needs
     pytest.skip(f"PySide6 cannot be loaded: {error}", allow_module_level=True)
 
+from selectors_of_slicer import (  # noqa: E402
+    ctkPathLineEdit,
+    own_property,
+    qMRMLCheckableNodeComboBox,
+    qMRMLNodeComboBox,
+)
+
 NODE = "PyObject"  # what a MRML node is to PySide6's signals
 _LOADED: dict[str, Any] = {}  # the application, for the life of the process
 
@@ -60,6 +67,9 @@ class Wrapped:
             )
         getattr(self.real, signal.partition("(")[0]).connect(slot)
 
+    def disconnect(self, signal: str, slot: Any) -> None:
+        getattr(self.real, signal.partition("(")[0]).disconnect(slot)
+
 
 def wrapped(value: Any) -> Any:
     return Wrapped(value) if isinstance(value, QtCore.QObject) else value
@@ -67,20 +77,6 @@ def wrapped(value: Any) -> Any:
 
 def unwrapped(value: Any) -> Any:
     return value.real if isinstance(value, Wrapped) else value
-
-
-def own_property(kind: Any, name: str, default: Any, changed: Any = None) -> QtCore.Property:
-    """A Qt property that only keeps its value, and tells `changed` of a new one."""
-
-    def read(self) -> Any:
-        return self.__dict__.get(f"_{name}", default)
-
-    def write(self, value: Any) -> None:
-        self.__dict__[f"_{name}"] = value
-        if changed is not None:
-            changed(self)
-
-    return QtCore.Property(kind, read, write)
 
 
 # --- ctk ----------------------------------------------------------------------------------------------------------
@@ -136,22 +132,6 @@ class ctkSliderWidget(QtWidgets.QWidget):
     singleStep = QtCore.Property(float, lambda self: self._box.singleStep(), lambda self, x: self._box.setSingleStep(x))
 
 
-class ctkPathLineEdit(QtWidgets.QWidget):
-    currentPathChanged = QtCore.Signal(str)
-
-    def __init__(self, parent=None) -> None:
-        super().__init__(parent)
-        self._line = QtWidgets.QLineEdit()
-        layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._line)
-        layout.addWidget(QtWidgets.QToolButton(text="…"))
-        self._line.textChanged.connect(self.currentPathChanged)
-
-    currentPath = QtCore.Property(str, lambda self: self._line.text(), lambda self, x: self._line.setText(x))
-    nameFilters = own_property("QStringList", "nameFilters", [])
-
-
 # --- qMRML --------------------------------------------------------------------------------------------------------
 class qMRMLWidget(QtWidgets.QWidget):
     mrmlSceneChanged = QtCore.Signal(object)
@@ -159,104 +139,6 @@ class qMRMLWidget(QtWidgets.QWidget):
     def setMRMLScene(self, scene) -> None:
         self.scene = scene
         self.mrmlSceneChanged.emit(scene)
-
-
-class _Nodes(QtWidgets.QComboBox):
-    """The nodes of some classes in a scene, kept up to date."""
-
-    scene = None
-    nodeTypes = own_property("QStringList", "nodeTypes", [], lambda self: self.refill())
-    showChildNodeTypes = own_property(bool, "showChildNodeTypes", True)
-
-    def __init__(self, parent=None) -> None:
-        super().__init__(parent)
-        self.nodes: list = []
-        self._observed: list = []
-        self.destroyed.connect(self.release)
-
-    def setMRMLScene(self, scene) -> None:
-        self.release()
-        self.scene = scene
-        if scene is not None:
-            events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent)
-            self._observed = [(scene, scene.AddObserver(event, lambda *_: self.refill())) for event in events]
-        self.refill()
-
-    def release(self, *_) -> None:
-        for scene, tag in self._observed:
-            scene.RemoveObserver(tag)
-        self._observed = []
-
-    def found(self) -> list:
-        """Without the child classes; nodes hidden from editors are not offered."""
-        if self.scene is None:
-            return []
-        nodes = [self.scene.GetNthNode(n) for n in range(self.scene.GetNumberOfNodes())]
-        kinds = self.property("nodeTypes")
-        return [node for node in nodes if node.GetClassName() in kinds and not node.GetHideFromEditors()]
-
-
-class qMRMLNodeComboBox(_Nodes):
-    currentNodeChanged = QtCore.Signal(object)
-    addEnabled = own_property(bool, "addEnabled", True)
-    removeEnabled = own_property(bool, "removeEnabled", True)
-    renameEnabled = own_property(bool, "renameEnabled", False)
-    noneEnabled = own_property(bool, "noneEnabled", False, lambda self: self.refill())
-    noneDisplay = own_property(str, "noneDisplay", "None", lambda self: self.refill())
-
-    def __init__(self, parent=None) -> None:
-        super().__init__(parent)
-        self._current = None
-        self.activated.connect(lambda row: self.setCurrentNode(self.nodes[row]))
-
-    def refill(self) -> None:
-        none = [None] if self.property("noneEnabled") or self._current is None else []
-        self.nodes = [*none, *self.found()]
-        self.clear()
-        self.addItems([self.property("noneDisplay") if node is None else node.GetName() for node in self.nodes])
-        gone = self._current is not None and self._current not in self.nodes
-        if gone:
-            self.setCurrentNode(None)
-        elif self._current in self.nodes:
-            self.setCurrentIndex(self.nodes.index(self._current))
-
-    def currentNode(self):
-        return self._current
-
-    def setCurrentNode(self, node) -> None:
-        if node is not None and node not in self.found():
-            node = None
-        changed, self._current = node is not self._current, node
-        if changed:
-            self.refill()
-            self.currentNodeChanged.emit(node)
-
-
-class qMRMLCheckableNodeComboBox(_Nodes):
-    checkedNodesChanged = QtCore.Signal()
-
-    def __init__(self, parent=None) -> None:
-        super().__init__(parent)
-        self._checked: list = []
-
-    def refill(self) -> None:
-        before, there = len(self._checked), self.found()
-        self.nodes = there
-        self._checked = [node for node in self._checked if node in there]
-        self.clear()
-        self.addItem(", ".join(node.GetName() for node in self._checked) or "None")
-        if len(self._checked) != before:
-            self.checkedNodesChanged.emit()
-
-    def checkedNodes(self) -> list:
-        return list(self._checked)
-
-    def setCheckState(self, node, state) -> None:
-        wanted = state == QtCore.Qt.Checked
-        if node in self.nodes and wanted != (node in self._checked):
-            (self._checked.append if wanted else self._checked.remove)(node)
-            self.refill()
-            self.checkedNodesChanged.emit()
 
 
 CUSTOM = (
@@ -315,6 +197,7 @@ class Connector:
     }
 
     def __init__(self, widget: Wrapped, kind: Any, choices: list | None, limits: tuple | None) -> None:
+        self._slot: Any = None
         name = type(widget.real).__name__
         kinds, self._property, self._signal = self.PAIRS.get(name, ((), None, ""))
         if kind not in kinds or (name == "QComboBox" and choices is None):
@@ -327,7 +210,11 @@ class Connector:
             widget.minimum, widget.maximum = limits
 
     def connect(self, changed: Any) -> None:
-        self._widget.connect(self._signal, lambda *_: changed())
+        self._slot = lambda *_: changed()
+        self._widget.connect(self._signal, self._slot)
+
+    def disconnect(self) -> None:
+        self._widget.disconnect(self._signal, self._slot)
 
     def read(self) -> Any:
         if self._property is None:
@@ -343,10 +230,20 @@ class Connector:
 
 
 # --- qt -----------------------------------------------------------------------------------------------------------
+class _Timer:
+    """qt.QTimer: made by a call, and with the static singleShot."""
+
+    singleShot = staticmethod(QtCore.QTimer.singleShot)
+
+    def __new__(cls) -> Any:
+        return Wrapped(QtCore.QTimer())
+
+
 def qt_module() -> types.ModuleType:
     """What the module file imports as `qt`."""
     module = types.ModuleType("qt")
-    module.QTimer = lambda: Wrapped(QtCore.QTimer())
+    module.QTimer = _Timer
+    module.QProgressBar = lambda: Wrapped(QtWidgets.QProgressBar())
     module.Qt = QtCore.Qt
     module.QTableWidgetItem = QtWidgets.QTableWidgetItem
     module.QApplication = QtWidgets.QApplication
@@ -364,6 +261,9 @@ class LayoutManager:
         self._logic.SetMRMLApplicationLogic(application_logic)
         self._logic.SetMRMLScene(scene)
         self._slices: dict[str, Any] = {}
+        self.size = (200, 200)  # of each view, in pixels
+        # a view goes with its node (qMRMLLayoutManager::onMRMLSceneClosed)
+        scene.AddObserver(scene.EndCloseEvent, lambda *_: self._slices.clear())
 
     def layoutLogic(self):
         return self._logic
@@ -372,7 +272,7 @@ class LayoutManager:
         self._logic.GetLayoutNode().SetViewArrangement(arrangement)
 
     def sliceWidget(self, name: str) -> types.SimpleNamespace:
-        """As qMRMLSliceWidget does, the logic of a view is made when the view is."""
+        """As qMRMLSliceWidget does, the logic of a view is made when the view is; it has no size then."""
         import slicer
 
         node = next(node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode") if node.GetLayoutName() == name)
@@ -381,6 +281,7 @@ class LayoutManager:
             logic.SetMRMLApplicationLogic(self._application)
             logic.SetMRMLScene(self._scene)
             logic.SetSliceNode(node)
-            node.SetDimensions(200, 200, 1)
+            node.SetDimensions(1, 1, 1)  # Qt lays the new view out once the caller has returned to its events
+            QtCore.QTimer.singleShot(0, lambda: node.SetDimensions(*self.size, 1))
             self._slices[name] = logic
         return types.SimpleNamespace(sliceLogic=lambda: self._slices[name])

@@ -12,6 +12,7 @@ import sys
 import types
 import typing
 import unittest
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +60,13 @@ def parameterNodeWrapper(cls):
     return cls
 
 
+WRAPPERS: weakref.WeakSet = weakref.WeakSet()  # those that are alive: each observes its node many times
+
+
 def _init(self, parameterNode) -> None:
     self.parameterNode = parameterNode
     self._bindings = {}
+    WRAPPERS.add(self)
 
 
 def _node_property(name: str):
@@ -91,21 +96,30 @@ def _value_property(name: str, kind: type, checks: list, default):
 
 
 def _connect_gui(self, ui) -> int:
-    """Two-way binding by SlicerParameterName, as connectGui does; returns the tag for disconnectGui."""
+    """Two-way binding by SlicerParameterName, as connectGui does; returns the tag for disconnectGui.
+
+    What a widget says while it is set from the parameters is no wish (wrapper.py, _makeGuiToParamCallback).
+    """
     tag = len(self._bindings) + 1
-    binding = self._bindings[tag] = {"on": True}
     named = {widget.real.property("SlicerParameterName"): widget for widget in vars(ui).values()}
     connectors = {name: _connector(self.allParameters[name], widget) for name, widget in named.items() if name}
+    binding = self._bindings[tag] = {"connectors": connectors, "showing": False}
 
     def show(*_) -> None:
-        for name, connector in connectors.items():
-            connector.write(getattr(self, name))
+        if binding["showing"]:
+            return
+        binding["showing"] = True
+        try:
+            for name, connector in connectors.items():
+                connector.write(getattr(self, name))
+        finally:
+            binding["showing"] = False
 
     show()
     for name, connector in connectors.items():
 
         def take(name=name, connector=connector) -> None:
-            if binding["on"] and getattr(self, name) != connector.read():
+            if not binding["showing"]:
                 setattr(self, name, connector.read())
 
         connector.connect(take)
@@ -125,7 +139,8 @@ def _connector(hint, widget):
 
 def _disconnect_gui(self, tag: int) -> None:
     binding = self._bindings.pop(tag)
-    binding["on"] = False
+    for connector in binding["connectors"].values():
+        connector.disconnect()
     self.parameterNode.RemoveObserver(binding["observer"])
 
 
@@ -186,20 +201,23 @@ class Application:
     def __init__(self, temporaryPath: str) -> None:
         self.temporaryPath = temporaryPath
         self.slicerUserSettingsFilePath = str(Path(temporaryPath).with_name("settings") / "Slicer.ini")
-        self.connected: dict[str, object] = {}
-        self.shown: list = []  # nodes brought to the slice views
+        self.defaultScenePath = temporaryPath
+        self.connected: list[tuple[str, object]] = []
+        self.placing: list = []  # nodes that the user may draw now
         self.charts: list = []  # brought to the plot view
         self.popups: list = []  # texts of dialogs that nobody asked for
         self.questions: list[str] = []
         self.agrees = True  # what the user answers
         self.manager = None  # of the layout; None as without a main window
+        self.window = None  # the main window
+        self.told: list[str] = []  # in its status bar
 
     def answer(self, question: str) -> bool:
         self.questions.append(question)
         return self.agrees
 
     def connect(self, signal: str, slot) -> None:
-        self.connected[signal] = slot
+        self.connected.append((signal, slot))
 
     def testingEnabled(self) -> bool:
         return False
@@ -217,8 +235,11 @@ def module(name: str, **contents) -> types.ModuleType:
     return made
 
 
-def install(temporaryPath: str, patch: pytest.MonkeyPatch) -> Application:
-    """Puts the stand-ins in place until `patch` is undone."""
+def install(temporaryPath: str, patch: pytest.MonkeyPatch, **app_logics) -> Application:
+    """Puts the stand-ins in place until `patch` is undone.
+
+    app_logics : real ones of slicer-core by the name of their module
+    """
     import slicer
     import slicer.util
 
@@ -250,10 +271,15 @@ def install(temporaryPath: str, patch: pytest.MonkeyPatch) -> Application:
         patch.setitem(sys.modules, f"slicer.{name}", part)
         patch.setattr(slicer, name, part, raising=False)
     plots = types.SimpleNamespace(ShowChartInLayout=app.charts.append)
-    modules = types.SimpleNamespace(plots=types.SimpleNamespace(logic=lambda: plots))
+    markups = types.SimpleNamespace(SetActiveList=app.placing.append, StartPlaceMode=lambda persistent: True)
+    logics = {"plots": plots, "markups": markups, **app_logics}
+    modules = types.SimpleNamespace(
+        **{name: types.SimpleNamespace(logic=lambda one=one: one) for name, one in logics.items()}
+    )
     patch.setattr(slicer, "modules", modules, raising=False)
     patch.setattr(slicer, "app", app, raising=False)
-    patch.setattr(slicer.util, "setSliceViewerLayers", lambda background=None: app.shown.append(background))
+    patch.setattr(slicer.util, "showStatusMessage", lambda text, duration=0: app.told.append(text))
+    patch.setattr(slicer.util, "mainWindow", lambda: app.window)
     for name in ("errorDisplay", "warningDisplay", "infoDisplay", "messageBox"):
         patch.setattr(slicer.util, name, lambda text, *_, **__: app.popups.append(text))
     patch.setattr(slicer.util, "confirmOkCancelDisplay", lambda text, windowTitle=None: app.answer(text))

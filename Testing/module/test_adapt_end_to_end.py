@@ -92,17 +92,19 @@ def test_a_user_adapts_a_model_cancels_adapts_again_and_applies_it(
 
     ui.adaptButton.click()
     run_until(widget, lambda: ui.messageLabel.text.startswith("Adapting: "), LONGEST_S)
-    pid, start = widget._jobs.run._child.pid, time.monotonic()
+    pid, start = widget.controller.jobs.run._child.pid, time.monotonic()
     ui.applyButton.click()
-    run_until(widget, lambda: widget._jobs.run is None)
+    run_until(widget, lambda: widget.controller.jobs.run is None)
     assert time.monotonic() - start < 2 + 3  # promised, and the slack of a busy machine
     assert ui.messageLabel.text == "Stopped; no model was saved."
     assert_gone(pid)
     assert files_of(kept) == [] and left_behind(an_app) == []
 
     ui.adaptButton.click()
-    run_until(widget, lambda: widget._jobs.run is None, LONGEST_S)
-    assert widget._panel.state is State.DONE and ui.messageLabel.text.startswith("Adapted model saved. On 2 slices")
+    run_until(widget, lambda: widget.controller.jobs.run is None, LONGEST_S)
+    assert widget.controller.panel.state is State.DONE and ui.messageLabel.text.startswith(
+        "Adapted model saved. On 2 slices"
+    )
     finish(widget)
     assert files_of(kept) == ["MR adapted.safetensors"] and left_behind(an_app) == []
     path = kept / "MR adapted.safetensors"
@@ -116,7 +118,7 @@ def test_a_user_adapts_a_model_cancels_adapts_again_and_applies_it(
     ui.zScaleSpinBox.value = 2.0
     ui.selfCheckBox.checked = False
     ui.applyButton.click()
-    run_until(widget, lambda: widget._jobs.run is None, LONGEST_S)
+    run_until(widget, lambda: widget.controller.jobs.run is None, LONGEST_S)
     result = slicer.util.getNode("MR z2")
     assert result.GetAttribute("CycleINR.model.sha256") == sha256(path)
     assert result.GetAttribute("CycleINR.model.name") == "MR adapted"

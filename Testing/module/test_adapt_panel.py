@@ -248,18 +248,18 @@ def test_a_model_that_is_no_better_changes_nothing(a_panel, fake_child, kept):
     ui = a_panel.ui
     assert "no better on slices it never saw, so the starting model was kept" in ui.messageLabel.text
     assert ui.modelFileEdit.currentPath == "" and ui.modelComboBox.enabled and kept() == []
-    assert a_panel._panel.state is State.DONE
+    assert a_panel.controller.panel.state is State.DONE
 
 
 def test_what_the_panel_asks_of_an_adaptation_reaches_the_child(a_panel, monkeypatch):
     ui, reports = a_panel.ui, []
-    shown = type(a_panel)._finishAdapt
+    shown = type(a_panel.controller)._finish_adapt
 
     def note(panel, outcome):
         reports.append(outcome[1])
         shown(panel, outcome)
 
-    monkeypatch.setattr(type(a_panel), "_finishAdapt", note)
+    monkeypatch.setattr(type(a_panel.controller), "_finish_adapt", note)
     ui.adaptMinutesSpinBox.value = 7.0
     ui.thicknessSpinBox.value = 3.0
     ui.deviceComboBox.setCurrentText("cpu")
@@ -287,11 +287,12 @@ def test_a_disabled_adapt_button_says_why(open_panel, a_scene, fake_child):
     assert not ui.adaptButton.enabled and ui.adaptButton.toolTip.startswith("No volume is chosen")
     scan = add_scan(np.random.default_rng(0).normal(40, 20, (14, 8, 7)).astype(np.int16), 1.0)
     ui.inputSelector.setCurrentNode(scan)
-    assert not ui.adaptButton.enabled and "isotropic" in ui.adaptButton.toolTip
+    run_until(panel, lambda: not ui.adaptButton.enabled and "isotropic" in ui.adaptButton.toolTip)
     scan.SetSpacing(1, 1, 5)
-    assert ui.adaptButton.enabled
+    run_until(panel, lambda: ui.adaptButton.enabled)
     slicer.util.updateVolumeFromArray(scan, np.zeros((14, 8, 7), np.int16))
-    assert not ui.adaptButton.enabled and "All voxels are equal" in ui.adaptButton.toolTip
+    run_until(panel, lambda: not ui.adaptButton.enabled)
+    assert "All voxels are equal" in ui.adaptButton.toolTip
 
 
 def test_the_scans_are_looked_at_only_where_something_changed(three_scans, a_panel, monkeypatch):
@@ -310,6 +311,7 @@ def test_the_scans_are_looked_at_only_where_something_changed(three_scans, a_pan
     ui.adaptMinutesSpinBox.value = 30.0
     assert asked == []
     three_scans[0].SetSpacing(1, 1, 1)
+    run_until(a_panel, lambda: asked)
     assert asked == [3] and ui.adaptButton.enabled  # the other two are enough
 
 
@@ -328,12 +330,12 @@ def test_progress_of_an_adaptation_is_shown_and_cancel_saves_nothing(a_panel, fa
     ui.adaptButton.click()
     run_until(a_panel, lambda: ui.progressBar.value == 25)
     assert ui.messageLabel.text == "Adapting: 1 of 4, 3 s left"
-    pid = a_panel._jobs.run._child.pid
+    pid = a_panel.controller.jobs.run._child.pid
     ui.applyButton.click()
     assert ui.applyButton.text == "C&ancel" and not ui.applyButton.enabled
     finish(a_panel)
     assert ui.messageLabel.text == "Stopped; no model was saved."
-    assert a_panel._panel.state is State.IDLE and ui.adaptButton.enabled
+    assert a_panel.controller.panel.state is State.IDLE and ui.adaptButton.enabled
     assert kept() == [] and left_behind(an_app) == [] and an_app.popups == []
     assert_gone(pid)
 
@@ -342,9 +344,9 @@ def test_progress_of_an_adaptation_is_shown_and_cancel_saves_nothing(a_panel, fa
 def test_cancel_ends_a_deaf_adaptation_and_its_own_children_within_two_seconds(a_panel, fake_child, an_app, kept):
     fake_child("deaf")
     a_panel.ui.adaptButton.click()
-    note = a_panel._jobs.run._folder / "grandchild"
+    note = a_panel.controller.jobs.run._folder / "grandchild"
     run_until(a_panel, lambda: note.exists() and note.read_text())
-    pids = [a_panel._jobs.run._child.pid, int(note.read_text())]
+    pids = [a_panel.controller.jobs.run._child.pid, int(note.read_text())]
     start = time.monotonic()
     a_panel.ui.applyButton.click()
     finish(a_panel)
@@ -382,14 +384,14 @@ def test_a_disk_full_at_the_end_is_told_in_the_panel(a_panel, an_app, monkeypatc
     monkeypatch.setattr(shutil, "copyfile", full)
     start_and_wait(a_panel)
     assert "cannot be saved. Found: [Errno 28] No space left on device" in a_panel.ui.messageLabel.text
-    assert a_panel._panel.state is State.FAILED and a_panel.ui.modelFileEdit.currentPath == ""
+    assert a_panel.controller.panel.state is State.FAILED and a_panel.ui.modelFileEdit.currentPath == ""
     assert kept() == [] and left_behind(an_app) == []
 
 
 def test_closing_the_scene_ends_an_adaptation(a_panel, a_scene, fake_child, an_app, kept):
     fake_child("slow")
     a_panel.ui.adaptButton.click()
-    pid = a_panel._jobs.run._child.pid
+    pid = a_panel.controller.jobs.run._child.pid
     a_scene.scene.Clear(False)
     assert_gone(pid)
     finish(a_panel)
@@ -401,7 +403,7 @@ def test_removing_a_further_volume_ends_an_adaptation(three_scans, a_panel, fake
     fake_child("slow")
     a_panel.ui.folderButton.click()
     a_panel.ui.adaptButton.click()
-    pid = a_panel._jobs.run._child.pid
+    pid = a_panel.controller.jobs.run._child.pid
     slicer.mrmlScene.RemoveNode(three_scans[2])
     assert_gone(pid)
     finish(a_panel)
@@ -413,7 +415,7 @@ def test_removing_a_further_volume_ends_an_adaptation(three_scans, a_panel, fake
 def test_closing_the_module_ends_an_adaptation(a_panel, fake_child, an_app, kept):
     fake_child("slow")
     a_panel.ui.adaptButton.click()
-    pid = a_panel._jobs.run._child.pid
+    pid = a_panel.controller.jobs.run._child.pid
     a_panel.cleanup()
     assert_gone(pid)
     assert left_behind(an_app) == [] and kept() == []
@@ -434,7 +436,7 @@ def test_adapting_asks_for_pytorch_once_like_apply(a_panel, an_app, monkeypatch,
     monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
     a_panel.ui.adaptButton.click()
     assert "install it by the Extensions Manager" in a_panel.ui.messageLabel.text
-    assert a_panel._jobs.run is None and kept() == [] and an_app.popups == []
+    assert a_panel.controller.jobs.run is None and kept() == [] and an_app.popups == []
 
 
 def test_minutes_and_model_file_come_back_with_a_saved_scene(a_panel, a_scene, tmp_path):

@@ -109,7 +109,7 @@ def test_a_user_clicks_from_the_scan_to_a_saved_result(the_module, widgets, a_ct
     ui.zScaleSpinBox.value = 2.0
 
     ui.previewButton.click()
-    run(widget, lambda: widget._jobs.run is None)
+    run(widget, lambda: widget.controller.jobs.run is None)
     assert ui.messageLabel.text.startswith("Preview shown"), ui.messageLabel.text
     plane = slicer.util.getNode("CT preview coronal")
     rows = slicer.util.arrayFromVolume(plane).copy()
@@ -119,14 +119,14 @@ def test_a_user_clicks_from_the_scan_to_a_saved_result(the_module, widgets, a_ct
     ui.applyButton.click()
     run(widget, lambda: ui.messageLabel.text.startswith("Upsampling: "))
     ui.applyButton.click()
-    run(widget, lambda: widget._jobs.run is None)
+    run(widget, lambda: widget.controller.jobs.run is None)
     assert ui.messageLabel.text == "Stopped; the scene is as it was."
     assert scalar_volumes() == ["CT"]
 
     ui.applyButton.click()
-    run(widget, lambda: widget._jobs.run is None)
-    assert widget._panel.state is State.DONE, ui.messageLabel.text
-    labels = [row.label for row in widget._panel.view().readout]
+    run(widget, lambda: widget.controller.jobs.run is None)
+    assert widget.controller.panel.state is State.DONE, ui.messageLabel.text
+    labels = [row.label for row in widget.controller.panel.view().readout]
     assert {"SNLI", "Noise of the result", "Generated gap", "Self-check", "Computed by"} <= set(labels)
     direct = cycleinr.upsample(volume_from_node(a_ct), z_scale=2.0, device="cpu").volume
     made = slicer.util.arrayFromVolume(slicer.util.getNode("CT z2")).copy()
@@ -136,7 +136,7 @@ def test_a_user_clicks_from_the_scan_to_a_saved_result(the_module, widgets, a_ct
 
     a_scene.load(a_scene.save(tmp_path / "case.mrb"))
     assert scalar_volumes() == ["CT", "CT z2"] and ui.zScaleSpinBox.value == 2.0
-    assert [row.label for row in widget._panel.view().readout] == labels
+    assert [row.label for row in widget.controller.panel.view().readout] == labels
     assert np.array_equal(slicer.util.arrayFromVolume(slicer.util.getNode("CT z2")), made)
     widget.cleanup()
     assert list(Path(an_app.temporaryPath).iterdir()) == []

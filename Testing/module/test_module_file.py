@@ -100,7 +100,8 @@ def test_the_module_names_itself_its_category_and_both_papers(the_module, an_app
     assert parent.categories == ["Filtering"]
     assert parent.contributors and "Not a medical device" in parent.helpText
     assert all(number in parent.acknowledgementText for number in ("2404.04878", "2003.12627"))
-    assert an_app.connected == {"startupCompleted()": the_module.registerSampleData}
+    slots = [the_module.registerSampleData, the_module.registerLayouts]
+    assert an_app.connected == [("startupCompleted()", slot) for slot in slots]
 
 
 def test_the_parameters_have_their_defaults_and_limits(the_module, a_scene):
@@ -134,6 +135,7 @@ def test_every_bound_widget_names_a_parameter_and_every_parameter_has_one(the_mo
         prop[0].text for prop in ElementTree.parse(UI).iter("property") if prop.get("name") == "SlicerParameterName"
     ]
     by_hand = {"model", "modelFile", "resultVolume"}  # Slicer binds no such widgets, or there is none
+    by_hand |= {"outputVolume", "region"}  # their selectors tell more than what the user chose
     assert sorted([*bound, *by_hand]) == sorted(the_module.CycleINRParameterNode.allParameters)
 
 
@@ -191,7 +193,9 @@ def test_the_sample_data_are_there_as_stated(the_module, monkeypatch, a_scene):
 
 def test_missing_sample_data_are_not_registered(the_module, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace())
-    monkeypatch.setattr(the_module, "sampleFolder", lambda: tmp_path)
+    from CycleINRParts import samples
+
+    monkeypatch.setattr(samples, "folder", lambda: tmp_path)
     the_module.registerSampleData()
 
 

@@ -1,0 +1,118 @@
+"""What becomes of results in the application: shown, compared, plotted, exported; segmentations carried to them."""
+
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from CycleINRLib.errors import RequestError
+from CycleINRLib.panel.readout import noise_csv, report_text
+from CycleINRLib.scene.charts import noise_chart
+from CycleINRLib.scene.segmentations import segmentations_of
+from CycleINRLib.scene.volumes import SOURCE_ROLE, report_of, volume_from_node
+from CycleINRParts.sidebyside import SideBySide
+from CycleINRParts.views import across, looked_at, show_results
+
+
+class Results:
+    """
+    :param logic: of the module
+    """
+
+    def __init__(self, logic) -> None:
+        self._logic = logic
+        self.views = SideBySide()
+        self._previews: list[Any] = []
+
+    def show(self, made) -> None:
+        """When the last of a queue is done: each result where its scan was seen.
+
+        A comparison that is on screen goes on with the new result of its scan, and stays as it is for other scans.
+
+        :param made: result volumes
+        """
+        pairs = [(node.GetNodeReference(SOURCE_ROLE), node) for node in made if node.GetScene() is not None]
+        show_results(pairs)
+        for scan, node in pairs:
+            if scan is not None and self.views.shows(scan):
+                self.compare(node)
+
+    def compare(self, result) -> None:
+        """Scan and result side by side."""
+        scan = result.GetNodeReference(SOURCE_ROLE)
+        volume = volume_from_node(scan)
+        place = self._logic.toWorld(scan, looked_at(volume, scan))
+        axis = report_of(result)["input"]["slice_axis"]
+        self.views.show(scan, dict.fromkeys(across(volume, axis), result), place)
+
+    def resume(self, result) -> None:
+        """A scene that was saved side by side: its views have one window and level again."""
+        scan = result.GetNodeReference(SOURCE_ROLE) if result is not None else None
+        if scan is not None and self.views.shows(scan):
+            self.views.link([scan, result])
+
+    def show_preview(self, planes: dict) -> None:
+        """
+        :param planes: as `CycleINRLogic.preview` gives them
+        """
+        source, place = planes.pop("source"), planes.pop("place")
+        self._previews = list(planes.values())
+        self.views.show(source, planes, place)
+
+    def drop_previews(self) -> None:
+        """The planes of a preview are gone with the views that show them."""
+        if self._previews:
+            self.views.restore()
+        for node in self._previews:
+            if node.GetScene() is not None:
+                slicer.mrmlScene.RemoveNode(node)
+        self._previews = []
+
+    def close(self) -> None:
+        """The scene is being closed: nothing of it is kept."""
+        self._previews = []
+        self.views.restore()
+
+    @staticmethod
+    def plot(result) -> None:
+        """The noise of each slice.
+
+        :raises CycleINRError: the volume has no such figures
+        """
+        slicer.modules.plots.logic().ShowChartInLayout(noise_chart(slicer.mrmlScene, result))
+
+    @staticmethod
+    def export(result) -> str:
+        """Asks for a file and writes the noise of each slice (.csv) or the readout (.txt).
+
+        :return: its path; empty where the user chose none
+        :raises CycleINRError: the volume has no figures, or the file cannot be written
+        """
+        import qt
+
+        filters = ";;".join((_("Noise by slice") + " (*.csv)", _("Readout") + " (*.txt)"))
+        start = str(Path(slicer.app.defaultScenePath) / f"{result.GetName()} noise.csv")
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Export the figures"), start, filters)
+        if not path:
+            return ""
+        report = report_of(result)
+        text = report_text(report, result.GetName()) if path.lower().endswith(".txt") else noise_csv(report)
+        try:
+            Path(path).write_text(text, encoding="utf-8", newline="")
+        except OSError as error:
+            raise RequestError(_("The file cannot be written"), str(error), _("choose another folder")) from error
+        return path
+
+    @staticmethod
+    def segmentations(result) -> list:
+        """Those that were drawn on the scan of a result."""
+        scan = result.GetNodeReference(SOURCE_ROLE) if result is not None else None
+        return segmentations_of(scan.GetScene(), scan) if scan is not None else []
+
+    def carry_segmentations(self, result) -> list:
+        """Each of them, on the voxels of the result, as a new segmentation.
+
+        :raises CycleINRError: the result does not lie on the grid of the scan
+        """
+        return self._logic.carrySegmentations(result)
