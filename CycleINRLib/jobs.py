@@ -30,7 +30,7 @@ TWO_STAGES = ("synthetic", "direct")  # routes that make a synthetic volume firs
 SCRATCH = "scratch"  # instead of a model's name: untrained weights
 ADAPT_CHOICES = ("axis", "modality", "profile", "device")
 TARGETS = {"z_scale": "--z-scale", "spacing_mm": "--spacing", "like": "--like"}
-NOT_COMPUTING = ("input", "output", "report", "picture", "self_check", "dicom", "overwrite")
+NOT_COMPUTING = ("input", "output", "report", "picture", "self_check", "dicom", "enhanced", "compress", "overwrite")
 AJob = TypeVar("AJob", bound="Job")
 
 
