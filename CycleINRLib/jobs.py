@@ -102,11 +102,16 @@ class UpsampleJob(Job):
     picture: str | None = None
     self_check: bool = False
     dicom: bool = False
+    enhanced: bool = False  # with dicom: one multi-frame file
+    compress: bool = False  # with dicom: RLE lossless
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         _check_kinds(self)
         _check_choices(self, CHOICES)
+        if (self.enhanced or self.compress) and not self.dicom:
+            found = "--enhanced" if self.enhanced else "--compress"
+            raise RequestError("Only DICOM output has that form", found, "add --dicom, or leave it out")
         asked = [TARGETS[name] for name in TARGETS if getattr(self, name) is not None]
         if len(asked) > 1:
             raise RequestError("Only one target can be asked for", " and ".join(asked), "keep one of them")

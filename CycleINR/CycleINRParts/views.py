@@ -17,9 +17,7 @@ def across(volume, axis: str) -> dict[str, str]:
     :param volume: Volume of the scan
     :param axis: its slice axis
     """
-    found = {}
-    for name in (name for name in AXES if name != axis):
-        found[DIRECTIONS[int(np.argmax(np.abs(volume.geometry.directions[:, 2 - AXES.index(name)])))]] = name
+    found = {volume.geometry.plane_across(name).capitalize(): name for name in AXES if name != axis}
     order = ("Coronal", "Sagittal", "Axial")
     return {direction: found[direction] for direction in order if direction in found}
 
@@ -43,10 +41,9 @@ def looked_at(volume, node):
 
 def place_across(volume, name: str, direction: str, place) -> float:
     """What `preview` calls the place of a plane: the coordinate across it, on the line through the volume's middle."""
-    kji = (np.array(volume.geometry.shape) - 1) / 2
     at = AXES.index(name)
-    kji[at] = np.clip(np.rint(volume.geometry.kji_of(place)[at]), 0, volume.geometry.shape[at] - 1)
-    return float(volume.geometry.ras_of(kji)[DIRECTIONS.index(direction)])
+    row = int(np.clip(np.rint(volume.geometry.kji_of(place)[at]), 0, volume.geometry.shape[at] - 1))
+    return volume.geometry.coordinate_of(direction.lower(), row)
 
 
 def _crosshair(scene):

@@ -21,7 +21,7 @@ from ..io.names import stem_of
 from ..jobs import UpsampleJob
 from ..wholefile import write_text
 from .console import Console
-from .options import Parser, add_json, add_target, add_way, check_target
+from .options import Parser, add_dicom, add_json, add_target, add_way, check_target
 from .upsample import do_upsample
 
 SUMMARY = "batch.json"
@@ -137,7 +137,7 @@ def add_options(parser: Parser) -> None:
     add_target(parser)
     add_way(parser)
     parser.add_argument("--format", choices=["nrrd", "nii.gz", "mha"], default="nrrd", help="(%(default)s)")
-    parser.add_argument("--dicom", action="store_true", help="write a DICOM series for each scan instead")
+    add_dicom(parser, "write a DICOM series for each scan instead")
     parser.add_argument("--pictures", action="store_true", help="write a coronal comparison of each scan")
     parser.add_argument("--resume", action="store_true", help="leave the scans that are done already")
     add_json(parser)

@@ -45,6 +45,13 @@ def add_target(parser: Parser) -> Any:
     return target
 
 
+def add_dicom(parser: Parser, text: str) -> None:
+    """DICOM output and its forms."""
+    parser.add_argument("--dicom", action="store_true", help=text)
+    parser.add_argument("--enhanced", action="store_true", help="with --dicom: one multi-frame file")
+    parser.add_argument("--compress", action="store_true", help="with --dicom: compressed without loss (RLE)")
+
+
 def add_way(parser: Parser) -> None:
     """How to upsample: the same for one scan and for many."""
     for name in ("axis", "modality", "profile", "consistency", "device", "precision"):

@@ -29,6 +29,8 @@ class Outputs:
     report: Path | None = None
     picture: Path | None = None
     dicom: bool = False
+    enhanced: bool = False
+    compress: bool = False
     overwrite: bool = False
     inputs: tuple[Path, ...] = ()
 
@@ -40,7 +42,7 @@ class Outputs:
             raise RequestError("The job lacks a path", found, 'give both "input" and "output"')
         inputs = tuple(Path(path) for path in (job.input, job.like) if path)
         report, picture = (Path(path) if path else None for path in (job.report, job.picture))
-        return cls(Path(job.output), report, picture, job.dicom, job.overwrite, inputs)
+        return cls(Path(job.output), report, picture, job.dicom, job.enhanced, job.compress, job.overwrite, inputs)
 
     def check(self, geometry: Geometry | None = None, source: Volume | None = None) -> None:
         """Refuse now what could not be written later; `geometry` of the output and `source`, once they are known.
@@ -71,7 +73,8 @@ class Outputs:
         if self.dicom:
             from ..io.dicomwrite import write_series
 
-            write_series(output, self.inputs[0], self.volume, report, overwrite=self.overwrite)
+            form = {"enhanced": self.enhanced, "compress": self.compress}
+            write_series(output, self.inputs[0], self.volume, report, overwrite=self.overwrite, **form)
         else:
             from ..io.files import write
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..jobs import UpsampleJob
 from .console import Console, figure, place_of
-from .options import Parser, add_input, add_json, add_target, add_way, check_target
+from .options import Parser, add_dicom, add_input, add_json, add_target, add_way, check_target
 from .outputs import Outputs
 
 if TYPE_CHECKING:
@@ -78,5 +78,5 @@ def add_options(parser: Parser) -> None:
     add_way(parser)
     parser.add_argument("--report", metavar="FILE.json", help="write the report")
     parser.add_argument("--picture", metavar="FILE.png", help="write a coronal comparison")
-    parser.add_argument("--dicom", action="store_true", help="write a DICOM series into the folder OUTPUT")
+    add_dicom(parser, "write a DICOM series into the folder OUTPUT")
     add_json(parser)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..imaging.volume import Volume
-from ..pictures.planes import Plane, detailed_part, extract_plane, middle_of, plane_across, save_picture, window_of
+from ..pictures.planes import Plane, detailed_part, extract_plane, plane_showing, save_picture, window_of
 from ..wholefile import write_whole
 from .case import Case
 from .tables import figure_of, names_of, profile_of
@@ -37,8 +37,8 @@ def keep_planes(path: Path, case: Case, results: Mapping[str, np.ndarray]) -> No
     if path.exists():
         with np.load(path) as stored:
             known = dict(stored)
-    plane = plane_across(case.target, "k")
-    at_ras = middle_of(case.target, plane)
+    plane = plane_showing(case.target, "k")
+    at_ras = case.target.on_center_line(plane)
     for name, values in {TRUTH: case.wanted, **results}.items():
         shown = extract_plane(Volume(np.asarray(values), case.target), plane, at_ras)
         known[f"plane {name}"] = np.asarray(shown.values, np.float32)

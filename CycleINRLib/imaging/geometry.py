@@ -7,12 +7,14 @@ Axes are named "k", "j", "i" and have array positions 0, 1, 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
 from ..errors import VolumeError
 
 AXES = ("k", "j", "i")  # array position of each axis name
+PLANES = ("sagittal", "coronal", "axial")  # across R, A, S
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SQUARE = 1.75e-3  # off the right angle by less (0.1 degrees) is what three decimals do to direction cosines, no tilt
 
@@ -118,6 +120,43 @@ class Geometry:
         result = Geometry(self.shape, matrix)
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
         return result, float(np.linalg.norm(result.ras_of(corners) - self.ras_of(corners), axis=1).max())
+
+    # --- planes -----------------------------------------------------------------------------------------------
+    @property
+    def ras_axes(self) -> dict[str, int]:
+        """Which RAS axis (0 R, 1 A, 2 S) each axis "k", "j", "i" runs along, up or down; each is used once.
+
+        Of all ways to pair them, the one with the largest sum of direction cosines, so that any rotation has an answer.
+        """
+        cosines = np.abs(self.directions[:, ::-1])  # (RAS, kji)
+        pairs = max(permutations(range(3)), key=lambda order: sum(cosines[ras, n] for n, ras in enumerate(order)))
+        return dict(zip(AXES, pairs))
+
+    def plane_across(self, axis: str) -> str:
+        """The plane that an axis cuts: "sagittal", "coronal" or "axial"."""
+        return PLANES[self.ras_axes[axis]]
+
+    def axis_across(self, plane: str) -> str:
+        """The axis that cuts a plane of `PLANES`."""
+        return next(axis for axis in AXES if self.plane_across(axis) == plane)
+
+    def on_center_line(self, plane: str, at_mm: float | None = None) -> np.ndarray:
+        """(3,) RAS in mm: where the line through the center along `axis_across(plane)` meets R, A or S = `at_mm`.
+
+        None is the center itself. So a single coordinate tells which row of an oblique volume is meant.
+        """
+        center = self.ras_of((np.array(self.shape) - 1) / 2)
+        if at_mm is None:
+            return center
+        fixed = PLANES.index(plane)
+        along = self.directions[:, 2 - AXES.index(self.axis_across(plane))]
+        return center + along * (at_mm - center[fixed]) / along[fixed]
+
+    def coordinate_of(self, plane: str, row: int) -> float:
+        """R, A or S in mm of a row along `axis_across(plane)` on the center line; `on_center_line` leads back."""
+        kji = (np.array(self.shape) - 1) / 2
+        kji[AXES.index(self.axis_across(plane))] = row
+        return float(self.ras_of(kji)[PLANES.index(plane)])
 
     # --- other places -----------------------------------------------------------------------------------------
     def slices_first(self, axis: str) -> Geometry:

@@ -109,12 +109,11 @@ def images_by_series(path: Path) -> dict[str, frozenset[str]]:
     return {uid: frozenset(plane.facts.sop_uid for plane in slices) for uid, slices in groups.items()}
 
 
-def header_of_series(path: Path, series: str | None = None, frame: int | None = None) -> Dataset | None:
-    """All tags but the pixels of the first slice of the volume that `read` gives; None where the path is no DICOM."""
+def planes_of_volume(path: Path, series: str | None = None, frame: int | None = None) -> list[Plane]:
+    """The image planes of the volume that `read` gives, headers alone; none where the path is no DICOM."""
     if not path.is_dir() and not is_dicom(path):
-        return None
-    chosen = _choose_volume(volumes_of(_choose_series(contents_of(path).planes, path, series)), frame)
-    return pydicom.dcmread(chosen[0].file, stop_before_pixels=True, force=True)
+        return []
+    return _choose_volume(volumes_of(_choose_series(contents_of(path).planes, path, series)), frame)
 
 
 # --- choose ---------------------------------------------------------------------------------------------------

@@ -1,14 +1,13 @@
-"""A result as a new DICOM series of the same study: one classic file a slice (floor 2, pydicom).
+"""A result as a new DICOM series of the same study: a classic file a slice, or one multi-frame file (floor 2, pydicom).
 
-Only facts that still hold for a derived series are taken over from the source, by name; private tags are not.
+Slices are made and written one after another: no second copy of the volume is held.
 
-Source: DICOM PS3.3, C.7.6.1 (derived images), C.7.6.2 (image plane), A.3 (CT), A.4 (MR)
+Source: DICOM PS3.3, C.7.6.2 (image plane), A.3 (CT), A.4 (MR); the multi-frame objects stand in `dicomenhanced`
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import shutil
 import warnings
@@ -16,39 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from pydicom.valuerep import DSfloat
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 
-from .. import __version__
-from ..errors import RequestError, VolumeError
-from ..imaging.volume import Volume, choose_slice_axis, guess_modality
+from ..imaging.volume import Volume, choose_slice_axis
 from ..wholefile import beside
-from .dicomread import header_of_series
+from .dicomderived import Frames, Origin, StoredPixels, decimal, shared_by_slices
+from .dicomenhanced import enhanced_object
+from .dicomread import planes_of_volume
 from .files import check_output, refuse_in_plane_shear, reporting
-
-STORAGE = {"CT": pydicom.uid.CTImageStorage, "MR": pydicom.uid.MRImageStorage}
-TAKEN_OVER = """
-    SpecificCharacterSet TimezoneOffsetFromUTC
-    PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex PatientAge PatientSize PatientWeight
-    PatientIdentityRemoved DeidentificationMethod PregnancyStatus
-    StudyInstanceUID StudyDate StudyTime StudyID StudyDescription AccessionNumber ReferringPhysicianName
-    FrameOfReferenceUID PositionReferenceIndicator PatientPosition BodyPartExamined Laterality BurnedInAnnotation
-    Manufacturer ManufacturerModelName InstitutionName StationName ProtocolName AcquisitionDate AcquisitionTime
-    KVP ConvolutionKernel ScanOptions ContrastBolusAgent
-    MagneticFieldStrength ScanningSequence SequenceVariant MRAcquisitionType SequenceName EchoTime RepetitionTime
-    InversionTime FlipAngle EchoTrainLength
-    LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod
-""".split()
-NEVER_ABSENT = """
-    PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName
-    Manufacturer PositionReferenceIndicator KVP ScanningSequence SequenceVariant ScanOptions MRAcquisitionType EchoTime
-    RepetitionTime EchoTrainLength AcquisitionNumber
-""".split()  # type 2 in the standard: there, if only empty
-ONLY_CT = {"KVP"}
-ONLY_MR = {"ScanningSequence", "SequenceVariant", "MRAcquisitionType", "EchoTime", "RepetitionTime", "EchoTrainLength"}
 
 
 def write_series(
@@ -58,14 +34,18 @@ def write_series(
     report: dict[str, Any],
     *,
     overwrite: bool = False,
+    enhanced: bool = False,
+    compress: bool = False,
 ) -> Path:
     """Writes the volume as a folder of DICOM slices, whole or not at all, and gives the folder.
 
     Parameters
     ----------
     source : file or folder that the volume was made from; where it is DICOM, the new series joins its study, patient
-        and frame of reference
+        and frame of reference, and each slice names the images that it lies between
     report : of the upsampling (design section 4.5), for the derivation description; may be empty
+    enhanced : one multi-frame file (Enhanced CT or MR) instead of a classic file a slice
+    compress : RLE lossless, which every DICOM toolkit reads and pydicom writes without a further package
 
     Raises
     ------
@@ -79,13 +59,24 @@ def write_series(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values of the source are its own
         job = report.get("job", {})
-        origin = header_of_series(Path(source), job.get("series"), job.get("frame")) if source else None
-        common = _common(volume, origin, report)
-        stored, slope, intercept = _stored(volume.values)
+        origin = _origin(Path(source), job.get("series"), job.get("frame")) if source else None
+        shared = shared_by_slices(volume, origin, report)
+        frames, pixels = Frames.of(volume), StoredPixels.of(volume.values)
         with reporting(folder), _folder_or_nothing(folder.resolve()) as part:
-            for n, dataset in enumerate(_slices(volume, common, stored, slope, intercept)):
-                dataset.save_as(part / f"{n + 1:04d}.dcm", enforce_file_format=True)
+            if enhanced:
+                _write_enhanced(part, volume, shared, frames, pixels, origin, compress)
+            else:
+                for number, dataset in enumerate(_slices(volume, shared, frames, pixels, origin), 1):
+                    _save(dataset, part / f"{number:04d}.dcm", compress)
     return folder
+
+
+def _origin(path: Path, series: str | None, frame: int | None) -> Origin | None:
+    """The images that the volume was read from; None where the path is no DICOM."""
+    planes = planes_of_volume(path, series, frame)
+    if not planes:
+        return None
+    return Origin(pydicom.dcmread(planes[0].file, stop_before_pixels=True, force=True), planes)
 
 
 @contextlib.contextmanager
@@ -108,131 +99,61 @@ def _folder_or_nothing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _stored(values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """16-bit integers and their rescale: exact for whole numbers that fit, else 65536 steps over the range."""
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise VolumeError("The volume holds NaN or infinity", f"from {low} to {high}", "replace them by the background")
-    if values.dtype.kind in "iub":
-        for kind in (np.uint16, np.int16) if values.dtype == np.uint16 else (np.int16, np.uint16):
-            if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-                return values.astype(kind), 1.0, 0.0
-    slope, intercept = float(_decimal((high - low) / 65535 or 1.0)), float(_decimal(low))
-    stored = np.empty(values.shape, np.uint16)
-    for n, plane in enumerate(values):
-        stored[n] = np.clip(np.rint((plane.astype(float) - intercept) / slope), 0, 65535)
-    return stored, slope, intercept
-
-
-def _decimal(number: float) -> DSfloat:
-    """At most 16 characters, as DICOM demands, of the best precision that they allow."""
-    return DSfloat(float(number) + 0.0, auto_format=True)
-
-
-def _common(volume: Volume, origin: Dataset | None, report: dict[str, Any]) -> Dataset:
-    """What all slices of the new series share."""
-    modality = volume.modality or guess_modality(volume)
-    if modality not in STORAGE:
-        raise RequestError("DICOM is written for CT and MR only", f"modality {modality}", "write .nrrd")
-    common = Dataset()
-    for name in TAKEN_OVER:
-        if origin is not None and name in origin:
-            common[name] = origin[name]
-    for name in NEVER_ABSENT:
-        foreign = ONLY_MR if modality == "CT" else ONLY_CT
-        if name not in common and name not in foreign:
-            setattr(common, name, None)
-    common.SOPClassUID = STORAGE[modality]
-    common.Modality = modality
-    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
-        if not common.get(name):
-            setattr(common, name, generate_uid(prefix=None))
-    common.SeriesInstanceUID = generate_uid(prefix=None)
-    number = origin.get("SeriesNumber") if origin is not None else None
-    common.SeriesNumber = int(number or 0) + 1000
-    described = str(origin.get("SeriesDescription") or "") if origin is not None else volume.name
-    common.SeriesDescription = f"{described[:54].strip()} CycleINR".strip()
-    kinds = list(origin.get("ImageType") or [])[2:] if origin is not None else []
-    common.ImageType = ["DERIVED", "SECONDARY", *(kinds or ["AXIAL" if modality == "CT" else "OTHER"])]
-    common.DerivationDescription = _derivation(report)
-    common.ContributingEquipmentSequence = [_equipment()]
-    now = datetime.datetime.now()
-    common.SeriesDate = common.ContentDate = common.InstanceCreationDate = now.strftime("%Y%m%d")
-    common.SeriesTime = common.ContentTime = common.InstanceCreationTime = now.strftime("%H%M%S")
-    inverted = origin is not None and origin.get("PhotometricInterpretation") == "MONOCHROME1"
-    common.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"  # values are kept, so is polarity
-    common.RescaleType = "HU" if volume.unit == "HU" or (modality == "CT" and volume.unit is None) else "US"
-    _take_window(common, origin)
-    return common
-
-
-def _derivation(report: dict[str, Any]) -> str:
-    words = [f"CycleINR {__version__}: slices generated between the acquired ones"]
-    words += [f"{name} {report[name]}" for name in ("z_scale", "profile", "consistency", "texture") if name in report]
-    if report.get("model"):
-        words.append(f"model {report['model'].get('name')}, sha256 {report['model'].get('sha256')}")
-    return ", ".join(words)[:1024]
-
-
-def _equipment() -> Dataset:
-    """CycleINR as post-processing equipment (DCM 109103)."""
-    purpose = Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator, purpose.CodeMeaning = "109103", "DCM", "Modifying Equipment"
-    item = Dataset()
-    item.PurposeOfReferenceCodeSequence = [purpose]
-    item.Manufacturer = "CycleINR"
-    item.ManufacturerModelName = "CycleINR"
-    item.SoftwareVersions = __version__
-    return item
-
-
-def _take_window(common: Dataset, origin: Dataset | None) -> None:
-    """Window and level of the source: its first slice, or the first frame of a multi-frame file."""
-    if origin is None:
-        return
-    places = [origin]
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        places += [item[0] for group in (origin.get(groups) or [])[:1] if (item := group.get("FrameVOILUTSequence"))]
-    for place in places:
-        if place.get("WindowCenter") is not None and place.get("WindowWidth") is not None:
-            common.WindowCenter, common.WindowWidth = place.WindowCenter, place.WindowWidth
-            return
-
-
-def _slices(volume: Volume, common: Dataset, stored: np.ndarray, slope: float, intercept: float) -> Iterator[Dataset]:
+def _slices(
+    volume: Volume, shared: Dataset, frames: Frames, pixels: StoredPixels, origin: Origin | None
+) -> Iterator[Dataset]:
     """Each slice with its place; numbered along the normal, as readers will order them."""
-    lps = volume.geometry.to_lps()
-    rows, columns = volume.geometry.to_lps()[:3, :2].T
-    spacing = volume.geometry.spacing_mm
-    left, _, right = np.linalg.svd(np.stack([rows / spacing[2], columns / spacing[1]]), full_matrices=False)
-    rows, columns = left @ right  # rounded axes at right angles
-    normal = np.cross(rows, columns)
-    order = range(len(stored)) if lps[:3, 2] @ normal > 0 else range(len(stored) - 1, -1, -1)
-    for number, k in enumerate(order):
-        position = lps[:3, 3] + k * lps[:3, 2]
+    for number, (k, position) in enumerate(frames.in_order(), 1):
         dataset = Dataset()
-        dataset.update(common)
+        dataset.update(shared)
         dataset.SOPInstanceUID = generate_uid(prefix=None)
-        dataset.InstanceNumber = number + 1
-        dataset.ImagePositionPatient = [_decimal(n) for n in position]
-        dataset.ImageOrientationPatient = [_decimal(n) for n in (*rows, *columns)]
-        dataset.PixelSpacing = [_decimal(spacing[1]), _decimal(spacing[2])]
-        dataset.SpacingBetweenSlices = _decimal(abs(float(lps[:3, 2] @ normal)))
-        dataset.SliceThickness = None if volume.thickness_mm is None else _decimal(volume.thickness_mm)
-        dataset.SliceLocation = _decimal(float(position @ normal))
-        dataset.RescaleSlope, dataset.RescaleIntercept = _decimal(slope), _decimal(intercept)
-        _put_pixels(dataset, stored[k])
+        dataset.InstanceNumber = number
+        dataset.ImagePositionPatient = [decimal(n) for n in position]
+        dataset.ImageOrientationPatient = [decimal(n) for n in frames.orientation]
+        dataset.PixelSpacing = [decimal(mm) for mm in frames.pixel_spacing]
+        dataset.SpacingBetweenSlices = decimal(frames.spacing_mm)
+        dataset.SliceThickness = None if volume.thickness_mm is None else decimal(volume.thickness_mm)
+        dataset.SliceLocation = decimal(float(position @ frames.normal))
+        if origin is not None:
+            dataset.SourceImageSequence = origin.references(position)
+        if shared.Modality == "CT" or not pixels.is_identity:  # classic MR images have no rescale of their own
+            dataset.RescaleSlope, dataset.RescaleIntercept = decimal(pixels.slope), decimal(pixels.intercept)
+        else:
+            del dataset.RescaleType
+        pixels.describe(dataset, volume.values.shape[1:])
+        dataset.PixelData = pixels.bytes_of(volume.values[k])
         yield dataset
 
 
-def _put_pixels(dataset: Dataset, plane: np.ndarray) -> None:
-    dataset.SamplesPerPixel = 1
-    dataset.Rows, dataset.Columns = plane.shape
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit = 15
-    dataset.PixelRepresentation = int(plane.dtype.kind == "i")
-    dataset.PixelData = np.ascontiguousarray(plane, plane.dtype.newbyteorder("<")).tobytes()
+def _write_enhanced(
+    folder: Path,
+    volume: Volume,
+    shared: Dataset,
+    frames: Frames,
+    pixels: StoredPixels,
+    origin: Origin | None,
+    compress: bool,
+) -> None:
+    """One file; its pixels pass through a file beside it, slice by slice."""
+    dataset = enhanced_object(volume, shared, frames, pixels, origin)
+    raw = folder / ".pixels"
+    try:
+        with open(raw, "wb") as stream:
+            for k, _ in frames.in_order():
+                stream.write(pixels.bytes_of(volume.values[k]))
+        with open(raw, "rb") as stream:
+            dataset.PixelData = stream.read() if compress else stream  # the encoder wants all of it
+            dataset["PixelData"].VR = "OW"
+            _save(dataset, folder / "0001.dcm", compress)
+    finally:
+        raw.unlink(missing_ok=True)
+
+
+def _save(dataset: Dataset, path: Path, compress: bool) -> None:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    if compress:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.save_as(path, enforce_file_format=True)

@@ -1,9 +1,10 @@
-"""Runs the network over the rows of one slab: encode once, then one output slice after another (floor 2).
+"""Runs the network over the rows of one slab: encode once, then the places between one pair of slices after another.
 
-The same sums as `CycleINR.encode` and `decode`, streamed along z so that only one encoded copy of the slab is alive.
-Each layer of the encoder looks one pixel further than the next one, so the halo gets narrower from layer to layer.
-In reduced precision the encoder alone is reduced: rounding in the decoder as well doubles the difference to float32, to
-0.06 of a quiet scan's noise.
+The same sums as `CycleINR.encode` and `decode`, streamed along z so that only one encoded copy of the slab is alive
+(floor 2). Pixels are rows of matrices throughout: (slices, rows, columns, channels). Each layer of the encoder looks
+one pixel further than the next one, so the halo gets narrower from layer to layer.
+In reduced precision the encoder is reduced, and the two wide products of the decoder: LAM, the last layer and all that
+is folded into weights stay in float32, where rounding would show.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .model import FEATURES, Block, Conditions, CycleINR, fold, source_features
+from .decode import Decoder, SliceCodes
+from .model import FEATURES, Block, Conditions, CycleINR, source_features
+from .products import add_along, relu_convolution
 
 CHUNK_VOXELS = 200_000  # of the in-plane grid that one call of a convolution sees: about what a cache holds
-DECODE_VOXELS = 150_000
+LEAST_CHUNK = 4  # slices: fewer make the z-convolution dear at its ends
 NARROWED = 0.9  # of what is held: the rest is dropped where so little of it is still needed
 
 
@@ -55,47 +58,34 @@ def corrections(
     ------
     (slice of M, (textures, m, rows, columns) float32 corrections in normalized intensities)
     """
-    parameter = next(network.parameters())
-    device, dtype = parameter.device, parameter.dtype
+    kernel = network.enter.weight
+    device, dtype = kernel.device, kernel.dtype
     N, R, width = source.shape
     values = torch.from_numpy(np.ascontiguousarray(source)).to(device)
-    values = F.pad(values[None], (0, width % 2, 0, R % 2), mode="replicate")
-    features = source_features(values, detail).to(dtype)
+    values = F.pad(values[None], (0, width % 2, 0, R % 2), mode="replicate")[0]
     condition = torch.tensor([conditions.of_scan()], device=device, dtype=dtype)
-    down = _Window.of(rows, features.shape[3])
-    across = _Window.of(columns or slice(0, width), features.shape[4])
-    encoded = encode_streamed(network, features, condition, tick, (down.folded, across.folded))
+    down = _Window.of(rows, values.shape[1])
+    across = _Window.of(columns or slice(0, width), values.shape[2])
+    folded = folded_features(values, detail, dtype)
+    del values
+    encoded = encode_streamed(network, folded, condition, tick, (down.folded, across.folded))
+    folded = folded[:, down.folded, across.folded]
+    decoder, unfold = Decoder(network, down.size, across.size), _Unfold.of(network)
 
-    def codes_at(k: int) -> tuple[Tensor, Tensor | None]:
-        part = features[:, :, k : k + 1, down.unfolded, across.unfolded]
-        codes = network.codes_of(encoded[:, :, k : k + 1], part)[:, :, 0, down.cut, across.cut].float().contiguous()
-        return codes, network.keys_of(codes)
+    def slice_at(k: int) -> SliceCodes:
+        codes = unfold(encoded[k], folded[k])[down.cut, across.cut]
+        return decoder.of_slice(_rimmed(codes, down.missing, across.missing))
 
     below_of = np.clip(np.floor(positions + 1e-9).astype(int), 0, max(N - 2, 0))
-    step = max(1, DECODE_VOXELS // (down.size * across.size))
-    held: dict[int, tuple[Tensor, Tensor | None]] = {}
+    held: dict[int, SliceCodes] = {}
     for k in range(max(N - 1, 1)):
         at = np.flatnonzero(below_of == k)
-        if len(at) == 0:
-            tick()
-            continue
-        held = {n: held[n] if n in held else codes_at(n) for n in (k, min(k + 1, N - 1))}
-        (below, keys_below), (above, keys_above) = held[k], held[min(k + 1, N - 1)]
-        for first in range(at[0], at[-1] + 1, step):
-            part = slice(first, min(first + step, at[-1] + 1))
-            ts = np.clip(positions[part] - k, 0, 1)
-            P = len(ts)
-            t = torch.tensor(ts, device=device, dtype=torch.float32)
-            query = torch.tensor([conditions.of_place(float(t_), z_scale) for t_ in ts], device=device)
-            here, there = (codes.expand(P, -1, -1, -1) for codes in (below, above))
-            keys_here, keys_there = (
-                None if keys is None else keys.expand(P, -1, -1, -1) for keys in (keys_below, keys_above)
-            )
-            out = network.decode(here, there, keys_here, keys_there, t, query)[None]
-            if any(textures):
-                amounts = torch.tensor(textures, device=device, dtype=torch.float32)[:, None, None, None]
-                out = out + amounts * network.texture(here, there, query)
-            yield part, (out[..., down.inner, across.inner].float() * detail).cpu().numpy()
+        if len(at):
+            held = {n: held[n] if n in held else slice_at(n) for n in (k, min(k + 1, N - 1))}
+            ts = np.clip(positions[at] - k, 0, 1).tolist()
+            query = torch.tensor([conditions.of_place(t, z_scale) for t in ts], device=device)
+            out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query, textures)
+            yield slice(at[0], at[-1] + 1), out.mul_(detail).cpu().numpy()
         tick()
 
 
@@ -104,57 +94,100 @@ class _Window:
     """The rows (or columns) that are decoded for the wanted ones: LAM looks one further, pixels are folded by two."""
 
     folded: slice  # of the encoded block
-    unfolded: slice  # the same of the in-plane grid
-    cut: slice  # of the unfolded ones: the wanted ones and one around
-    inner: slice  # of the cut ones: the wanted ones
-    size: int
+    cut: slice  # of the same, unfolded: the wanted ones and one around
+    missing: tuple[int, int]  # how many of those around lie beyond the block
+    size: int  # of the wanted ones
 
     @classmethod
     def of(cls, wanted: slice, count: int) -> _Window:
         first, last = max(0, wanted.start - 1), min(count, wanted.stop + 1)
         folded = slice(first // 2, -(-last // 2))
         cut = slice(first - 2 * folded.start, last - 2 * folded.start)
-        inner = slice(wanted.start - first, wanted.stop - first)
-        return cls(folded, slice(2 * folded.start, 2 * folded.stop), cut, inner, last - first)
+        missing = first - (wanted.start - 1), wanted.stop + 1 - last
+        return cls(folded, cut, missing, wanted.stop - wanted.start)
+
+
+def _rimmed(codes: Tensor, down: tuple[int, int], across: tuple[int, int]) -> Tensor:
+    """(H, W, D) with what is missing around it, as many rows and columns as the next ones: contiguous."""
+    if any(down):
+        codes = torch.cat([codes[:1]] * down[0] + [codes] + [codes[-1:]] * down[1])
+    if any(across):
+        codes = torch.cat([codes[:, :1]] * across[0] + [codes] + [codes[:, -1:]] * across[1], 1)
+    return codes.contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class _Unfold:
+    """`CycleINR.codes_of` of one slice as one product: (h, w, C) encoded, (h, w, 20) features -> (2 h, 2 w, D)."""
+
+    weight: Tensor  # (4 D, C + 20), the four pixels of a fold outermost
+    bias: Tensor
+
+    @classmethod
+    def of(cls, network: CycleINR) -> _Unfold:
+        leave, skip = network.leave.weight[..., 0, 0, 0], network.skip.weight[..., 0, 0, 0]
+        assert network.leave.bias is not None and network.skip.bias is not None
+        whole = leave.unflatten(0, (-1, 4)).transpose(0, 1)  # (4, D, C)
+        around = torch.einsum("df,pq->pdfq", skip, torch.eye(4, device=skip.device, dtype=skip.dtype))
+        weight = torch.cat([whole.flatten(0, 1), around.flatten(2).flatten(0, 1)], 1)
+        bias = network.leave.bias.float().unflatten(0, (-1, 4)).T + network.skip.bias.float()
+        return cls(weight.contiguous(), bias.flatten().to(weight.dtype))
+
+    def __call__(self, encoded: Tensor, folded: Tensor) -> Tensor:
+        h, w, _ = encoded.shape
+        made = F.linear(torch.cat([encoded, folded], 2), self.weight, self.bias)
+        return made.view(h, w, 2, 2, -1).transpose(1, 2).reshape(2 * h, 2 * w, -1)
+
+
+def folded_features(values: Tensor, detail: float, dtype: torch.dtype) -> Tensor:
+    """`fold(source_features)` of (N, H, W), a few slices at a time: (N, H/2, W/2, 4 x FEATURES)."""
+    N, H, W = values.shape
+    out = torch.empty((N, H // 2, W // 2, FEATURES, 2, 2), device=values.device, dtype=dtype)
+    chunk = max(1, CHUNK_VOXELS // (H * W))
+    for a in range(0, N, chunk):
+        b, first = min(a + chunk, N), max(a - 1, 0)
+        seen = source_features(values[None, first : b + 1], detail)[0, :, a - first : b - first]
+        out[a:b] = seen.reshape(FEATURES, b - a, H // 2, 2, W // 2, 2).permute(1, 2, 4, 0, 3, 5)
+    return out.flatten(3)
 
 
 def encode_streamed(
     network: CycleINR,
-    features: Tensor,
+    folded: Tensor,
     condition: Tensor,
     tick: Callable[[], None],
     wanted: tuple[slice, slice] | None = None,
 ) -> Tensor:
-    """`network.encode` of one volume, in place and a few slices at a time: [1, 5, N, H, W] -> [1, C, N, h, w].
+    """`network.encode` of one volume, in place and a few slices at a time: (N, h, w, 20) -> (N, h, w, C).
 
-    `wanted` says which rows and columns of the H/2 x W/2 folded pixels come out; None: all.
+    `wanted` says which rows and columns of the folded pixels come out; None: all.
     """
-    _, _, N, H, W = features.shape
-    wanted = wanted or (slice(0, H // 2), slice(0, W // 2))
+    N, h, w, _ = folded.shape
+    wanted = wanted or (slice(0, h), slice(0, w))
     layers = len(network.blocks)
-    held = tuple(_reached(part, size // 2, layers + 1) for part, size in zip(wanted, (H, W)))
-    features = features[..., 2 * held[0].start : 2 * held[0].stop, 2 * held[1].start : 2 * held[1].stop]
-    h, w = (part.stop - part.start for part in held)
-    x = torch.empty((N, h, w, network.config.channels), device=features.device, dtype=features.dtype)
+    held = tuple(_reached(part, size, layers + 1) for part, size in zip(wanted, (h, w)))
+    folded = folded[:, held[0], held[1]]
+    x = torch.empty((*folded.shape[:3], network.config.channels), device=folded.device, dtype=folded.dtype)
     weight, bias = _flat(network.enter), network.enter.bias
     chunk = _chunk(x)
     for a in range(0, N, chunk):
-        folded = fold(features[:, :, a : a + chunk])[0].transpose(0, 1)
-        x[a : a + chunk] = F.conv2d(folded, weight, bias, padding=1).permute(0, 2, 3, 1)
+        x[a : a + chunk] = F.conv2d(folded[a : a + chunk].permute(0, 3, 1, 2), weight, bias, padding=1).permute(
+            0, 2, 3, 1
+        )
     tick()
     for n, block in enumerate(network.blocks):
-        needed = tuple(_reached(part, size // 2, layers - n) for part, size in zip(wanted, (H, W)))
+        needed = tuple(_reached(part, size, layers - n) for part, size in zip(wanted, (h, w)))
         if _pixels(needed) <= NARROWED * _pixels(held):
             x, held = _narrowed(x, _within(needed, held)), needed
         _add_in_place(block, x, condition, _chunk(x))
         tick()
     rows, columns = _within(wanted, held)
-    return x[:, rows, columns].permute(3, 0, 1, 2)[None]
+    return x[:, rows, columns]
 
 
 def _chunk(x: Tensor) -> int:
     """Slices of [N, h, w, C] that one call of a convolution sees."""
-    return max(1, CHUNK_VOXELS // (4 * x.shape[1] * x.shape[2]))
+    return max(LEAST_CHUNK, CHUNK_VOXELS // (4 * x.shape[1] * x.shape[2]))
 
 
 def _reached(part: slice, count: int, layers: int) -> slice:
@@ -176,40 +209,32 @@ def _narrowed(x: Tensor, window: Sequence[slice]) -> Tensor:
     N, _, _, C = x.shape
     rows, columns = window
     narrow = (rows.stop - rows.start, columns.stop - columns.start, C)
-    memory, size = x.view(-1), math.prod(narrow)
+    memory, size, full = x.view(-1), math.prod(narrow), x[0].numel()
     for n in range(N):  # never beyond the slices that are still to be moved
-        memory[n * size : (n + 1) * size] = x[n, rows, columns].clone(memory_format=torch.contiguous_format).view(-1)
+        part = x[n, rows, columns]
+        if (n + 1) * size > n * full:  # into its own memory
+            part = part.clone()
+        memory[n * size : (n + 1) * size].view(narrow).copy_(part)
     return memory[: N * size].view(N, *narrow)
 
 
 def _add_in_place(block: Block, x: Tensor, condition: Tensor, chunk: int) -> None:
     """x [N, h, w, C] becomes block(x): inner(x) of a chunk is taken before its slices change.
 
-    The z-convolution is three matrix products that add into x, so no second copy of x is ever made.
+    The z-convolution adds into x, so no second copy of x is ever made; between chunks by two products.
     """
-    N, h, w, C = x.shape
-    below, here, above = block.through.weight[..., 0, 0].permute(2, 1, 0).contiguous()  # [C in, C out] each
+    through = block.through.weight[..., 0]  # (C, C, 3, 1)
+    below, above = (through[:, :, side, 0].T.contiguous() for side in (0, 2))
     weight, bias = _flat(block.plane), block.plane.bias + block.condition(condition)[0]
-    rows = x.view(N, h * w, C)
     behind: Tensor | None = None
-    for a in range(0, N, chunk):
-        b = min(a + chunk, N)
-        inner = F.relu_(F.conv2d(x[a:b].permute(0, 3, 1, 2), weight, bias, padding=1))
-        inner = inner.permute(0, 2, 3, 1).reshape(b - a, h * w, C)
-        _add_product(rows[a:b], inner, here)
-        _add_product(rows[a + 1 : b], inner[:-1], below)
+    for a in range(0, len(x), chunk):
+        part = x[a : a + chunk]
+        inner = relu_convolution(part, weight, bias)
+        add_along(part, inner, through, block.through.bias)
         if behind is not None:
-            _add_product(rows[a : a + 1], behind, below)
-        first = 1 if a == 0 else 0
-        _add_product(rows[a - 1 + first : b - 1], inner[first:], above)
-        behind = inner[-1:]
-    rows += block.through.bias
-
-
-def _add_product(rows: Tensor, inner: Tensor, weight: Tensor) -> None:
-    """rows [n, pixels, C] += inner [n, pixels, C] @ weight [C, C]."""
-    if len(rows):
-        rows.flatten(0, 1).addmm_(inner.flatten(0, 1), weight)
+            x[a].flatten(0, 1).addmm_(behind.flatten(0, 1), below)
+            x[a - 1].flatten(0, 1).addmm_(inner[0].flatten(0, 1), above)
+        behind = inner[-1]
 
 
 def _flat(layer: torch.nn.Conv3d) -> Tensor:
@@ -220,7 +245,7 @@ def _flat(layer: torch.nn.Conv3d) -> Tensor:
 def bytes_per_row(network: CycleINR, slices: int, width: int, outputs: int, element: int) -> float:
     """Memory that one row of a slab needs: encoded copy, features with their passing copies, and output slices."""
     encoded = network.config.channels / 4 * element
-    features = FEATURES * (element + 3 * 4)
+    features = FEATURES * element
     return width * (slices * (encoded + features + 3 * 4) + outputs * 3 * 4)
 
 

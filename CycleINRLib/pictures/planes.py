@@ -1,4 +1,4 @@
-"""Pictures of a result: one plane of several volumes side by side, and the noise slice by slice (floor 4).
+"""Pictures of a result: one plane of several volumes side by side (floor 4).
 
 `extract_plane` and what it rests on need NumPy alone; matplotlib is loaded when a picture is drawn.
 """
@@ -20,7 +20,11 @@ from ..imaging.interpolation import cubic_weights
 from ..imaging.volume import Volume, choose_slice_axis, guess_modality
 from ..wholefile import beside
 
-PLANES = ("sagittal", "coronal", "axial")  # normal to R, A, S
+ROLES = {  # the planes cut by the axes that run through the plane, down it, and across it
+    "sagittal": ("sagittal", "axial", "coronal"),
+    "coronal": ("coronal", "axial", "sagittal"),
+    "axial": ("axial", "coronal", "sagittal"),
+}
 SIDES = {"sagittal": "AS", "coronal": "RS", "axial": "RA"}  # what is left, what is up
 SOFT_TISSUE_HU, LUNG_HU = (-160.0, 240.0), (-1350.0, 150.0)
 LUNG_BETWEEN_HU, LUNG_SHARE = (-950.0, -500.0), 0.2  # of what is no air: more of it is a chest
@@ -60,27 +64,9 @@ class Plane:
 
 
 # --- planes ---------------------------------------------------------------------------------------------------
-def anatomical_axes(geometry: Geometry) -> dict[str, int]:
-    """Which RAS axis (0 R, 1 A, 2 S) each array axis "k", "j", "i" runs along, up or down; each is used once."""
-    along = {name: np.abs(geometry.directions[:, 2 - n]) for n, name in enumerate(AXES)}
-    orders = [(a, b, 3 - a - b) for a in range(3) for b in range(3) if a != b]
-    best = max(orders, key=lambda order: sum(along[name][ras] for name, ras in zip(AXES, order)))
-    return dict(zip(AXES, best))
-
-
-def plane_across(geometry: Geometry, axis: str) -> str:
+def plane_showing(geometry: Geometry, axis: str) -> str:
     """The plane that shows the slice axis with superior up: coronal, or sagittal where the slices are coronal."""
-    return "sagittal" if anatomical_axes(geometry)[axis] == 1 else "coronal"
-
-
-def middle_of(geometry: Geometry, plane: str, at_mm: float | None = None) -> np.ndarray:
-    """(3,) RAS in mm: the center of the volume, or the point where its center line meets R, A or S = `at_mm`."""
-    center = geometry.ras_of((np.array(geometry.shape) - 1) / 2)
-    if at_mm is None:
-        return center
-    fixed = PLANES.index(plane)
-    normal = geometry.directions[:, 2 - AXES.index(_axis_along(geometry, fixed))]
-    return center + normal * (at_mm - center[fixed]) / normal[fixed]
+    return "sagittal" if geometry.plane_across(axis) == "coronal" else "coronal"
 
 
 def extract_plane(volume: Volume, plane: str, at_ras: np.ndarray | None = None) -> Plane:
@@ -98,8 +84,8 @@ def extract_plane(volume: Volume, plane: str, at_ras: np.ndarray | None = None) 
     measured along the array axes, so planes of volumes that share directions lie on one another.
     """
     geometry = volume.geometry
-    normal, down, across = (_axis_along(geometry, ras) for ras in _roles(plane))
-    at_ras = middle_of(geometry, plane) if at_ras is None else at_ras
+    normal, down, across = (geometry.axis_across(one) for one in ROLES[plane])
+    at_ras = geometry.on_center_line(plane) if at_ras is None else at_ras
     row = round(float(geometry.kji_of(at_ras)[AXES.index(normal)]))
     row = min(max(row, 0), geometry.shape[AXES.index(normal)] - 1)
     values = np.take(volume.values, row, axis=AXES.index(normal))
@@ -110,15 +96,6 @@ def extract_plane(volume: Volume, plane: str, at_ras: np.ndarray | None = None) 
     # the picture's x runs to the left or posterior, its rows run downward: both against RAS
     values = values[:: 1 if y_falls else -1, :: 1 if x_falls else -1]
     return Plane(values, (-x_high, -x_low, y_low, y_high), plane)
-
-
-def _roles(plane: str) -> tuple[int, int, int]:
-    """The RAS axes normal to the plane, down it, and across it."""
-    return {"sagittal": (0, 2, 1), "coronal": (1, 2, 0), "axial": (2, 1, 0)}[plane]
-
-
-def _axis_along(geometry: Geometry, ras: int) -> str:
-    return next(name for name, at in anatomical_axes(geometry).items() if at == ras)
 
 
 def _edges(geometry: Geometry, name: str) -> tuple[float, float, bool]:
@@ -202,8 +179,8 @@ def coronal_comparison(
     facts = report or {}
     axis = facts.get("input", {}).get("slice_axis") or choose_slice_axis(source)
     modality = facts.get("input", {}).get("modality") or guess_modality(source)
-    plane = plane_across(source.geometry, axis)
-    at_ras = middle_of(result.geometry, plane, at_mm)
+    plane = plane_showing(source.geometry, axis)
+    at_ras = result.geometry.on_center_line(plane, at_mm)
     cubic = _cubic_row(source, result.geometry, axis, plane, at_ras)
     snli = facts.get("snli", {})
     panels = [("Input", source), ("Cubic B-spline", cubic), ("CycleINR", result)]
@@ -220,7 +197,7 @@ def _cubic_row(source: Volume, target: Geometry, axis: str, plane: str, at_ras: 
     in_plane = [n for n in range(3) if n != at]
     if np.abs(places - corners)[:, in_plane].max() > ON_GRID:
         return None
-    normal = AXES.index(_axis_along(source.geometry, PLANES.index(plane)))
+    normal = AXES.index(source.geometry.axis_across(plane))
     row = min(max(round(float(source.geometry.kji_of(at_ras)[normal])), 0), source.geometry.shape[normal] - 1)
     values = np.moveaxis(np.take(source.values, [row], axis=normal), at, 0)
     positions = np.linspace(places[0, at], places[1, at], target.shape[at])
@@ -250,7 +227,7 @@ def comparison(
         the middle and the zoomed part. Voxels are drawn as they are, without smoothing
     axis : "i", "j" or "k", the slice axis of the first volume
     modality : "CT" or "MR"
-    plane : "sagittal", "coronal", "axial"; None: `plane_across`
+    plane : "sagittal", "coronal", "axial"; None: `plane_showing`
     at_ras : (3,) RAS in mm of a point on the plane; None: the middle of the last volume
     snli : one for each panel, shown in its title; None is left out
 
@@ -259,8 +236,8 @@ def comparison(
     RequestError : no .png, or its folder is missing
     MissingPackageError : matplotlib is not installed
     """
-    plane = plane or plane_across(panels[0][1].geometry, axis)
-    at_ras = middle_of(panels[-1][1].geometry, plane) if at_ras is None else at_ras
+    plane = plane or plane_showing(panels[0][1].geometry, axis)
+    at_ras = panels[-1][1].geometry.on_center_line(plane) if at_ras is None else at_ras
     planes = [extract_plane(volume, plane, at_ras) for _, volume in panels]
     titles = [_title(name, volume, value) for (name, volume), value in zip(panels, snli or [None] * len(panels))]
     window = window_of(planes[0].values, modality)
@@ -342,7 +319,7 @@ def plane_picture(path: str | Path, plane: Volume, modality: str | None = None) 
     modality : "CT" or "MR" for the window; None: `guess_modality`. Raises as `comparison` does
     """
     thin = AXES[int(np.argmin(plane.geometry.shape))]
-    picture = extract_plane(plane, PLANES[anatomical_axes(plane.geometry)[thin]])
+    picture = extract_plane(plane, plane.geometry.plane_across(thin))
     left, right, bottom, top = picture.extent_mm
     scale = PLANE_INCHES / max(right - left, top - bottom)
     low, high = window_of(picture.values, modality or guess_modality(plane))
@@ -353,28 +330,6 @@ def plane_picture(path: str | Path, plane: Volume, modality: str | None = None) 
         axes.imshow(picture.values, cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect="auto")
 
     return save_picture(path, ((right - left) * scale, (top - bottom) * scale), draw)
-
-
-# --- noise ----------------------------------------------------------------------------------------------------
-def noise_curve(path: str | Path, report: dict[str, Any]) -> Path:
-    """The noise of each slice of input and output over the place along the slice axis, as PNG.
-
-    report : that of `upsample`: noise_per_slice {input, output}, z_scale, snli; raises as `comparison` does
-    """
-    noise, snli = report["noise_per_slice"], report.get("snli", {})
-
-    def draw(figure: Any) -> None:
-        axes = figure.add_axes((0.11, 0.15, 0.86, 0.78))
-        for name, step, style in (("input", 1.0, "o"), ("output", 1 / report["z_scale"], ".-")):
-            values = np.array([np.nan if value is None else value for value in noise[name]], float)
-            label = name if snli.get(name) is None else f"{name}, SNLI {snli[name]:.2f}"
-            axes.plot(np.arange(len(values)) * step, values, style, label=label, markersize=5 if name == "input" else 3)
-        unit = ", HU" if report.get("input", {}).get("modality") == "CT" else ""
-        axes.set(xlabel="source slice", ylabel=f"noise of the slice{unit}")
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, loc="lower right")
-
-    return save_picture(path, (7.0, 3.2), draw)
 
 
 # --- files ----------------------------------------------------------------------------------------------------

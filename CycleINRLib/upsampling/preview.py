@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RequestError
-from ..imaging.geometry import AXES, Geometry
+from ..imaging.geometry import AXES, PLANES, Geometry
 from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
@@ -82,22 +82,15 @@ def _in_plane(axis: str) -> list[str]:
 
 def _row_of(geometry: Geometry, axis: str, plane: str, at_mm: float | None) -> tuple[str, int]:
     """The in-plane axis across a coronal, sagittal or axial plane, and the row there."""
-    directions = {"sagittal": 0, "coronal": 1, "axial": 2}  # RAS component across the plane
-    if plane not in directions:
-        raise RequestError("There is no such plane", plane, f"choose one of {', '.join(directions)}")
-    component = directions[plane]
-    along = {name: abs(geometry.directions[component, 2 - AXES.index(name)]) for name in AXES}
-    name = max(along, key=lambda axis_name: along[axis_name])
+    if plane not in PLANES:
+        raise RequestError("There is no such plane", plane, f"choose one of {', '.join(PLANES)}")
+    name = geometry.axis_across(plane)
     if name == axis:
         raise RequestError(f"The slices themselves are {plane}", f"slice axis {axis}", "choose another plane")
     rows = geometry.shape[AXES.index(name)]
     if at_mm is None:
         return name, rows // 2
-    middle = np.array([(n - 1) / 2 for n in geometry.shape])
-    start = middle.copy()
-    start[AXES.index(name)] = 0
-    step = geometry.ras_of(start + np.eye(3)[AXES.index(name)])[component] - geometry.ras_of(start)[component]
-    row = int(np.rint((at_mm - geometry.ras_of(start)[component]) / step))
+    row = np.rint(geometry.kji_of(geometry.on_center_line(plane, at_mm))[AXES.index(name)])
     if not 0 <= row < rows:
         raise RequestError("The plane lies outside the volume", f"{at_mm:g} mm", "choose a place inside")
-    return name, row
+    return name, int(row)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +25,7 @@ from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.io import dicomwrite
 from CycleINRLib.io.dicomwrite import write_series
 from CycleINRLib.io.files import read
+from CycleINRLib.jobs import UpsampleJob
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 REPORT = {"z_scale": 3.5, "consistency": "keep", "model": {"name": "light", "sha256": "abc"}, "job": {}}
@@ -85,7 +90,7 @@ def test_integers_that_fit_are_stored_as_they_are(tmp_path, thick_ct, thick_mr):
         back = read(write_series(volume, None, tmp_path / name, {}))
         assert np.array_equal(back.values, volume.values)
         assert back.values.dtype == volume.values.dtype
-        assert headers(tmp_path / name)[0].RescaleSlope == 1
+        assert headers(tmp_path / name)[0].get("RescaleSlope", 1) == 1
 
 
 def test_a_tilted_stack_steps_obliquely_and_in_plane_shear_is_refused(tmp_path):
@@ -97,6 +102,117 @@ def test_a_tilted_stack_steps_obliquely_and_in_plane_shear_is_refused(tmp_path):
     with pytest.raises(RequestError, match="not at right angles.*write .nrrd"):
         write_series(Volume(values, skewed, "CT", slice_axis="k"), None, tmp_path / "no", {})
     assert not (tmp_path / "no").exists()
+
+
+# --- what it was made from ----------------------------------------------------------------------------------------
+SOURCES = ["dicom_ct_tiny", "dicom_ct_enhanced_tiny/mf.dcm", "dicom_mr_jpegls", "dicom_mr_rescale_per_slice"]
+
+
+def finer(volume: Volume) -> Volume:
+    """Each slice twice, at half the spacing."""
+    volume = volume.slices_first("k")
+    geometry = volume.geometry.resliced(2.0, "k")
+    return volume.with_values(np.repeat(volume.values, 2, axis=0)[: geometry.shape[0]], geometry)
+
+
+def references(dataset: pydicom.Dataset) -> list[tuple[str, int | None]]:
+    return [
+        (str(item.ReferencedSOPInstanceUID), item.get("ReferencedFrameNumber")) for item in dataset.SourceImageSequence
+    ]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_slice_names_the_images_that_it_lies_between(tmp_path, name):
+    volume = read(DATA / name)
+    after = headers(write_series(finer(volume), DATA / name, tmp_path / "out", REPORT))
+    on, between = [references(one) for one in after[::2]], [references(one) for one in after[1::2]]
+    assert all(len(found) == 1 for found in on) and all(len(found) == 2 for found in between)
+    assert len({found[0] for found in on}) == len(volume.values)
+    for n, found in enumerate(between):
+        assert set(found) == {on[n][0], on[n + 1][0]}
+    known = {str(one.SOPInstanceUID) for one in map(pydicom.dcmread, files_of(DATA / name))}
+    assert {uid for found in on for uid, _ in found} <= known
+    assert after[0].DerivationCodeSequence[0].CodeMeaning == "Spatial resampling"
+
+
+def files_of(path: Path) -> list[Path]:
+    return sorted(path.glob("*.dcm")) if path.is_dir() else [path]
+
+
+# --- one multi-frame file -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "compressed"])
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_multi_frame_file_comes_back_in_value_and_place(tmp_path, name, compress):
+    volume = finer(read(DATA / name))
+    folder = write_series(volume, DATA / name, tmp_path / "out", REPORT, enhanced=True, compress=compress)
+    (file,) = folder.iterdir()
+    back, header = read(file), pydicom.dcmread(file)
+    assert back.geometry.same_place_as(volume.geometry, 1e-5)
+    step = 0 if volume.values.dtype.kind in "iu" else float(np.ptp(volume.values)) / 65535
+    assert np.abs(back.values.astype(float) - volume.values).max() <= 0.51 * step
+    thickness = volume.thickness_mm or volume.spacing_mm[0]  # a multi-frame file must tell one
+    assert (back.thickness_mm, back.modality) == (pytest.approx(thickness), volume.modality)
+    assert header.SOPClassUID.name.startswith("Enhanced") and header.NumberOfFrames == len(volume.values)
+    frames = header.PerFrameFunctionalGroupsSequence
+    assert [len(references(frame.DerivationImageSequence[0])) for frame in frames][:3] == [1, 2, 1]
+
+
+def test_compressed_slices_are_smaller_and_the_same(tmp_path, thick_ct):
+    plain, packed = (
+        write_series(thick_ct, None, tmp_path / name, {}, compress=name == "packed") for name in ("plain", "packed")
+    )
+    assert np.array_equal(read(packed).values, read(plain).values)
+    assert sum(f.stat().st_size for f in packed.iterdir()) < sum(f.stat().st_size for f in plain.iterdir())
+    assert headers(packed)[0].file_meta.TransferSyntaxUID.name == "RLE Lossless"
+
+
+@pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
+def test_many_slices_are_never_held_a_second_time(tmp_path, enhanced):
+    values = np.zeros((400, 64, 64), np.int16)
+    values[:, 32, 32] = 1
+    volume = Volume(values, Geometry.from_spacing(values.shape, (1, 1, 1)), "CT", slice_axis="k")
+    write_series(volume, None, tmp_path / "first", {}, enhanced=enhanced)  # what is loaded once
+    tracemalloc.start()
+    write_series(volume, None, tmp_path / "out", {}, enhanced=enhanced)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    headers_mb = 3 if enhanced else 0  # of 400 frames
+    assert peak < 0.5 * values.nbytes + headers_mb * 2**20
+
+
+def test_a_form_of_dicom_without_dicom_is_refused():
+    for form in ("enhanced", "compress"):
+        with pytest.raises(RequestError, match=f"--{form}.*add --dicom"):
+            UpsampleJob(**{form: True})
+
+
+# --- as others read it --------------------------------------------------------------------------------------------
+def errors_of(file: Path) -> set[str]:
+    told = subprocess.run(
+        ["dciodvfy", "-new", str(file)], capture_output=True, text=True, errors="replace", check=False
+    )
+    lines = (told.stdout + told.stderr).splitlines()
+    return {line.strip() for line in lines if line.startswith("Error")}
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy (dicom3tools)")
+@pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_validator_finds_no_error_that_the_source_has_not(tmp_path, name, enhanced):
+    folder = write_series(finer(read(DATA / name)), DATA / name, tmp_path / "out", REPORT, enhanced=enhanced)
+    known = set().union(*map(errors_of, files_of(DATA / name)))
+    assert errors_of(sorted(folder.iterdir())[-1]) <= known
+
+
+def test_an_age_that_breaks_the_rules_is_left_behind(tmp_path):
+    source = make_series(tmp_path / "source")
+    for file in source.iterdir():
+        header = pydicom.dcmread(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header.add_new("PatientAge", "AS", "0Y")
+        header.save_as(file)
+    assert "PatientAge" not in headers(write_series(read(source), source, tmp_path / "out", REPORT))[0]
 
 
 def test_itk_reads_what_was_written(tmp_path, thick_ct):
@@ -135,7 +251,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, thick_mr
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dicomwrite, "_put_pixels", full)
+    monkeypatch.setattr(dicomwrite, "_save", full)
     with pytest.raises(ResourceError, match="No space left"):
         write_series(thick_mr, source, tmp_path / "out", {})
     assert sorted(os.listdir(tmp_path)) == ["full", "source"]
@@ -145,7 +261,7 @@ def test_an_older_series_is_replaced_whole_where_that_is_asked_for(tmp_path, thi
     folder = write_series(thick_mr, None, tmp_path / "out", {})
     uid = headers(folder)[0].SeriesInstanceUID
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dicomwrite, "_put_pixels", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(dicomwrite, "_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         write_series(thick_mr, None, folder, {}, overwrite=True)
     assert headers(folder)[0].SeriesInstanceUID == uid
     write_series(thick_mr, None, folder, {}, overwrite=True)

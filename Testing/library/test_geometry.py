@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from CycleINRLib.errors import VolumeError
-from CycleINRLib.imaging.geometry import AXES, Geometry, coarsest_axis, isotropic_z_scale
+from CycleINRLib.imaging.geometry import AXES, PLANES, Geometry, coarsest_axis, isotropic_z_scale
 
 finite = st.floats(-1, 1, allow_nan=False)
 spacings = st.tuples(*[st.floats(0.1, 12.0)] * 3)
@@ -117,3 +117,36 @@ def test_shear_is_told_from_rotation():
     assert Geometry((2, 2, 2), tilted).is_sheared
     assert not Geometry((2, 2, 2), turned).is_sheared
     assert Geometry((2, 2, 2), np.diag([1, 1, -1, 1])).is_left_handed
+
+
+# --- planes -----------------------------------------------------------------------------------------------------
+@st.composite
+def rotations(draw) -> Geometry:
+    """Any rotation, far beyond 45 degrees, of at least three voxels a side."""
+    a, b, c, d = draw(st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: sum(x * x for x in q) > 0.01))
+    quaternion = np.array([a, b, c, d]) / np.linalg.norm([a, b, c, d])
+    w, v = quaternion[0], quaternion[1:]
+    cross = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = (np.eye(3) + 2 * w * cross + 2 * cross @ cross) * draw(spacings)
+    return Geometry(draw(st.tuples(*[st.integers(3, 40)] * 3)), matrix)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rotations(), st.data())
+def test_every_rotation_has_one_axis_for_each_plane_and_a_coordinate_for_each_row(geometry, data):
+    assert {geometry.plane_across(axis) for axis in AXES} == set(PLANES)
+    for plane in PLANES:
+        axis = geometry.axis_across(plane)
+        assert geometry.plane_across(axis) == plane
+        row = data.draw(st.integers(0, geometry.shape[AXES.index(axis)] - 1))
+        met = geometry.kji_of(geometry.on_center_line(plane, geometry.coordinate_of(plane, row)))
+        middle = (np.array(geometry.shape) - 1) / 2
+        middle[AXES.index(axis)] = row
+        assert np.allclose(met, middle, atol=1e-6)
+
+
+def test_an_axis_nearest_to_a_direction_runs_along_it():
+    straight = Geometry.from_spacing((3, 4, 5), (1, 1, 1))
+    assert straight.ras_axes == {"k": 2, "j": 1, "i": 0}
+    assert straight.slices_first("j").ras_axes == {"k": 1, "j": 2, "i": 0}

@@ -74,13 +74,23 @@ def test_single_columns_are_the_columns_of_the_whole(network, source):
         np.testing.assert_allclose(part[:, :, 0], whole[:, :, column], atol=1e-5 * whole.std())
 
 
+def folded(features):
+    """(1, 5, N, H, W) -> (N, H/2, W/2, 20), pixels as rows of matrices."""
+    return fold(features)[0].permute(1, 2, 3, 0).contiguous()
+
+
+def planes(encoded):
+    """(N, h, w, C) -> (1, C, N, h, w)"""
+    return encoded.permute(3, 0, 1, 2)[None]
+
+
 def test_streamed_encoding_is_the_encoding(network, source):
     features = source_features(torch.from_numpy(source[None, :, :60, :44].copy()), 0.3)
     condition = torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1).of_scan()])
     ticks = []
     with torch.no_grad():
         whole = network.encode(features, condition)
-        streamed = encode_streamed(network, features, condition, lambda: ticks.append(1))
+        streamed = planes(encode_streamed(network, folded(features), condition, lambda: ticks.append(1)))
     torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5 * float(whole.abs().max()))
     assert len(ticks) == 1 + SMALL.blocks
 
@@ -97,7 +107,7 @@ def test_a_window_is_encoded_with_ever_less_around_it(network, source, rows, col
     )
     with torch.no_grad():
         whole = network.encode(features, condition)
-        window = encode_streamed(network, features, condition, lambda: None, (rows, columns))
+        window = planes(encode_streamed(network, folded(features), condition, lambda: None, (rows, columns)))
     torch.testing.assert_close(window, whole[..., rows, columns], rtol=0, atol=1e-5 * float(whole.abs().max()))
     everything = (rows, columns) == (slice(0, 30), slice(0, 22))
     assert (sizes == [30 * 22 * SMALL.channels] * SMALL.blocks) if everything else (sizes[-1] < 0.8 * sizes[0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from CycleINRLib.errors import MissingPackageError, RequestError, ResourceError
-from CycleINRLib.imaging.geometry import AXES, Geometry
+from CycleINRLib.imaging.geometry import AXES, PLANES, Geometry
 from CycleINRLib.imaging.noise import noise_readout
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.pictures import planes as pictures
@@ -49,7 +49,7 @@ def linear_result(source: Volume, z_scale: int) -> Volume:
 
 
 # --- planes ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("plane", pictures.PLANES)
+@pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("order, signs", ORIENTATIONS)
 def test_a_plane_is_turned_right_from_any_orientation(order: tuple[int, ...], signs: tuple[int, ...], plane: str):
     geometry = placed(order, signs)
@@ -66,10 +66,10 @@ def test_a_plane_is_turned_right_from_any_orientation(order: tuple[int, ...], si
     )
 
 
-@pytest.mark.parametrize("plane", pictures.PLANES)
+@pytest.mark.parametrize("plane", PLANES)
 def test_a_plane_goes_through_the_point_that_was_asked_for(plane: str):
     geometry = placed((0, 1, 2), (-1, -1, 1))
-    fixed = pictures.PLANES.index(plane)
+    fixed = PLANES.index(plane)
     wanted = geometry.ras_of(np.array([3, 1, 5]))
     shown = pictures.extract_plane(coordinate(geometry, fixed), plane, wanted)
     assert shown.values == pytest.approx(wanted[fixed])
@@ -77,12 +77,12 @@ def test_a_plane_goes_through_the_point_that_was_asked_for(plane: str):
 
 @pytest.mark.parametrize("axis, plane", [("k", "coronal"), ("j", "sagittal"), ("i", "coronal")])
 def test_the_plane_across_shows_the_slice_axis_with_superior_up(axis: str, plane: str):
-    assert pictures.plane_across(placed((0, 1, 2), (-1, -1, 1)), axis) == plane
+    assert pictures.plane_showing(placed((0, 1, 2), (-1, -1, 1)), axis) == plane
 
 
 def test_a_coordinate_is_met_on_the_center_line_of_a_tilted_scan():
     geometry = placed((0, 1, 2), (-1, -1, 1), tilt=0.3)
-    point = pictures.middle_of(geometry, "coronal", at_mm=34.0)
+    point = geometry.on_center_line("coronal", at_mm=34.0)
     assert point[1] == pytest.approx(34.0)
     indices = geometry.kji_of(point)
     assert indices[[0, 2]] == pytest.approx([2.0, 3.0])
@@ -160,8 +160,8 @@ def test_the_cubic_panel_is_the_plane_of_the_whole_cubic_volume(thick_mr: Volume
     places = np.arange(target.shape[at]) / 3.5
     spline = make_interp_spline(np.arange(source.values.shape[at]), source.values.astype(float), k=3, axis=at)
     whole = replace(source, values=spline(places), geometry=target)
-    plane = pictures.plane_across(source.geometry, axis)
-    middle = pictures.middle_of(target, plane)
+    plane = pictures.plane_showing(source.geometry, axis)
+    middle = target.on_center_line(plane)
     row = pictures._cubic_row(source, target, axis, plane, middle)
     assert sorted(row.values.shape)[0] == 1
     expected = pictures.extract_plane(whole, plane, middle)
@@ -174,7 +174,7 @@ def test_the_cubic_panel_is_left_out_on_another_in_plane_grid(thick_mr: Volume, 
     moved = np.array(result.geometry.ijk_to_ras)
     moved[:3, 3] += 0.4
     elsewhere = replace(result, geometry=Geometry(result.geometry.shape, moved))
-    middle = pictures.middle_of(elsewhere.geometry, "coronal")
+    middle = elsewhere.geometry.on_center_line("coronal")
     assert pictures._cubic_row(thick_mr, elsewhere.geometry, "k", "coronal", middle) is None
     two = picture_of(pictures.coronal_comparison(tmp_path / "two.png", thick_mr, elsewhere))
     three = picture_of(pictures.coronal_comparison(tmp_path / "three.png", thick_mr, result))
@@ -190,13 +190,6 @@ def test_proportions_are_those_of_the_body(tmp_path: Path):
     bright = picture_of(pictures.plane_picture(tmp_path / "ball.png", row))[..., 0] > 0.5
     height, width = np.ptp(np.nonzero(bright), axis=1)
     assert height == pytest.approx(width, rel=0.07)  # a sphere is round although its slices are 3 mm apart
-
-
-def test_the_noise_curve_takes_slices_that_were_left_out(thick_ct: Volume, tmp_path: Path):
-    report = noise_readout(thick_ct.values, linear_result(thick_ct, 4).values, 4, "CT") | {"z_scale": 4.0}
-    report["noise_per_slice"]["output"][5] = None
-    image = picture_of(pictures.noise_curve(tmp_path / "curve.png", report))
-    assert image[..., :3].std() > 0.02
 
 
 def test_a_name_without_png_is_refused(thick_mr: Volume, tmp_path: Path):

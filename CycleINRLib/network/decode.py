@@ -1,0 +1,236 @@
+"""Decodes the places between two source slices, piece by piece of what a cache holds (floor 2).
+
+The same function as `CycleINR.decode`, written for how memory is read. Pixels are rows of matrices, so that each layer
+is one product; what depends on the slices alone is computed once for all places between them:
+
+- The query of LAM is a linear blend of two slices, and so are its logits: q(t) . k_n = (1 - t) q_i . k_n + t q_j . k_n.
+- exp(logit + prior) = exp(logit) exp(prior): the prior of a place is one number for each neighbor.
+- The first layer sees both codes and what LAM found side by side; the blend of codes goes into its weights.
+
+Keys, values and logits lie as planes of a grid with a rim of one pixel, flattened: a neighbor is then a shift.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .model import CycleINR, LocalAttention, Texture
+from .products import relu_linear
+
+PIECE = 8192  # pixels that one thread works on at a time: what lies in its cache
+PIECE_GPU = 2**20
+SAFE_LOGIT = 60.0  # exp of it and of its negative are far from the ends of float32
+
+
+@dataclass(frozen=True, eq=False)
+class SliceCodes:
+    """What places on both sides of a source slice need of it; planes and rows are those of the grid with its rim.
+
+    codes : (L, D) in the network's precision
+    planes : (3, d, L) float32: LAM's queries (divided by sqrt(d)), keys and values; None without LAM
+    own : (9, L') float32: query . key of the 3 x 3 neighbors within the slice, at the pixels `Decoder.span`
+    steepest : the largest norms of a query and of a key: they bound every logit
+    """
+
+    codes: Tensor
+    planes: Tensor | None
+    own: Tensor | None
+    steepest: tuple[float, float] = (0.0, 0.0)
+
+
+class Decoder:
+    """The decoder of one network for (H, W) pixels; codes come with one more pixel on each side."""
+
+    def __init__(self, network: CycleINR, height: int, width: int) -> None:
+        self.network, self.height, self.wide = network, height, width + 2
+        first = self.wide + 1  # the first pixel within the rim
+        self.span = slice(first, first + height * self.wide - 2)  # rows on end: two pixels of rim between them
+        device = network.first.weight.device
+        self.piece = PIECE * torch.get_num_threads() if device.type == "cpu" else PIECE_GPU
+        self.shifts = [dy * self.wide + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        self.layers = _Layers.of(network)
+
+    def of_slice(self, codes: Tensor) -> SliceCodes:
+        """What is needed of one slice, from its codes (H + 2, W + 2, D)."""
+        codes = codes.flatten(0, 1)
+        if self.layers.attend is None:
+            return SliceCodes(codes, None, None)
+        weight, bias = self.layers.attend
+        planes = torch.addmm(bias, weight, codes.float().T).unflatten(0, (3, -1))
+        norms = tuple(float(part.square().sum(0).max().sqrt()) for part in planes[:2])
+        return SliceCodes(codes, planes, self._logits(planes[0], planes[1], self.span), (norms[0], norms[1]))
+
+    def _logits(self, queries: Tensor, keys: Tensor, at: slice, out: Tensor | None = None) -> Tensor:
+        """(9, pixels): queries . keys of the 3 x 3 neighbors at some pixels of the flat grid."""
+        out = keys.new_empty(9, at.stop - at.start) if out is None else out
+        products = keys.new_empty(len(keys), min(self.piece, at.stop - at.start))
+        for a in range(at.start, at.stop, self.piece):
+            b = min(a + self.piece, at.stop)
+            asked, held = queries[:, a:b], products[:, : b - a]
+            for n, shift in enumerate(self.shifts):
+                torch.mul(asked, keys[:, a + shift : b + shift], out=held)
+                torch.sum(held, 0, out=out[n, a - at.start : b - at.start])
+        return out
+
+    def between(
+        self, below: SliceCodes, above: SliceCodes, ts: Sequence[float], query: Tensor, textures: Sequence[float]
+    ) -> Tensor:
+        """The correction at each place t: (textures, P, H, W) float32 in units of detail.
+
+        query : (P, 7), `Conditions.of_place` of each place; textures : amounts of texture
+        """
+        P, count = len(ts), self.span.stop - self.span.start
+        out = below.codes.new_empty((len(textures), P, self.height * self.wide), dtype=torch.float32)
+        made = [self.layers.at(t, one) for t, one in zip(ts, query)]
+        noisy = [self.layers.texture_at(one) for one in query] if any(textures) else []
+        D = below.codes.shape[1]
+        for a in range(0, count, self.piece):
+            b = min(a + self.piece, count)
+            at = slice(self.span.start + a, self.span.start + b)
+            seen = below.codes.new_empty(b - a, self.layers.width)
+            seen[:, :D], seen[:, D : 2 * D] = below.codes[at], above.codes[at]
+            attention = self._attention(below, above, at) if below.planes is not None else None
+            for p, t in enumerate(ts):
+                if attention is not None:
+                    seen[:, 2 * D :] = attention.at(t, made[p].prior).T
+                corrected = _chain(seen, made[p])
+                out[:, p, a:b] = corrected
+                if noisy:
+                    noise = _chain(seen, noisy[p])
+                    for n, amount in enumerate(textures):
+                        out[n, p, a:b] += amount * noise
+        return out.unflatten(2, (self.height, self.wide))[..., : self.wide - 2]
+
+    def _attention(self, below: SliceCodes, above: SliceCodes, at: slice) -> _Attention:
+        start = at.start - self.span.start
+        inside = slice(start, start + at.stop - at.start)
+        assert below.planes is not None and above.planes is not None and below.own is not None and above.own is not None
+        logits = below.planes.new_empty(2, 18, at.stop - at.start)
+        logits[0, :9], logits[1, 9:] = below.own[:, inside], above.own[:, inside]
+        self._logits(below.planes[0], above.planes[1], at, logits[0, 9:])
+        self._logits(above.planes[0], below.planes[1], at, logits[1, :9])
+        values = [
+            part.planes[2, :, at.start + shift : at.stop + shift]
+            for part in (below, above)
+            for shift in self.shifts
+            if part.planes is not None
+        ]
+        highest = max(one.steepest[0] for one in (below, above)) * max(one.steepest[1] for one in (below, above))
+        return _Attention(logits, values, highest)
+
+
+class _Attention:
+    """LAM for one piece of pixels between two slices: sum of softmax(logits + prior) times values, at any t."""
+
+    def __init__(self, logits: Tensor, values: list[Tensor], highest: float) -> None:
+        self.logits, self.values, self.highest = logits, values, highest
+        self.weights = torch.empty_like(logits[0])
+        self.total = torch.empty_like(values[0], memory_format=torch.contiguous_format)
+
+    def at(self, t: float, prior: Tensor) -> Tensor:
+        """(d, pixels); the memory is used again by the next call. prior : (18,) float32 on the CPU."""
+        weights = torch.lerp(self.logits[0], self.logits[1], t, out=self.weights)
+        if self.highest > SAFE_LOGIT:
+            weights -= weights.amax(0)
+        weights.exp_()
+        shares = torch.exp(prior - prior.max())
+        torch.mul(self.values[0], weights[0] * shares[0].item(), out=self.total)
+        for value, weight, share in zip(self.values[1:], weights[1:], shares[1:].tolist()):
+            self.total.addcmul_(value, weight, value=share)
+        return self.total.div_(shares.to(weights.device) @ weights)
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """The weights of three layers at one place, scale, shift and blend folded in; rounded once."""
+
+    first: tuple[Tensor, Tensor]
+    second: tuple[Tensor, Tensor]
+    last: Tensor
+    bias: float
+    prior: Tensor
+
+
+def _chain(seen: Tensor, place: _Place) -> Tensor:
+    """(pixels,) float32: three layers of rows (pixels, in)."""
+    hidden = relu_linear(relu_linear(seen, *place.first), *place.second)
+    return torch.mv(hidden.float(), place.last).add_(place.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layers:
+    """The layers of the decoder in float32, to be folded for each place."""
+
+    network: CycleINR
+    attend: tuple[Tensor, Tensor] | None  # weight (3 d, D) and bias (3 d, 1) of queries, keys and values
+    width: int  # of the first layer: codes of both slices, and what LAM found
+
+    @classmethod
+    def of(cls, network: CycleINR) -> _Layers:
+        attend, width = network.attend, 2 * network.config.codes
+        if attend is None:
+            return cls(network, None, width)
+        query, both = attend.query, attend.key_value
+        root = math.sqrt(attend.key)
+        weight = torch.cat([query.weight.float() / root, both.weight.float()])[:, :, 0, 0]
+        bias = torch.cat([_bias(query) / root, _bias(both)])[:, None]
+        return cls(network, (weight, bias), width + attend.key)
+
+    def at(self, t: float, query: Tensor) -> _Place:
+        """For the place t between two slices, told by `query` (7,)."""
+        network = self.network
+        dtype = network.leave.weight.dtype
+        scale1, shift1, scale2, shift2 = network.modulate(query).float().chunk(4)
+        first, bias = _modulated(network.first, scale1, shift1)
+        columns = [(1 - t) * first, t * first]
+        prior = first.new_zeros(0)
+        if network.attend is not None:
+            columns.append(network.attend.output.weight.float()[:, :, 0, 0] * (1 + scale1)[:, None])
+            prior = _prior(network.attend, t).cpu()
+        second = _modulated(network.second, scale2, shift2)
+        last = network.last.weight[0, :, 0, 0].float()
+        return _Place(
+            _as(dtype, torch.cat(columns, 1), bias), _as(dtype, *second), last, float(_bias(network.last)), prior
+        )
+
+    def texture_at(self, query: Tensor) -> _Place:
+        """The same for the texture, which sees both codes as they are; nothing of LAM."""
+        texture: Texture = self.network.texture
+        dtype = self.network.leave.weight.dtype
+        scale1, shift1, scale2, shift2 = texture.modulate(query).float().chunk(4)
+        first, bias = _modulated(texture.first, scale1, shift1)
+        first = F.pad(first, (0, self.width - first.shape[1]))
+        second = _modulated(texture.second, scale2, shift2)
+        return _Place(
+            _as(dtype, first, bias),
+            _as(dtype, *second),
+            texture.last.weight[0, :, 0, 0].float(),
+            0.0,
+            first.new_zeros(0),
+        )
+
+
+def _prior(attend: LocalAttention, t: float) -> Tensor:
+    """(18,) float32: what a neighbor's position says about it."""
+    weight = attend.gain
+    return attend.prior(torch.tensor([t], device=weight.device, dtype=weight.dtype))[0].float()
+
+
+def _bias(layer: torch.nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias.float()
+
+
+def _modulated(layer: torch.nn.Conv2d, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (out, in) and bias (out,) of (1 x 1 layer) * (1 + scale) + shift, in float32."""
+    return layer.weight.float()[:, :, 0, 0] * (1 + scale)[:, None], _bias(layer) * (1 + scale) + shift
+
+
+def _as(dtype: torch.dtype, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    return weight.to(dtype).contiguous(), bias.to(dtype)
