@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+REMEMBERED = tempfile.TemporaryDirectory(prefix="cycleinr-cache-")
+os.environ["CYCLEINR_CACHE"] = REMEMBERED.name  # never what the user's own runs remember
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 if str(REPOSITORY) not in sys.path:  # tests run from a bare checkout too

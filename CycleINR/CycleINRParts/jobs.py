@@ -6,8 +6,9 @@ from typing import Any
 
 from CycleINRLib.child.run import Run
 from CycleINRLib.errors import Cancelled, CycleINRError
+from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.panel.state import Panel
-from CycleINRLib.upsampling.speed import Speed
+from CycleINRLib.upsampling.speed import Speed, known_speed
 
 Start = Callable[[], Run]
 
@@ -147,6 +148,8 @@ class Speeds:
         """
         options = {name: request[name] for name in ("model", "device", "precision")}
         key = tuple(options.values())
+        if key not in self._known and (remembered := known_speed(UpsampleJob(**options))):
+            self._known[key] = remembered
         if key not in self._known and not self._quiet.busy:
 
             def heard(outcome) -> None:

@@ -23,6 +23,7 @@ def examine() -> dict[str, Any]:
     -------
     dict with "version", "python", "platform", "cores"; "packages" {name: version or None};
     "devices" [{"device", "name", "memory_gb", "problem"}], "models" [{"name", "file", "problem"}];
+    "speed" (upsampling.speed.Speed) of the model that "auto" means, measured and remembered, or None;
     "problems" [str], empty where the network can run
     """
     packages = {name: _version(name) for name in NEEDED}
@@ -45,6 +46,7 @@ def examine() -> dict[str, Any]:
         "packages": packages,
         "devices": devices,
         "models": models,
+        "speed": None if problems else _speed(),
         "problems": problems,
     }
 
@@ -62,6 +64,10 @@ def lines_of(facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append((f"Device {device['device']}", works))
     for model in facts["models"]:
         lines.append((f"Model {model['name']}", model["problem"] or "loads"))
+    if facts.get("speed"):
+        rates = (1e-6 / max(facts["speed"][name], 1e-12) for name in ("encode_s", "decode_s"))
+        encoded, decoded = (f"{rate:.2g}" for rate in rates)
+        lines.append(("Speed", f"encodes {encoded} and decodes {decoded} million voxels a second"))
     lines.append(("Result", "; ".join(facts["problems"]) or "everything that the network needs is there"))
     return lines
 
@@ -117,6 +123,22 @@ def _models(can_load: bool) -> list[dict[str, Any]]:
             problem = _reason(error)
         found.append({"name": name, "file": str(path), "problem": problem})
     return found
+
+
+def _speed() -> dict[str, Any] | None:
+    """How fast the network runs here, from about a second of a drawn scan; later answers come from it."""
+    import numpy as np
+
+    from ..imaging.geometry import Geometry
+    from ..imaging.volume import Volume
+    from ..upsampling.speed import CALIBRATION, measured_speed
+
+    k, j, i = np.indices(CALIBRATION)
+    values = (300 * np.sin(j / 3 + k) * np.cos(i / 5 - k) + 50 * np.sin(17.0 * j * i + k)).astype(np.int16)
+    try:
+        return measured_speed(Volume(values, Geometry.from_spacing(values.shape, (4.0, 1.0, 1.0)), "CT")).to_json()
+    except Exception:  # what is wrong stands where the device or the model was tried
+        return None
 
 
 def _reason(error: Exception) -> str:

@@ -56,8 +56,8 @@ def _volume_facts(volume: Volume, console: Console) -> dict[str, Any]:
 
 def _plan_facts(volume: Volume, console: Console) -> dict[str, Any]:
     """What upsample would do by default, or why it would refuse."""
+    from ..upsampling.plan import plan
     from ..upsampling.speed import expected_seconds
-    from ..upsampling.upsample import plan
 
     try:
         planned = plan(volume, UpsampleJob())
@@ -67,7 +67,7 @@ def _plan_facts(volume: Volume, console: Console) -> dict[str, Any]:
         return {"refused": str(error), "code": error.code}
     names = ("z_scale", "profile", "thickness_mm", "consistency", "output_mb", "memory_mb", "seconds")
     facts = {name: getattr(planned, name) for name in names}
-    time = "time unknown without torch" if planned.seconds is None else f"about {planned.seconds:.0f} s"
+    time = "time unknown: run cycleinr check" if planned.seconds is None else f"about {planned.seconds:.0f} s"
     console.say(f"upsample      {place_of(planned.target)}, z-scale {planned.z_scale:.4g}, {planned.consistency}")
     console.say(f"              memory about {planned.memory_mb:.0f} MB, file up to {planned.output_mb:.0f} MB, {time}")
     for message in planned.warnings:

@@ -7,6 +7,7 @@ import os
 import torch
 
 from ..errors import ResourceError
+from ..machine import usable_cores
 from .model import CycleINR
 
 MATRIX_UNITS = ("AMX", "AVX10")  # of the names of ONEDNN_MAX_CPU_ISA: those that leave the matrix units in use
@@ -21,6 +22,7 @@ def choose_device(asked: str) -> str:
     ------
     ResourceError : the asked device is absent or runs no kernel
     """
+    _stay_within_cores()
     if asked == "cpu":
         return "cpu"
     if asked in ("cuda", "mps"):
@@ -29,6 +31,12 @@ def choose_device(asked: str) -> str:
             raise ResourceError(f"The device {asked} cannot be used", problem, "use --device cpu")
         return asked
     return "cuda" if _problem("cuda") is None else "cpu"
+
+
+def _stay_within_cores() -> None:
+    """No more threads than the process may use cores: torch counts those of the whole machine where a control group
+    grants fewer."""
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
 def _problem(device: str) -> str | None:

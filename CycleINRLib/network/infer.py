@@ -242,13 +242,6 @@ def _flat(layer: torch.nn.Conv3d) -> Tensor:
     return layer.weight[:, :, 0].contiguous(memory_format=torch.channels_last)
 
 
-def bytes_per_row(network: CycleINR, slices: int, width: int, outputs: int, element: int) -> float:
-    """Memory that one row of a slab needs: encoded copy, features with their passing copies, and output slices."""
-    encoded = network.config.channels / 4 * element
-    features = FEATURES * element
-    return width * (slices * (encoded + features + 3 * 4) + outputs * 3 * 4)
-
-
 def step_count(network: CycleINR, slices: int) -> int:
     """How many times `corrections` calls `tick`."""
     return 1 + len(network.blocks) + max(slices - 1, 1)

@@ -17,11 +17,11 @@ from ..imaging.consistency import Grid, Remainder, along_z, kept, projection
 from ..imaging.intensity import IntensityScale
 from ..imaging.interpolation import base_weights
 from ..imaging.noise import AcquiredQuery, positions_to_query
-from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, rows_within, slab_for_rows
+from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
-from .memory import is_out_of_memory, rows_that_fit, working_bytes
+from .memory import bytes_per_row, is_out_of_memory, rows_that_fit, usual_rows, working_bytes
 from .plan import Plan, doubts
 from .smoothing import REACH, smoothed, widened
 
@@ -317,15 +317,20 @@ class Engine:
         """
         if (first, last) != (0, shape[1]):
             return [slab_for_rows(first, last, shape[1], self.halo)]
-        rows = rows_within(working_bytes(self.device), shape[1], self._bytes_per_row(shape, grid), 0, self.halo)
+        rows = usual_rows(shape, len(grid.positions), *self.slab_rule)
         return plan_slabs(shape[1], self.halo, self._fitting(shape, grid, min(rows, self.rows_limit or rows)))
 
-    def _bytes_per_row(self, shape: tuple[int, ...], grid: Grid) -> float:
+    @property
+    def slab_rule(self) -> tuple[int, int, int, float]:
+        """What decides how many rows a slab has, beside the scan: see `memory.usual_rows`."""
         from ..network.device import DTYPES
-        from ..network.infer import bytes_per_row
 
         element = DTYPES[self.precision].itemsize
-        return bytes_per_row(self.network, shape[0], shape[2], len(grid.positions), element)
+        return self.network.config.channels, element, self.halo, working_bytes(self.device)
+
+    def _bytes_per_row(self, shape: tuple[int, ...], grid: Grid) -> float:
+        channels, element, *_ = self.slab_rule
+        return bytes_per_row(channels, shape[0], shape[2], len(grid.positions), element)
 
     def _fitting(self, shape: tuple[int, ...], grid: Grid, rows: int) -> int:
         """`rows`, or fewer with a warning where less memory is free than they take."""

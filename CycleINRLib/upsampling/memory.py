@@ -7,6 +7,7 @@ import os
 from ..errors import ResourceError
 from ..imaging.slabs import MIN_ROWS, rows_within
 
+FEATURES = 5  # that the encoder sees of a voxel, see `network.model`
 WORKING_BYTES = 1.2e9  # what one slab may take; with torch itself it stays within the promised 2 GB
 
 
@@ -38,6 +39,20 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "can't allocate memory" in text
         or "not enough memory" in text
     )
+
+
+def bytes_per_row(channels: int, slices: int, width: int, outputs: int, element: int) -> float:
+    """Memory that one row of a slab needs: encoded copy, features, the slices as given, and output slices.
+
+    channels : of the encoder, on 2 x 2 folded pixels; element : bytes of a number in the network's precision
+    """
+    encoded = channels / 4 * element
+    return width * (slices * (encoded + FEATURES * element + 3 * 4) + outputs * 3 * 4)
+
+
+def usual_rows(shape: tuple[int, ...], outputs: int, channels: int, element: int, halo: int, working: float) -> int:
+    """Rows of a slab of a scan (N, J, I): from scan and model alone, not from what is free."""
+    return rows_within(working, shape[1], bytes_per_row(channels, shape[0], shape[2], outputs, element), 0, halo)
 
 
 def working_bytes(device: str) -> float:

@@ -1,12 +1,15 @@
 """How fast this machine is with one model, so that the time of any plan can be told at once (floor 3).
 
-Measuring needs torch, which the panel has only in a child process; the arithmetic of `Speed.seconds` does not. The
-panel imports this file when Slicer starts, so that what loads scipy is imported where it is needed.
+Measured once for each machine, size of network, device and precision, by the first run that computes or by
+`cycleinr check`, and remembered (`machine`). Measuring needs torch; `known_speed` and the arithmetic of
+`Speed.seconds` do not. The panel imports this file when Slicer starts, so that what loads scipy is imported where it is
+needed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,11 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import MissingPackageError
+from ..errors import ModelError
 from ..events import Stopwatch
 from ..imaging.consistency import KEEP_RATIO
+from ..imaging.slabs import plan_slabs
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
+from ..machine import processor, recall, remember, usable_cores
+from ..modelcard import read_card
+from .memory import usual_rows
 from .plan import Plan, plan
 
 if TYPE_CHECKING:
@@ -50,12 +57,15 @@ class Speed:
     decode_s : for each voxel of the result, of least error
     textured_s : the same with texture; None where the model knows none
     device : where, in words
+    slabs : channels of the encoder, bytes of a number, halo in rows, bytes that a slab may take: they decide how many
+        rows are computed twice; None: none
     """
 
     encode_s: float
     decode_s: float
     textured_s: float | None
     device: str
+    slabs: tuple[int, int, int, float] | None = None
 
     def seconds(
         self, source: Volume, planned: Plan, job: UpsampleJob | None = None, rows_read: int | None = None
@@ -63,15 +73,23 @@ class Speed:
         """What a plan of `source` will take, from the start of the process to the report.
 
         job : says what is fitted and checked beside it
-        rows_read : of all slabs together, with their halos; None: without halos
+        rows_read : of all slabs together, with their halos; None: as `slabs` says
         """
         job = job or UpsampleJob()
-        slices, rows, columns = source.geometry.slices_first(planned.axis).shape
+        slices, rows, columns = shape = source.geometry.slices_first(planned.axis).shape
+        rows_read = rows_read or self._rows_read(shape, len(planned.grid.positions))
         textured = self.textured_s is not None and job.texture != 0
         halo = HALO * self.encode_s * slices * columns * (max(rows, rows_read or rows) - rows)
         whole = Work(slices, rows, columns, len(planned.grid.positions), textured)
         passes = [whole, *_beside((slices, rows, columns), planned, job, textured)]
         return START_S + BESIDES * (halo + sum(self._pass(one) for one in passes))
+
+    def _rows_read(self, shape: tuple[int, ...], places: int) -> int:
+        if self.slabs is None:
+            return shape[1]
+        channels, element, halo, working = self.slabs
+        size = usual_rows(shape, places, channels, element, halo, working)
+        return sum(slab.read_last - slab.read_first for slab in plan_slabs(shape[1], halo, size))
 
     def _pass(self, work: Work) -> float:
         decode = self.textured_s if work.textured and self.textured_s is not None else self.decode_s
@@ -79,6 +97,18 @@ class Speed:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def known_speed(job: UpsampleJob | None = None) -> Speed | None:
+    """The speed for the model, device and precision of `job` as an earlier run measured it here; loads no torch.
+
+    None where no run has, or there is no such model.
+    """
+    try:
+        facts = recall("speed", _key(job or UpsampleJob()))
+        return None if facts is None else Speed(**{**facts, "slabs": tuple(facts["slabs"])})
+    except (ModelError, TypeError, KeyError):  # or of another version
+        return None
 
 
 def measured_speed(volume: Volume, job: UpsampleJob | None = None) -> Speed:
@@ -96,22 +126,31 @@ def measured_speed(volume: Volume, job: UpsampleJob | None = None) -> Speed:
 
     job = job or UpsampleJob()
     planned = plan(volume, job)
-    return _calibrated(Engine.of(volume, job, planned, None, None), volume.slices_first(planned.axis).values)
+    engine = Engine.of(volume, job, planned, None, None)
+    return remember_speed(engine, volume.slices_first(planned.axis).values, job)
+
+
+def remember_speed(engine: Engine, values: np.ndarray, job: UpsampleJob) -> Speed:
+    """Measures on a block of the scan, `values` (N, J, I), and keeps it for `known_speed`."""
+    speed = _calibrated(engine, values)
+    remember("speed", _key(job), speed.to_json())
+    return speed
 
 
 def expected_seconds(volume: Volume, planned: Plan, job: UpsampleJob | None = None) -> float | None:
-    """Seconds that the plan will take on this machine, from a calibration of about a second; None without torch."""
-    from .engine import Engine
-
+    """Seconds that the plan will take on this machine; None where its speed is not known yet."""
     job = job or UpsampleJob()
-    try:
-        engine = Engine.of(volume, job, planned, None, None)
-    except MissingPackageError:
-        return None
-    values = volume.slices_first(planned.axis).values
-    slabs = engine.slabs(values.shape, 0, values.shape[1], planned.grid)
-    rows_read = sum(slab.read_last - slab.read_first for slab in slabs)
-    return round(_calibrated(engine, values).seconds(volume, planned, job, rows_read), 1)
+    speed = known_speed(job)
+    return None if speed is None else round(speed.seconds(volume, planned, job), 1)
+
+
+def _key(job: UpsampleJob) -> str:
+    """Machine, version, size of network, device and precision: what a speed depends on."""
+    from .. import __version__
+    from ..network.weights import find_model
+
+    sizes = json.dumps(read_card(find_model(job.model)).network, sort_keys=True)
+    return " | ".join([__version__, processor(), f"{usable_cores()} cores", sizes, job.device, job.precision])
 
 
 def _beside(shape: tuple[int, int, int], planned: Plan, job: UpsampleJob, textured: bool) -> Iterator[Work]:
@@ -158,4 +197,10 @@ def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
     first, place = each(0.0)
     textured = each(1.0)[1] if engine.card.texture else None
     encode = max(0.0, first - len(few) * place) / block.size
-    return Speed(encode, place / pixels, None if textured is None else textured / pixels, describe(engine.device))
+    return Speed(
+        encode,
+        place / pixels,
+        None if textured is None else textured / pixels,
+        describe(engine.device),
+        engine.slab_rule,
+    )

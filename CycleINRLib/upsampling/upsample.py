@@ -26,6 +26,7 @@ from .engine import Engine, Remainder, Settings
 from .gain import self_check
 from .plan import Plan, plan
 from .settings import fit
+from .speed import known_speed, remember_speed
 
 __all__ = ["Plan", "Result", "plan", "upsample"]
 
@@ -87,6 +88,8 @@ def upsample(
         "gain_seconds": fitted.gain_seconds,  # of these, for fitting the gain
         "texture_seconds": fitted.texture_seconds,  # and the texture
     }
+    if known_speed(job) is None:
+        remember_speed(engine, source.values, job)
     return Result(result, _report(volume, result, job, planned, engine, fitted.settings, readout, errors, check, spent))
 
 

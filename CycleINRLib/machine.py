@@ -1,0 +1,123 @@
+"""What the machine is, and small facts that runs leave for later ones: its speed, what was fitted to a scan (floor 0).
+
+Facts are kept in the user's cache folder. Each kind is one JSON file of a bounded number of entries, written whole.
+Nothing depends on them but time: where the folder cannot be read or written, or a file is damaged, nothing is kept
+and nothing is said. `CYCLEINR_CACHE` names another folder; set to nothing, it keeps nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from .wholefile import write_text
+
+GROUPS = Path("/sys/fs/cgroup")
+MOST = 200  # entries of a kind: the oldest go first
+MOST_BYTES = 2_000_000  # a file larger than this is not ours
+
+
+# --- what it is, never how busy it is --------------------------------------------------------------------------
+def processor() -> str:
+    """The kind of the processor and its name."""
+    name = platform.processor()
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{platform.machine()} {name}".strip()
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: its affinity and the quota of its control group, never the load."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not on Linux
+        cores = os.cpu_count() or 1
+    for text in _quotas():
+        quota, _, period = text.strip().partition(" ")
+        if quota.isdigit() and period.isdigit() and int(period):
+            cores = min(cores, max(1, -(-int(quota) // int(period))))
+    return cores
+
+
+def _quotas() -> list[str]:
+    """ "QUOTA PERIOD" of each control group above this process, in microseconds (cgroup 2, then 1)."""
+    found = []
+    try:
+        with open("/proc/self/cgroup", encoding="ascii") as file:
+            own = next((line.split("::", 1)[1].strip() for line in file if line.startswith("0::")), "/")
+        folder = GROUPS / own.lstrip("/")
+        for place in (folder, *folder.parents):
+            if (place / "cpu.max").is_file():
+                found.append((place / "cpu.max").read_text("ascii"))
+            if place == GROUPS:
+                break
+        first = GROUPS / "cpu"
+        if (first / "cpu.cfs_quota_us").is_file():
+            found.append(
+                " ".join((first / f"cpu.cfs_{name}_us").read_text("ascii").strip() for name in ("quota", "period"))
+            )
+    except (OSError, ValueError, IndexError):
+        pass
+    return found
+
+
+# --- what is remembered ----------------------------------------------------------------------------------------
+def cache_folder() -> Path | None:
+    """Where it is kept; None where nothing is to be kept."""
+    asked = os.environ.get("CYCLEINR_CACHE")
+    if asked is not None:
+        return Path(asked) if asked else None
+    try:
+        home = Path.home()
+    except RuntimeError:  # no home folder
+        return None
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / "cycleinr"
+
+
+def recall(kind: str, key: str) -> dict[str, Any] | None:
+    """What `remember` was given for the same key; None where it is not known."""
+    found = _entries(kind).get(key)
+    return found if isinstance(found, dict) else None
+
+
+def remember(kind: str, key: str, facts: dict[str, Any]) -> None:
+    """Keeps the facts, JSON-ready, for later runs; of two runs at once, one may forget what the other kept."""
+    folder = cache_folder()
+    if folder is None:
+        return
+    entries = _entries(kind)
+    entries.pop(key, None)
+    entries[key] = facts
+    kept = dict(list(entries.items())[-MOST:])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"{kind}.json", json.dumps(kept, allow_nan=False))
+    except (OSError, ValueError):
+        pass
+
+
+def _entries(kind: str) -> dict[str, Any]:
+    folder = cache_folder()
+    if folder is None:
+        return {}
+    path = folder / f"{kind}.json"
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            return {}
+        entries = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}

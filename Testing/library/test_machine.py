@@ -1,0 +1,84 @@
+"""What is kept between runs, and what is answered from it at once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import CycleINRLib as cycleinr
+from CycleINRLib import machine
+from CycleINRLib.jobs import UpsampleJob
+from CycleINRLib.upsampling.speed import known_speed
+
+HEAVY = ("torch", "matplotlib", "vtk")
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("CYCLEINR_CACHE", str(folder))
+    return folder
+
+
+def info(path) -> tuple[dict, set[str]]:
+    """What `cycleinr info` answers, and which heavy packages it loaded."""
+    program = (
+        "import sys; from CycleINRLib.cli.main import main; status = main(sys.argv[1:]);"
+        f"print(*(name for name in {HEAVY} if name in sys.modules), file=sys.stderr); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "info", str(path), "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), set(done.stderr.splitlines()[-1].split())
+
+
+def test_info_loads_no_network_and_tells_the_time_once_a_run_has_made_the_table(empty_cache, thick_ct, tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "scan.nrrd"
+    cycleinr.write(thick_ct, path)
+    facts, loaded = info(path)
+    assert facts["upsample"]["seconds"] is None and loaded == set()
+    cycleinr.upsample(thick_ct, z_scale=2, gain=1.0)
+    facts, loaded = info(path)
+    assert facts["upsample"]["seconds"] > 0 and loaded == set()
+
+
+def test_a_speed_is_that_of_one_model_device_and_precision(empty_cache, thick_ct):
+    pytest.importorskip("torch")
+    cycleinr.upsample(thick_ct, z_scale=2, gain=1.0, device="cpu", precision="float32")
+    assert known_speed(UpsampleJob(device="cpu", precision="float32")) is not None
+    assert known_speed(UpsampleJob(device="cpu", precision="bfloat16")) is None
+    assert known_speed(UpsampleJob(model="base", device="cpu", precision="float32")) is None
+    assert known_speed(UpsampleJob(model="no such model")) is None
+
+
+def test_what_is_kept_is_bounded_and_the_oldest_goes_first(empty_cache, monkeypatch):
+    monkeypatch.setattr(machine, "MOST", 3)
+    for n in (1, 2, 3, 1, 4):  # 1 is told again, so 2 is the oldest
+        machine.remember("kind", str(n), {"n": n})
+    assert [n for n in range(1, 5) if machine.recall("kind", str(n))] == [1, 3, 4]
+    assert [path.name for path in empty_cache.iterdir()] == ["kind.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"key": 3}', '{"key": "text"}'])
+def test_a_damaged_file_is_nothing_known(empty_cache, text):
+    empty_cache.mkdir()
+    (empty_cache / "kind.json").write_text(text)
+    assert machine.recall("kind", "key") is None
+    machine.remember("kind", "key", {"n": 1})
+    assert machine.recall("kind", "key") == {"n": 1}
+
+
+def test_a_folder_that_cannot_be_made_keeps_nothing_and_says_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    for asked in (str(tmp_path / "file" / "cache"), ""):
+        monkeypatch.setenv("CYCLEINR_CACHE", asked)
+        machine.remember("kind", "key", {"n": 1})
+        assert machine.recall("kind", "key") is None
+
+
+def test_cores_are_those_that_a_control_group_grants(monkeypatch):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    for quotas, cores in (([], 64), (["max 100000"], 64), (["200000 100000"], 2), (["50000 100000"], 1)):
+        monkeypatch.setattr(machine, "_quotas", lambda quotas=quotas: quotas)
+        assert machine.usable_cores() == cores
