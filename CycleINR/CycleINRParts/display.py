@@ -18,6 +18,7 @@ class Display:
         self._readout = TextTable(ui.readoutTable)
         self._queue = TextTable(ui.queueTable)
         self._tips: dict[str, str] = {}  # of CycleINR.ui, of controls that are disabled at times
+        self._shown: dict[str, bool] = {}  # by the name of the widget
 
     def view(self, view: View) -> None:
         """What the state machine says."""
@@ -26,19 +27,20 @@ class Display:
         ui.applyButton.enabled = view.button_enabled
         ui.previewButton.enabled, ui.previewButton.toolTip = view.preview_enabled, view.preview_tooltip
         ui.adaptButton.enabled, ui.adaptButton.toolTip = view.adapt_enabled, view.adapt_tooltip
-        ui.adaptLabel.text, ui.adaptLabel.visible = view.adapted, bool(view.adapted)
+        ui.adaptLabel.text = view.adapted
+        self._show(ui.adaptLabel, bool(view.adapted))
         for group in (ui.inputsCollapsibleButton, ui.outputsCollapsibleButton, ui.advancedCollapsibleButton):
             group.enabled = view.inputs_enabled
             group.toolTip = "" if view.inputs_enabled else _("Wait until the running job ends, or cancel it.")
-        ui.progressBar.visible = view.percent is not None
+        self._show(ui.progressBar, view.percent is not None)
         ui.progressBar.value = view.percent or 0
         ui.messageLabel.text = view.message
-        ui.messageLabel.visible = bool(view.message)
-        ui.copyButton.visible = bool(view.details)
+        self._show(ui.messageLabel, bool(view.message))
+        self._show(ui.copyButton, bool(view.details))
         ui.warningsLabel.text = "\n".join(_("Note: {text}").format(text=text) for text in view.warnings)
-        ui.warningsLabel.visible = bool(view.warnings)
-        ui.informationCollapsibleButton.visible = bool(view.information)
-        ui.resultCollapsibleButton.visible = bool(view.readout)
+        self._show(ui.warningsLabel, bool(view.warnings))
+        self._show(ui.informationCollapsibleButton, bool(view.information))
+        self._show(ui.resultCollapsibleButton, bool(view.readout))
         self._information.show(view.information)
         self._readout.show(view.readout)
         self._queue.show(view.queue)
@@ -84,7 +86,8 @@ class Display:
             widget = ui.zScaleSpinBox if name == "z-scale" else ui.spacingSpinBox
             self._enable(widget, asked.target == name, _("Choose {name} under Slices first.").format(name=name))
         self._enable(ui.modelComboBox, not asked.modelFile, _("The model file under Advanced takes its place."))
-        ui.framesCheckBox.visible = ui.framesCheckBoxLabel.visible = frames is not None
+        for widget in (ui.framesCheckBox, ui.framesCheckBoxLabel):
+            self._show(widget, frames is not None)
         one = volumes < 2 and not (frames is not None and asked.allFrames)
         each = _("Several volumes are chosen: each gets a new volume.")
         whole = _("All frames are computed: they become a new sequence.")
@@ -100,6 +103,11 @@ class Display:
         fitted = _("The texture is fitted to the scan; uncheck that to choose it yourself.")
         self._enable(self._ui.textureCheckBox, bool(knows), why_not)
         self._enable(self._ui.textureSlider, bool(knows) and not asked.textureDefault, fitted if knows else why_not)
+
+    def _show(self, widget, visible: bool) -> None:
+        """Only what changed: a child of a collapsed ctkCollapsibleButton that is shown is hidden again at once."""
+        if self._shown.get(widget.objectName) != visible:
+            self._shown[widget.objectName] = widget.visible = visible
 
     def _enable(self, widget, possible: bool, why: str) -> None:
         """With its own tooltip, or the one that says why it is disabled."""

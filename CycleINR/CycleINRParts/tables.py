@@ -12,15 +12,16 @@ class TextTable:
         self._table = table
         self._items: list = []  # Qt does not keep a Python reference to them
         self._shown: tuple = ()
+        table.visible = False
 
     def show(self, rows: Sequence[Sequence[str]]) -> None:
         """One row of texts each; the last entry is the tooltip of the whole row. An empty table is hidden."""
         import qt
 
         rows = tuple(tuple(row) for row in rows)
-        self._table.visible = bool(rows)
         if rows == self._shown:
             return
+        self._table.visible = bool(rows)
         self._shown, self._items = rows, []
         self._table.setRowCount(len(rows))
         for r, (*texts, tip) in enumerate(rows):

@@ -92,7 +92,9 @@ def test_the_entry_lacks_nothing_that_is_required():
 
 def test_the_entry_has_unix_line_ends_and_its_category_exists():
     assert b"\r" not in ENTRY.read_bytes()
-    assert entry()["category"] == "Filtering"  # one of the index's list, and the module's own (test_module_file.py)
+    assert (
+        stated("EXTENSION_CATEGORY") == entry()["category"] == "Filtering"
+    )  # one of the index's list, and the module's own (test_module_file.py)
 
 
 def test_the_names_of_extension_and_repository_follow_the_rules():
@@ -222,7 +224,7 @@ def test_all_that_the_module_loads_at_its_import_is_allowed():
     """CycleINR.py and, followed through the library, every file that is loaded with it."""
     allowed = {*sys.stdlib_module_names, "numpy", "scipy", "SimpleITK", "vtk", "slicer"}
     seen: set[Path] = set()
-    waiting = [MODULE]
+    waiting = [MODULE, *sorted((MODULE.parent / "CycleINRParts").glob("*.py"))]  # these when the panel is opened
     while waiting:
         path = waiting.pop()
         if path in seen:
@@ -257,3 +259,7 @@ def package_of(path: Path) -> list[str]:
     """The package that a file lies in: ["CycleINRLib", "imaging"]."""
     home = next(home for home in HOMES.values() if home in path.parents and (home / "__init__.py").is_file())
     return [home.name, *path.relative_to(home).parts[:-1]]
+
+
+def test_the_home_page_says_what_is_known_of_patents():
+    assert "patent" in README

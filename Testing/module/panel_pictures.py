@@ -49,13 +49,11 @@ def main(folder: Path) -> None:
 
 def open_panel(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Any, Any, standins.Application]:
     """The panel with the scan chosen, as a user finds it."""
-    from CycleINRLib.scene.headless import HeadlessScene
-
     for name in ("scene", "temporary"):
         (folder / name).mkdir()
-    scene = HeadlessScene(folder / "scene")
-    _KEPT.append(scene)  # its logics give the views their color tables
-    app = standins.install(str(folder / "temporary"), patch)
+    scene = new_scene(folder / "scene")
+    logics = {"volumes": scene.volumes, "segmentations": scene.segmentations}
+    app = standins.install(str(folder / "temporary"), patch, **logics)
     standins.install_qt(app, scene, patch)
     patch.setattr(standins.ScriptedLoadableModuleWidget, "path", str(standins.MODULE))
     scan = scene.load_volume(SCAN, "CTAbdomen")
@@ -63,11 +61,24 @@ def open_panel(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Any, Any, stand
     scan.GetDisplayNode().SetWindowLevel(400, 40)
     scan.SetAttribute("DICOM.Modality", "CT")
     spec = importlib.util.spec_from_file_location("CycleINR", standins.MODULE)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules["CycleINR"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     widget = module.CycleINRWidget(types.SimpleNamespace(isEntered=True))
     widget.setup()
     return widget, scan, app
+
+
+def new_scene(folder: Path) -> Any:
+    """A HeadlessScene that is kept: its logics give the views their color tables."""
+    from CycleINRLib.scene.headless import HeadlessScene
+
+    _KEPT.append(HeadlessScene(folder))
+    return kept_scene()
+
+
+def kept_scene() -> Any:
+    """The present one."""
+    return _KEPT[-1]
 
 
 class Pictures:
@@ -166,6 +177,23 @@ class Pictures:
                 painter.drawImage(column * VIEW, row * VIEW, drawn(app, f"CycleINR{direction}{side}"))
                 painter.setPen(QtCore.Qt.white)
                 painter.drawText(column * VIEW + 8, row * VIEW + 18, f"{direction}, {side.lower()}")
+        painter.end()
+        self.write(picture, name)
+
+    def save_masks(self, masks: list[np.ndarray], heights: list[int], name: str) -> None:
+        """Masks of one row beside each other, one above the other, in the proportions of the body."""
+        images = []
+        for mask, height in zip(masks, heights):
+            pixels = np.ascontiguousarray(255 * (mask > 0).astype(np.uint8))
+            rows, columns = pixels.shape
+            image = QtGui.QImage(pixels.data, columns, rows, columns, QtGui.QImage.Format_Grayscale8).copy()
+            images.append(image.scaled(3 * columns, height))
+        picture = QtGui.QPixmap(images[0].width(), sum(image.height() + 8 for image in images))
+        picture.fill(QtCore.Qt.darkGray)
+        painter, top = QtGui.QPainter(picture), 0
+        for image in images:
+            painter.drawImage(0, top, image)
+            top += image.height() + 8
         painter.end()
         self.write(picture, name)
 

@@ -168,7 +168,7 @@ def test_opening_and_leaving_the_module_leaves_no_observers(a_panel):
         a_panel.exit()
         a_panel.enter()
     gc.collect()
-    assert len([one for one in standins.WRAPPERS if one.parameterNode is asked(a_panel).parameterNode]) == 1
+    assert len([one for one in list(standins.WRAPPERS) if one.parameterNode is asked(a_panel).parameterNode]) == 1
 
 
 # --- 4: runs that nobody asks about ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import re
 import shutil
 import subprocess
@@ -204,3 +205,40 @@ def test_the_icon_is_an_image_of_128_pixels():
         head = path.read_bytes()[:24]
         assert head[:8] == b"\x89PNG\r\n\x1a\n"
         assert [int.from_bytes(head[at : at + 4], "big") for at in (16, 20)] == [128, 128]
+
+
+# --- start-up and console -----------------------------------------------------------------------------------------
+def test_a_start_of_slicer_loads_nothing_that_only_the_open_panel_needs(tmp_path):
+    """What is loaded is what the start costs: 15 to 30 ms of a busy processor, 65 to 110 where all of it was loaded."""
+    pytest.importorskip("slicer", reason="needs slicer-core")
+    code = LOAD.format(paths=[str(MODULE.parent), str(Path(__file__).parent)], hidden=str(REPOSITORY), absent=ABSENT)
+    code += 'print(*sorted(name for name in sys.modules if name.startswith("CycleINR")))'
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    parts = {"CycleINRParts", *(f"CycleINRParts.{name}" for name in ("logic", "observing", "running"))}
+    assert loaded == {"CycleINR", "CycleINRLib", "CycleINRLib.errors", "CycleINRLib.jobs", *parts}
+
+
+def test_the_console_has_the_functions_that_scripts_rely_on(the_module, a_scene):
+    """Design 4.3: names, order and defaults; what came later is by keyword."""
+    logic = the_module.CycleINRLogic()
+    signatures = {
+        "upsample": [("inputVolume", ...), ("zScale", None), ("spacing", None), ("outputVolume", None), ("wait", True)],
+        "preview": [("inputVolume", ...), ("zScale", None), ("spacing", None), ("wait", True)],
+        "measure": [("inputVolume", ...), ("wait", True)],
+        "adapt": [("inputVolumes", ...), ("outputModel", None), ("wait", True)],
+        "upsampleSequence": [("inputVolume", ...), ("zScale", None), ("spacing", None), ("wait", True)],
+        "carrySegmentations": [("resultVolume", ...)],
+        "series": [("item", ...)],
+    }
+    for name, expected in signatures.items():
+        parameters = inspect.signature(getattr(logic, name)).parameters.values()
+        plain = [one for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+        found = [(one.name, ... if one.default is one.empty else one.default) for one in plain]
+        assert found == expected and getattr(logic, name).__doc__, name
+    from CycleINRParts.frames import FramesRun
+
+    from CycleINRLib.child.run import Run
+
+    for handle in (Run, FramesRun):
+        assert all(hasattr(handle, name) for name in ("cancel", "done", "result", "poll", "wait", "discard", "log"))
