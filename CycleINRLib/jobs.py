@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from .errors import RequestError
 
 MAX_Z_SCALE = 16.0
+MOST_GAIN = 1.5  # on the network's correction
 TOLERANCE = 1e-4  # of a limit: what a spacing in 32-bit floats, or a number of four digits, is off by
 MOST = 1e300
 LONGEST_TEXT = 1 << 15
@@ -95,7 +96,7 @@ class UpsampleJob(Job):
     profile: str = "auto"
     consistency: str = "auto"
     texture: float | None = None  # 0 least error, 1 natural noise, -1 smoothed; None: as the scan asks for
-    gain: float | None = None  # on the network's correction, 0 to 1; None: fitted on dropped slices of the scan
+    gain: float | None = None  # on the network's correction, 0 to 1.5; None: fitted on dropped slices of the scan
     device: str = "auto"
     precision: str = "auto"
     report: str | None = None
@@ -120,8 +121,9 @@ class UpsampleJob(Job):
             _check_length(name, getattr(self, name))
         if self.texture is not None and not (is_number(self.texture) and -1 <= self.texture <= 1):
             raise RequestError("texture must lie between -1 and 1", repr(self.texture), "give 0 for least error")
-        if self.gain is not None and not (is_number(self.gain) and 0 <= self.gain <= 1):
-            raise RequestError("gain must lie between 0 and 1", repr(self.gain), "give 1 for the network as it is")
+        if self.gain is not None and not (is_number(self.gain) and 0 <= self.gain <= MOST_GAIN):
+            what = f"gain must lie between 0 and {MOST_GAIN:g}"
+            raise RequestError(what, repr(self.gain), "give 1 for the network as it is")
         if self.frame is not None and (not isinstance(self.frame, int) or self.frame < 0):
             raise RequestError("frame must be a whole number from 0", _shown(self.frame), "count volumes from 0")
 

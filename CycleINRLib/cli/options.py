@@ -64,7 +64,9 @@ def add_way(parser: Parser) -> None:
         type=number,
         help="0 least error, 1 natural noise, -1 smoothed (default: fitted to the scan)",
     )
-    parser.add_argument("--gain", metavar="G", type=number, help="0..1, correction used (default: fitted to the scan)")
+    parser.add_argument(
+        "--gain", metavar="G", type=number, help="0..1.5, correction used (default: fitted to the scan)"
+    )
     parser.add_argument("--self-check", action="store_true", help="drop every second slice, rebuild it, say how well")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
 

@@ -34,7 +34,7 @@ RATIO_SEEN = 1.3  # thickness / spacing up to which the network was trained
 class Settings:
     """What is fitted to a scan before it is computed, see `gain` and `texture`.
 
-    gain : on the correction of least error, in [0, 1]; texture is added in full
+    gain : on the correction of least error, in [0, 1.5]; texture is added in full
     texture : -1 smoothed, 0 least error, 1 natural noise
     """
 

@@ -3,11 +3,16 @@
 Every second acquired slice of a central block is dropped. With y the dropped slices, b the closed-form base and c the
 network's correction at their places, computed from the slices that are left,
 
-    gain = <c, y - b> / <c, c> in the body, clipped to [0, 1],
+    gain = <c, y - b> / <c, c> in the body, clipped to [0, 1.5],
 
-the least squares fit: 1 where the network is right on this scan, 0 where the base alone is better. Noise of y does not
-bias it. The correction of the whole scan is multiplied by it, so that a scan unlike all that was trained on falls back
-to the base. It is fitted at texture 0; texture is added in full.
+the least squares fit: 1 where the network is right on this scan, 0 where the base alone is better, above 1 where it is
+too careful, as it is on most scans unlike those that it learned from. Noise of y does not bias it. The correction of
+the whole scan is multiplied by it, so that a scan unlike all that was trained on falls back to the base. It is fitted
+at texture 0; texture is added in full.
+
+The dropped slices lie half-way between the others, as the new ones do at z-scale 2. What exceeds 1 is believed there,
+fades up to z-scale 3, and counts for slices no thicker than half their spacing alone: elsewhere, scans that the scanner
+interpolated seem to ask for more of a correction of which they can bear less.
 
 The experiment sees slices twice as far apart as the scan's own. It is blind to a scan whose band ends at its slices'
 Nyquist frequency (zero-filled by the scanner): dropping slices folds the band, as skipping does, while nothing lies
@@ -31,7 +36,7 @@ from ..imaging.intensity import BODY_CT_HU, BODY_MR, CT_RANGE_HU
 from ..imaging.interpolation import base_weights, cubic_weights
 from ..imaging.profile import profile_weights
 from ..imaging.spectrum import half_band, probability_of_detail, spectrum_along_z
-from ..jobs import UpsampleJob
+from ..jobs import MOST_GAIN, UpsampleJob
 from .engine import Engine, Settings
 
 BLOCK = (48, 128, 128)  # slices, rows and columns at most, from the middle
@@ -73,13 +78,13 @@ class Dropped:
         return cls(truth, base, found - base, cubic, _body(engine, truth))
 
     def gain(self) -> float:
-        """The least squares gain on the correction, in [0, 1]; 1 where there is nothing to fit."""
+        """The least squares gain on the correction, in [0, 1.5]; 1 where there is nothing to fit."""
         correction = self.correction[self.body].astype(np.float64)
         power = float(correction @ correction)
         if np.count_nonzero(self.body) < LEAST_BODY or power == 0:
             return 1.0
         missing = (self.truth - self.base)[self.body].astype(np.float64)
-        return float(np.clip(missing @ correction / power, 0, 1))
+        return float(np.clip(missing @ correction / power, 0, MOST_GAIN))
 
     def decibels(self, gain: float, modality: str) -> dict[str, float | None]:
         """PSNR of the dropped slices as predicted with `gain`, and by cubic B-spline, in dB."""
@@ -172,16 +177,25 @@ def _fitted(engine: Engine, block: np.ndarray, dropped: Dropped | None) -> float
     """The gain from one experiment, or from two where the band of the scan may end at its Nyquist frequency."""
     if dropped is None:
         return 1.0
+    most = _most(engine)
     detail = 1.0
     if engine.plan.ratio <= KEEP_RATIO:  # a thick slice's profile makes the spectrum fall by itself
         columns = np.mean(_body(engine, block), axis=0) > 0.5
         if columns.any():
             detail = probability_of_detail(spectrum_along_z(block, columns))
     if 1 - detail < NEGLIGIBLE:
-        return dropped.gain()
+        return min(dropped.gain(), most)
     without = Dropped.of(engine, half_band(block))
     assert without is not None  # as many slices as before
-    return detail * dropped.gain() + (1 - detail) * without.gain()
+    return detail * min(dropped.gain(), most) + (1 - detail) * min(without.gain(), 1.0)
+
+
+def _most(engine: Engine) -> float:
+    """The largest gain that is believed: see above."""
+    if engine.plan.ratio > KEEP_RATIO:
+        return 1.0
+    z_scale = 1 / engine.plan.grid.step
+    return 1 + (MOST_GAIN - 1) * float(np.clip(3 - z_scale, 0, 1))
 
 
 def central_block(values: np.ndarray, most: tuple[int, int, int] = BLOCK) -> np.ndarray:

@@ -19,7 +19,7 @@ WORDS = {name: st.sampled_from(words) for name, words in CHOICES.items()}
     z_scale=st.none() | st.floats(1, MAX_Z_SCALE, exclude_min=True),
     thickness_mm=st.none() | st.floats(0.01, 999),
     texture=st.none() | st.floats(-1, 1),
-    gain=st.none() | st.floats(0, 1),
+    gain=st.none() | st.floats(0, 1.5),
     frame=st.none() | st.integers(0, 1000),
     **WORDS,
 )

@@ -53,8 +53,10 @@ def made(gain: float, *, noise: float = 0.0, shape=(6, 30, 30)) -> Dropped:
 
 
 # --- the fit --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("true", "fitted"), [(0.0, 0.0), (0.37, 0.37), (1.0, 1.0), (-0.5, 0.0), (1.8, 1.0)])
-def test_the_gain_is_the_least_squares_fit_clipped_to_0_and_1(true, fitted):
+@pytest.mark.parametrize(
+    ("true", "fitted"), [(0.0, 0.0), (0.37, 0.37), (1.0, 1.0), (1.3, 1.3), (-0.5, 0.0), (1.8, 1.5)]
+)
+def test_the_gain_is_the_least_squares_fit_clipped_to_0_and_one_and_a_half(true, fitted):
     assert made(true).gain() == pytest.approx(fitted, abs=1e-9)
 
 
@@ -111,6 +113,26 @@ def test_thick_slices_are_judged_by_one_experiment(small_mr, monkeypatch):
         made_of.clear()
         selfcheck.fit_gain(engine_of(small_mr, profile=profile), small_mr.values, UpsampleJob())
         assert len(made_of) == experiments
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ({"z_scale": 2, "profile": "skip"}, 1.5),
+        ({"z_scale": 2.5, "profile": "skip"}, 1.25),
+        ({"z_scale": 4, "profile": "skip"}, 1.0),
+        ({"z_scale": 2, "profile": "box"}, 1.0),
+    ],
+)
+def test_more_than_the_network_says_is_used_where_dropped_slices_lie_as_the_new_ones_do(
+    small_mr, monkeypatch, asked, most
+):
+    monkeypatch.setattr(selfcheck, "probability_of_detail", lambda power: 1.0)
+    monkeypatch.setattr(Dropped, "gain", lambda self: 1.5)
+    engine = engine_of(small_mr, **asked)
+    assert selfcheck.fit_gain(engine, small_mr.values, UpsampleJob()).gain == pytest.approx(most)
+    monkeypatch.setattr(Dropped, "gain", lambda self: 0.4)
+    assert selfcheck.fit_gain(engine, small_mr.values, UpsampleJob()).gain == pytest.approx(0.4)
 
 
 # --- what the gain does -------------------------------------------------------------------------------------------
@@ -181,9 +203,9 @@ def test_a_low_gain_is_said_and_an_asked_one_is_not(small_mr, monkeypatch):
     assert not any("correction" in warning for warning in asked)
 
 
-@pytest.mark.parametrize("gain", [-0.1, 1.1, float("nan"), True, "1"])
-def test_a_gain_outside_0_to_1_is_refused(gain):
-    with pytest.raises(RequestError, match="gain must lie between 0 and 1"):
+@pytest.mark.parametrize("gain", [-0.1, 1.6, float("nan"), True, "1"])
+def test_a_gain_outside_0_to_one_and_a_half_is_refused(gain):
+    with pytest.raises(RequestError, match="gain must"):
         UpsampleJob(gain=gain)
 
 
@@ -193,7 +215,7 @@ def test_the_shell_asks_for_a_gain(capsys, tmp_path):
     assert build_parser("upsample").parse_args(["upsample", "a.nrrd", "b.nrrd", "--gain", "0.5"]).gain == 0.5
     assert build_parser("upsample").parse_args(["upsample", "a.nrrd", "b.nrrd"]).gain is None
     assert main(["upsample", "a.nrrd", str(tmp_path / "b.nrrd"), "--gain", "2"]) == 2
-    assert "gain must lie between 0 and 1" in capsys.readouterr().err
+    assert "gain must lie between 0 and 1.5" in capsys.readouterr().err
 
 
 # --- the self-check -----------------------------------------------------------------------------------------------
