@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
-from ..events import Event, Finished, OnceWarned, Stopwatch, Warned
+from ..events import Event, Finished, OnceWarned, Progress, Stopwatch, Warned
 from ..jobs import AdaptJob, UpsampleJob
 from .folder import (
     MODEL,
@@ -59,6 +59,7 @@ def run_folder(path: str | os.PathLike[str], emit: Emit) -> None:
         if task not in tasks:
             raise RequestError("The task is unknown", repr(task), f"choose one of {', '.join([*tasks, 'check'])}")
         stop = StopSign(folder)
+        emit(Progress("read", 0, 1))  # said before torch is loaded, which may take seconds
         source: Any = read_sources(folder, facts) if task == "adapt" else read_source(folder, facts)
         stop.check()
         report, files = tasks[task](folder, facts, source, stop, emit)

@@ -13,6 +13,7 @@ from .translate import tr as _
 
 STAGES = {  # as events name them -> as people read them
     "upsample": _("Upsampling"),
+    "read": _("Reading the scan"),
     "measure": _("Measuring the noise"),
     "preview": _("Preview"),
     "self_check": _("Checking on acquired slices"),

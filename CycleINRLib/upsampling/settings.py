@@ -8,6 +8,7 @@ import numpy as np
 
 from ..jobs import UpsampleJob
 from .engine import Engine, Settings
+from .fits import once_per_scan
 from .gain import Dropped, fit_gain
 from .texture import fit_texture
 
@@ -22,6 +23,7 @@ class Fit:
     texture_seconds: float
 
 
+@once_per_scan(Fit)
 def fit(engine: Engine, values: np.ndarray, job: UpsampleJob) -> Fit:
     """Gain and texture for the scan (N, J, I), as the job asks or as the scan bears out; in float32 always.
 

@@ -117,7 +117,7 @@ def test_a_cancel_file_stops_a_running_child_and_leaves_nothing(tmp_path, thick_
     process = start(folder)
     assert process.stdout is not None
     for line in process.stdout:
-        if isinstance(from_line(line), Progress):
+        if getattr(from_line(line), "stage", "read") != "read":
             break
     (folder / "cancel").touch()
     out, err = process.communicate(timeout=300)
@@ -282,7 +282,7 @@ def test_ctrl_c_ends_a_child_with_130_and_nothing_is_left(tmp_path, thick_ct):
     process = start(folder)
     assert process.stdout is not None
     for line in process.stdout:
-        if isinstance(from_line(line), Progress):
+        if getattr(from_line(line), "stage", "read") != "read":
             break
     process.send_signal(signal.SIGINT)
     timer = threading.Timer(300, process.kill)
@@ -310,8 +310,20 @@ def test_the_child_previews_planes_that_equal_those_of_the_library(tmp_path, thi
         values = np.load(folder / f"{name}.npy")
         assert np.array_equal(values, expected.values)
         assert Geometry(values.shape, places[name]["ijk_to_ras"]).same_place_as(expected.geometry)
-    assert [event.done for event in heard if isinstance(event, Progress)] == [0, 1, 2]
+    told = [(event.stage, event.done) for event in heard if isinstance(event, Progress)]
+    assert told == [("read", 0), ("preview", 0), ("preview", 1), ("preview", 2)]
     assert isinstance(heard[-1], Finished)
+
+
+def test_the_first_line_of_a_child_comes_before_torch_is_loaded(tmp_path, thick_ct):
+    folder = prepare(tmp_path / "job", small(thick_ct), "preview", z_scale=2.0, device="cpu")
+    program = (
+        "import sys; from CycleINRLib.child.worker import run_folder\n"
+        "def hear(event): print(event.stage, 'torch' in sys.modules); sys.exit()\n"
+        "run_folder(sys.argv[1], hear)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
+    assert done.stdout.split() == ["read", "False"], done.stderr
 
 
 def test_a_preview_that_fails_leaves_no_plane(tmp_path, thick_ct):
@@ -397,14 +409,14 @@ def test_the_child_hands_all_scans_to_adapt_and_leaves_a_model_that_loads(tmp_pa
 def test_the_warnings_of_an_adaptation_are_events_each_once(tmp_path, thick_mr, learning):
     heard: list[Any] = []
     run_folder(prepare_adapt(tmp_path / "job", thick_mr), heard.append)
-    assert [event.event for event in heard] == ["progress", "warning", "warning", "result"]
-    assert [event.message for event in heard[1:3]] == ["Thickness estimated.", "One scan alone."]
+    assert [event.event for event in heard] == ["progress", "progress", "warning", "warning", "result"]
+    assert [event.message for event in heard[2:4]] == ["Thickness estimated.", "One scan alone."]
 
 
 def test_a_cancelled_adaptation_leaves_nothing(tmp_path, thick_mr, learning):
     folder = prepare_adapt(tmp_path / "job", thick_mr)
     with pytest.raises(Cancelled):
-        run_folder(folder, lambda event: (folder / "cancel").touch())
+        run_folder(folder, lambda event: getattr(event, "stage", "") == "adapt" and (folder / "cancel").touch())
     assert len(learning) == 1  # it was under way
     assert names(folder) == {"job.json", "input_0.npy", "cancel"}
 
