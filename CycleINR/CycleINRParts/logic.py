@@ -355,10 +355,10 @@ class Logic(ScriptedLoadableModuleLogic):
 
     def _adaptation(self, nodes, thickness: float | None = None, model: str | Path = "auto", **options: Any):
         """The job and its scans, at least one of which can be learned from."""
-        from CycleINRLib.adapting.thick import usable
-
         job = AdaptJob(thickness_mm=thickness, model=str(model), **options)
         volumes = [self._volume(node) for node in nodes or [None]]
+        from CycleINRLib.adapting.thick import usable  # after it is known that there is a volume: this loads scipy
+
         usable(volumes, job)
         return job, volumes
 

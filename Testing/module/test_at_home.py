@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -552,3 +555,31 @@ def test_an_export_that_fails_is_told_and_a_cancelled_one_does_nothing(a_panel, 
         monkeypatch.setattr(qt, "QFileDialog", SimpleNamespace(getSaveFileName=lambda *_, one=path: one), raising=False)
         a_panel.ui.exportButton.click()
         assert a_panel.ui.messageLabel.text.startswith(words)
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+OPEN = """
+import sys, tempfile, types
+sys.path[:0] = {paths!r}
+import pytest, slicer, standins
+from CycleINRLib.scene.headless import HeadlessScene
+patch, folder = pytest.MonkeyPatch(), tempfile.mkdtemp()
+scene = HeadlessScene(folder)
+app = standins.install(folder, patch)
+standins.install_qt(app, scene, patch)
+standins.ScriptedLoadableModuleWidget.path = str(standins.MODULE)
+import CycleINR
+widget = CycleINR.CycleINRWidget(types.SimpleNamespace(isEntered=True))
+widget.setup()
+heavy = sorted({{name.partition(".")[0] for name in sys.modules}} & {{"torch", "scipy", "SimpleITK", "pydicom"}})
+print("loaded:", *heavy, "running:", widget.controller.speeds.busy, len(widget.logic._running.runs))
+widget.cleanup()
+"""
+
+
+def test_opening_the_module_without_a_volume_computes_nothing_and_loads_no_large_package(tmp_path):
+    paths = [str(standins.MODULE.parent), str(standins.MODULE.parents[1]), str(Path(__file__).parent)]
+    code = OPEN.format(paths=paths)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded: running: False 0"
