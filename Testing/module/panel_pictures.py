@@ -103,12 +103,11 @@ class Pictures:
         self.save_views(app, "side_by_side")
         ui.compareButton.click()
         self.adapt()
-        ui.modelFileEdit.currentPath = str(Path(app.temporaryPath) / "mine.safetensors")
-        Path(ui.modelFileEdit.currentPath).write_bytes(b"no weights")
-        self.until(lambda: not widget.controller.speeds.busy)
-        ui.applyButton.click()
-        self.until(lambda: widget.controller.jobs.run is None)
+        wrong = Path(app.temporaryPath) / "mine.safetensors"
+        wrong.write_bytes(b"no weights")
+        ui.modelFileEdit.currentPath = str(wrong)
         widget.controller.panel.forget()
+        widget.controller.show()
         self.save("error")
         ui.modelFileEdit.currentPath = ""
         self.without_torch(patch)
