@@ -11,8 +11,8 @@ the whole scan is multiplied by it, so that a scan unlike all that was trained o
 at texture 0; texture is added in full.
 
 The dropped slices lie half-way between the others, as the new ones do at z-scale 2. What exceeds 1 is believed there,
-fades up to z-scale 3, and counts for slices no thicker than half their spacing alone: elsewhere, scans that the scanner
-interpolated seem to ask for more of a correction of which they can bear less.
+fades up to z-scale 3 (MR: 2.5), and counts for slices no thicker than half their spacing alone: elsewhere, scans that
+the scanner interpolated seem to ask for more of a correction of which they can bear less.
 
 The experiment sees slices twice as far apart as the scan's own. It is blind to a scan whose band ends at its slices'
 Nyquist frequency (zero-filled by the scanner): dropping slices folds the band, as skipping does, while nothing lies
@@ -44,6 +44,7 @@ CYCLE_BLOCK = (48, 96, 96)  # the same for the cycle, which costs four times as 
 LEAST_KNOWN = 3  # slices that are left after dropping
 LEAST_BODY = 300  # voxels of body among the dropped ones
 LOW = 0.5  # gain below which it is said
+FADES = {"CT": 1.0, "MR": 0.5}  # from z-scale 2 on, until no gain above 1 is believed: MR is interpolated more often
 NEGLIGIBLE = 0.01  # probability of a band that ends at Nyquist, below which the second experiment is not made
 
 
@@ -194,8 +195,8 @@ def _most(engine: Engine) -> float:
     """The largest gain that is believed: see above."""
     if engine.plan.ratio > KEEP_RATIO:
         return 1.0
-    z_scale = 1 / engine.plan.grid.step
-    return 1 + (MOST_GAIN - 1) * float(np.clip(3 - z_scale, 0, 1))
+    beyond = 1 / engine.plan.grid.step - 2
+    return 1 + (MOST_GAIN - 1) * float(np.clip(1 - beyond / FADES[engine.plan.modality], 0, 1))
 
 
 def central_block(values: np.ndarray, most: tuple[int, int, int] = BLOCK) -> np.ndarray:

@@ -34,7 +34,7 @@ from CycleINRLib.imaging import intensity, noise
 from CycleINRLib.imaging.intensity import CT_RANGE_HU
 from CycleINRLib.imaging.interpolation import cubic_weights
 from CycleINRLib.imaging.volume import Volume, guess_modality
-from CycleINRLib.jobs import UpsampleJob
+from CycleINRLib.jobs import MOST_GAIN, UpsampleJob
 from CycleINRLib.upsampling.engine import Engine
 from CycleINRLib.upsampling.gain import fit_gain
 from CycleINRLib.upsampling.plan import plan
@@ -91,7 +91,7 @@ def row_of(truth: Volume, protocol: Protocol, model: str) -> Row:
     cubic = np.tensordot(cubic_weights(places, len(source.values)), source.values, 1)
     error = _Error.of(case, base, network)
     best = error.best_gain
-    decibels = [error.decibels(g) for g in (0.0, 1.0, fitted.gain, min(1.0, max(0.0, best)))]
+    decibels = [error.decibels(g) for g in (0.0, 1.0, fitted.gain, min(MOST_GAIN, max(0.0, best)))]
     of_cubic = _Error.of(case, cubic, cubic).decibels(0.0)
     share = fit_s / (fit_s + whole_s)
     numbers = (of_cubic, *decibels, fitted.gain, best, share)

@@ -21,6 +21,11 @@ from CycleINRLib.upsampling.gain import Dropped  # noqa: E402
 from CycleINRLib.upsampling.plan import plan  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def no_fits_of_earlier_runs(monkeypatch):
+    monkeypatch.setattr("CycleINRLib.upsampling.fits.recall", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def small_mr(mr_thin) -> Volume:
     """(12, 40, 36): every fourth slice of a corner of the thin MR."""
@@ -119,7 +124,8 @@ def test_thick_slices_are_judged_by_one_experiment(small_mr, monkeypatch):
     ("asked", "most"),
     [
         ({"z_scale": 2, "profile": "skip"}, 1.5),
-        ({"z_scale": 2.5, "profile": "skip"}, 1.25),
+        ({"z_scale": 2.5, "profile": "skip", "modality": "ct"}, 1.25),
+        ({"z_scale": 2.5, "profile": "skip", "modality": "mr"}, 1.0),
         ({"z_scale": 4, "profile": "skip"}, 1.0),
         ({"z_scale": 2, "profile": "box"}, 1.0),
     ],
