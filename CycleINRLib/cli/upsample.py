@@ -34,6 +34,10 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
 
     target = plan(source, job, like).target  # what cannot be done is refused before torch is loaded
     outputs.check(target, source)
+    if job.enhanced:
+        from ..io.dicomwrite import check_enhanced
+
+        check_enhanced(outputs.inputs[0], target.shape, series=job.series, frame=job.frame, compress=job.compress)
     changes = [] if job.dicom else changes_by(outputs.volume, target)
     from ..upsampling.upsample import upsample  # torch: not before the input is known to be good
 

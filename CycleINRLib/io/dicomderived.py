@@ -1,172 +1,101 @@
-"""What a derived DICOM object says beside its pixels: what it takes over, and what it was made from (floor 2, pydicom).
+"""What a derived DICOM series says beside its pixels: whose it is, what it was made of, and what its modules ask for.
 
-Only facts that still hold are taken over from the source, by name; private tags are not, nor values that break the
-rules of their own kind.
+Only facts that still hold for a derived series are taken over from the source, by name; private tags are not. What the
+standard asks for and the source does not say is left empty where that is allowed (type 2), else said as unknown.
 
-Source: DICOM PS3.3, C.7.6.1 (general image), C.8.2.1 (CT), C.8.3.1 (MR), C.12.4 (derivation); PS3.16, CID 7202, 7203
+Source: DICOM PS3.3, C.7.6.1 (general image), C.12.4 (general reference), C.8.2.1 (CT), C.8.3.1 (MR); PS3.16, CID 7203
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DSfloat, validate_value
 
 from .. import __version__
-from ..errors import RequestError, VolumeError
-from ..imaging.volume import Volume, guess_modality
-from .dicomplanes import Plane
+from ..imaging.volume import Volume
+from .dicomplanes import Plane, getter_of
+from .dicomread import planes_of_volume
+from .dicomvalues import DAMAGED, Get, informing, value_of
 
-STORAGE = {"CT": pydicom.uid.CTImageStorage, "MR": pydicom.uid.MRImageStorage}
-TAKEN_OVER = """
+OF_ANY = """
     SpecificCharacterSet TimezoneOffsetFromUTC
     PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex PatientAge PatientSize PatientWeight
-    PatientIdentityRemoved DeidentificationMethod PregnancyStatus
+    PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence PregnancyStatus
+    LongitudinalTemporalInformationModified
+    ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName ClinicalTrialSiteID
+    ClinicalTrialSiteName ClinicalTrialSubjectID ClinicalTrialSubjectReadingID ClinicalTrialTimePointID
     StudyInstanceUID StudyDate StudyTime StudyID StudyDescription AccessionNumber ReferringPhysicianName
-    FrameOfReferenceUID PositionReferenceIndicator PatientPosition BodyPartExamined Laterality BurnedInAnnotation
-    Manufacturer ManufacturerModelName InstitutionName StationName ProtocolName AcquisitionDate AcquisitionTime
-    KVP ConvolutionKernel ScanOptions ContrastBolusAgent
-    MagneticFieldStrength ScanningSequence SequenceVariant MRAcquisitionType SequenceName EchoTime RepetitionTime
-    InversionTime FlipAngle EchoTrainLength
-    ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialSubjectID LongitudinalTemporalInformationModified
-    DeviceSerialNumber SoftwareVersions ApplicableSafetyStandardAgency
+    FrameOfReferenceUID PositionReferenceIndicator PatientPosition BodyPartExamined Laterality
+    Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions InstitutionName StationName ProtocolName
+    AcquisitionDate AcquisitionTime AcquisitionNumber BurnedInAnnotation RecognizableVisualFeatures
     LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod
+    MagneticFieldStrength ContrastBolusAgent ContrastBolusRoute WindowCenterWidthExplanation VOILUTFunction
 """.split()
+# of the classic image modules: name -> where it stands in an enhanced source
+OF_CT = {
+    "KVP": "CTXRayDetailsSequence", "FilterType": "CTXRayDetailsSequence",
+    "ConvolutionKernel": "CTReconstructionSequence", "ReconstructionDiameter": "CTReconstructionSequence",
+    "GantryDetectorTilt": "CTAcquisitionDetailsSequence", "RotationDirection": "CTAcquisitionDetailsSequence",
+    "DataCollectionDiameter": "CTAcquisitionDetailsSequence", "ScanOptions": "",
+}  # fmt: skip
+OF_MR = {
+    "ScanningSequence": "", "SequenceVariant": "", "ScanOptions": "", "MRAcquisitionType": "", "SequenceName": "",
+    "EchoTime": "", "RepetitionTime": "MRTimingAndRelatedParametersSequence", "InversionTime": "", "EchoNumbers": "",
+    "FlipAngle": "MRTimingAndRelatedParametersSequence", "EchoTrainLength": "MRTimingAndRelatedParametersSequence",
+    "NumberOfAverages": "MRAveragesSequence", "ImagingFrequency": "", "ImagedNucleus": "",
+    "PixelBandwidth": "MRImagingModifierSequence", "ReceiveCoilName": "MRReceiveCoilSequence", "TriggerTime": "",
+    "PercentSampling": "MRFOVGeometrySequence", "PercentPhaseFieldOfView": "MRFOVGeometrySequence",
+    "InPlanePhaseEncodingDirection": "", "AngioFlag": "",
+}  # fmt: skip
 NEVER_ABSENT = """
     PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber ReferringPhysicianName
-    Manufacturer PositionReferenceIndicator KVP ScanningSequence SequenceVariant ScanOptions MRAcquisitionType EchoTime
-    RepetitionTime EchoTrainLength AcquisitionNumber PatientPosition
-""".split()  # type 2 in the standard, or 2C where the source does not say: there, if only empty
-ONLY_CT = {"KVP"}
-ONLY_MR = {"ScanningSequence", "SequenceVariant", "MRAcquisitionType", "EchoTime", "RepetitionTime", "EchoTrainLength"}
-
-
-ON_SLICE = 1e-3  # of the spacing: an output slice so near to one of the source lies on it
+    Manufacturer PositionReferenceIndicator PatientPosition
+""".split()  # type 2 in the standard: there, if only empty
+NEVER_ABSENT_IN = {
+    "CT": "AcquisitionNumber KVP".split(),
+    "MR": "ScanOptions MRAcquisitionType EchoTime RepetitionTime EchoTrainLength".split(),
+}
+LOSSY = {  # the method by the transfer syntax, where the source does not say it
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1", "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1", "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+}  # fmt: skip
+QUALIFICATION = "RESEARCH"  # of the content: CycleINR is no approved medical device
+LONGEST_TEXT, LONGEST_DESCRIPTION = 1024, 64
+ACQUIRED = 1e-3  # of the slice distance: so near, an output slice lies on an acquired one
 
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """The images of the source: the header of the first, its SOP class, and every plane in the order of positions."""
+    """The source of a derived series, where it is DICOM."""
 
-    header: Dataset
-    planes: Sequence[Plane]
-
-    def beside(self, position: np.ndarray) -> list[Plane]:
-        """The planes that an output slice at `position` (LPS in mm) lies between, or the one that it lies on."""
-        normal = self.planes[0].normal
-        heights = np.array([plane.position @ normal for plane in self.planes])
-        order = np.argsort(heights)
-        at = float(position @ normal)
-        spacing = abs(heights[order[-1]] - heights[order[0]]) / max(1, len(order) - 1)
-        above = int(np.clip(np.searchsorted(heights[order], at), 1, len(order) - 1))
-        near = [order[above - 1], order[above]]
-        on = [n for n in near if abs(heights[n] - at) <= ON_SLICE * spacing]
-        return [self.planes[n] for n in on or near]
-
-    def references(self, position: np.ndarray) -> list[Dataset]:
-        """Source image references of an output slice (C.7.6.1.1.4)."""
-        return [self.reference_to(plane) for plane in self.beside(position)]
-
-    def reference_to(self, plane: Plane) -> Dataset:
-        """One image, or one frame of a multi-frame image, of the source."""
-        item = Dataset()
-        item.ReferencedSOPClassUID = self.header.SOPClassUID
-        item.ReferencedSOPInstanceUID = plane.facts.sop_uid
-        if plane.frame is not None:
-            item.ReferencedFrameNumber = plane.frame + 1
-        purpose = coded("121322", "DCM", "Source image for image processing operation")
-        item.PurposeOfReferenceCodeSequence = [purpose]
-        return item
-
-
-@dataclass(frozen=True, eq=False)
-class Frames:
-    """Where the slices of a volume (its slices first) lie, in LPS and mm."""
-
-    matrix: np.ndarray  # (4, 4) voxel (i, j, k) to LPS
-    count: int
-    orientation: np.ndarray  # (6,) direction cosines of rows and columns, at right angles
-    normal: np.ndarray
-    pixel_spacing: tuple[float, float]  # between rows, between columns
-    spacing_mm: float
+    header: Dataset  # of its first slice, without pixels
+    planes: list[Plane]  # the slices of the volume, in order
 
     @classmethod
-    def of(cls, volume: Volume) -> Frames:
-        matrix = volume.geometry.to_lps()
-        rows, columns = matrix[:3, :2].T
-        between, down, along = volume.geometry.spacing_mm
-        left, _, right = np.linalg.svd(np.stack([rows / along, columns / down]), full_matrices=False)
-        rows, columns = left @ right  # rounded axes at right angles
-        normal = np.cross(rows, columns)
-        spacing = abs(float(matrix[:3, 2] @ normal))
-        return cls(matrix, volume.values.shape[0], np.array([*rows, *columns]), normal, (down, along), spacing)
-
-    def in_order(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(slice, position of its first pixel) along the normal, as readers order them."""
-        along = self.matrix[:3, 2] @ self.normal > 0
-        for k in range(self.count) if along else range(self.count - 1, -1, -1):
-            yield k, self.matrix[:3, 3] + k * self.matrix[:3, 2]
-
-
-@dataclass(frozen=True)
-class StoredPixels:
-    """How values become 16-bit integers: exact for whole numbers that fit, else 65536 steps over the range."""
-
-    kind: np.dtype
-    slope: float
-    intercept: float
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> StoredPixels:
-        """For all of (K, J, I) `values`.
-
-        Raises
-        ------
-        VolumeError : NaN or infinity
-        """
-        low, high = float(values.min()), float(values.max())
-        if not np.isfinite([low, high]).all():
-            found = f"from {low} to {high}"
-            raise VolumeError("The volume holds NaN or infinity", found, "replace them by the background")
-        if values.dtype.kind in "iub":
-            for kind in (np.uint16, np.int16) if values.dtype == np.uint16 else (np.int16, np.uint16):
-                if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-                    return cls(np.dtype(kind), 1.0, 0.0)
-        return cls(np.dtype(np.uint16), float(decimal((high - low) / 65535 or 1.0)), float(decimal(low)))
+    def of(cls, path: Path, series: str | None, frame: int | None) -> Origin | None:
+        """None where the path is no DICOM."""
+        planes = planes_of_volume(path, series, frame)
+        if not planes:
+            return None
+        return cls(pydicom.dcmread(planes[0].file, stop_before_pixels=True, force=True), planes)
 
     @property
-    def is_identity(self) -> bool:
-        return (self.slope, self.intercept) == (1.0, 0.0)
-
-    def bytes_of(self, plane: np.ndarray) -> bytes:
-        """One slice (J, I), little-endian."""
-        if not self.is_identity:
-            plane = np.clip(np.rint((plane.astype(float) - self.intercept) / self.slope), 0, 65535)
-        return np.ascontiguousarray(plane, self.kind.newbyteorder("<")).tobytes()
-
-    def describe(self, dataset: Dataset, shape: tuple[int, ...]) -> None:
-        """The image pixel module for slices of `shape` (J, I), without the pixels."""
-        dataset.SamplesPerPixel = 1
-        dataset.Rows, dataset.Columns = shape
-        dataset.BitsAllocated = dataset.BitsStored = 16
-        dataset.HighBit = 15
-        dataset.PixelRepresentation = int(self.kind.kind == "i")
-
-
-def coded(value: str, scheme: str, meaning: str) -> Dataset:
-    """One item of a code sequence."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item
+    def get(self) -> Get:
+        """(attribute, functional groups ...) -> its value for the first slice, or None."""
+        return getter_of(self.header, self.planes[0].frame)
 
 
 def decimal(number: float) -> DSfloat:
@@ -174,108 +103,208 @@ def decimal(number: float) -> DSfloat:
     return DSfloat(float(number) + 0.0, auto_format=True)
 
 
-def shared_by_slices(volume: Volume, source: Origin | None, report: dict[str, Any]) -> Dataset:
-    """What all slices of the new series say alike: patient, study, series, equipment, derivation.
+def code_of(code: Any) -> Dataset:
+    """An item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
+    return item
 
-    Raises
-    ------
-    RequestError : neither CT nor MR
-    """
-    origin = None if source is None else source.header
-    modality = volume.modality or guess_modality(volume)
-    if modality not in STORAGE:
-        raise RequestError("DICOM is written for CT and MR only", f"modality {modality}", "write .nrrd")
-    common = Dataset()
-    for name in TAKEN_OVER:
-        if origin is not None and name in origin and _is_valid(name, origin[name].value):
-            setattr(common, name, origin[name].value)  # of the kind that the dictionary gives it
+
+# --- whose it is ----------------------------------------------------------------------------------------------
+def facts_of_series(volume: Volume, modality: str, origin: Origin | None, report: dict[str, Any]) -> Dataset:
+    """What every image of the new series says in either form: patient, study, series, equipment, how it was derived."""
+    facts = Dataset()
+    for name in OF_ANY:
+        if origin is not None and (element := _sound(origin.header, name)) is not None:
+            facts[name] = element
     for name in NEVER_ABSENT:
-        foreign = ONLY_MR if modality == "CT" else ONLY_CT
-        if name not in common and name not in foreign:
-            setattr(common, name, None)
-    if modality == "MR":
-        _say_sequence(common, origin)
-    else:
-        common.pop("SequenceName", None)
-    if not common.get("BodyPartExamined") and "Laterality" not in common:
-        common.Laterality = None  # 2C: perhaps of a pair
-    common.SOPClassUID = STORAGE[modality]
-    common.Modality = modality
+        if name not in facts:
+            setattr(facts, name, None)
+    if not facts.get("BodyPartExamined") and "Laterality" not in facts:
+        facts.Laterality = None  # asked for where the part may be one of a pair
     for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
-        if not common.get(name):
-            setattr(common, name, generate_uid(prefix=None))
-    common.SeriesInstanceUID = generate_uid(prefix=None)
-    number = origin.get("SeriesNumber") if origin is not None else None
-    common.SeriesNumber = int(number or 0) + 1000
-    described = str(origin.get("SeriesDescription") or "") if origin is not None else volume.name
-    common.SeriesDescription = f"{described[:54].strip()} CycleINR".strip()
-    kinds = list(origin.get("ImageType") or [])[2:] if origin is not None else []
-    common.ImageType = ["DERIVED", "SECONDARY", *(kinds or ["AXIAL" if modality == "CT" else "OTHER"])]
-    common.DerivationDescription = _derivation(report)
-    common.DerivationCodeSequence = [coded("113085", "DCM", "Spatial resampling")]
-    common.ContributingEquipmentSequence = [_equipment()]
+        if not facts.get(name):
+            setattr(facts, name, generate_uid(prefix=None))
+    facts.Modality = modality
+    facts.SeriesInstanceUID = generate_uid(prefix=None)
+    number = informing(origin.get, "SeriesNumber")[0] if origin is not None else None
+    facts.SeriesNumber = min(int(number or 0) + 1000, 2**31 - 1)
+    facts.SeriesDescription = _description(volume, origin, report)
+    facts.DerivationDescription = _derivation(report)
+    facts.DerivationCodeSequence = [code_of(codes.DCM.SpatialResampling)]
+    facts.ContributingEquipmentSequence = [_equipment()]
+    facts.ContentQualification = QUALIFICATION
     now = datetime.datetime.now()
-    common.SeriesDate = common.ContentDate = common.InstanceCreationDate = now.strftime("%Y%m%d")
-    common.SeriesTime = common.ContentTime = common.InstanceCreationTime = now.strftime("%H%M%S")
-    inverted = origin is not None and origin.get("PhotometricInterpretation") == "MONOCHROME1"
-    common.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"  # values are kept, so is polarity
-    common.RescaleType = "HU" if volume.unit == "HU" or (modality == "CT" and volume.unit is None) else "US"
-    _take_window(common, origin)
-    return common
+    facts.SeriesDate = facts.ContentDate = facts.InstanceCreationDate = now.strftime("%Y%m%d")
+    facts.SeriesTime = facts.ContentTime = facts.InstanceCreationTime = now.strftime("%H%M%S")
+    inverted = origin is not None and origin.planes[0].facts.color == "MONOCHROME1"
+    facts.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"  # values are kept, so is polarity
+    if origin is not None:
+        _keep_history_of_loss(facts, origin)
+        _take_window(facts, origin.get)
+    return facts
 
 
-def _is_valid(name: str, value: Any) -> bool:
-    """Whether a value obeys the rules of its kind: an age of "0Y" is left behind, not handed on."""
-    kind = dictionary_VR(name)
+def _sound(header: Dataset, name: str) -> DataElement | None:
+    """An attribute that is there, can be read and obeys the rules of its kind: an age of "0Y" is not handed on."""
     try:
-        for one in value if isinstance(value, pydicom.multival.MultiValue) else [value]:
-            if one is not None and kind not in ("SQ", "PN"):
-                validate_value(kind, one if kind not in ("DS", "IS") else str(one), RAISE)
-    except (ValueError, TypeError):
-        return False
-    return True
+        if name not in header:
+            return None
+        element, kind = header[name], dictionary_VR(name)
+        if kind not in ("SQ", "PN"):
+            for one in element.value if element.VM > 1 else [element.value]:
+                if one not in (None, ""):
+                    validate_value(kind, str(one) if kind in ("DS", "IS") else one, RAISE)
+        return DataElement(element.tag, kind, element.value)
+    except DAMAGED:
+        return None
 
 
-def _say_sequence(common: Dataset, origin: Dataset | None) -> None:
-    """Type 1 in classic MR: as the source says, else what its enhanced header says, else "research mode" and "none"."""
-    if not common.get("ScanningSequence"):
-        pulse = str(origin.get("EchoPulseSequence") or "") if origin is not None else ""
-        found = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(pulse, [])
-        if origin is not None and origin.get("InversionRecovery") == "YES":
-            found = [*found, "IR"]
-        if origin is not None and origin.get("EchoPlanarPulseSequence") == "YES":
-            found = [*found, "EP"]
-        common.ScanningSequence = found or "RM"
-    if not common.get("SequenceVariant"):
-        common.SequenceVariant = "NONE"
+def _description(volume: Volume, origin: Origin | None, report: dict[str, Any]) -> str:
+    ending = " CycleINR, noise synthetic" if report.get("noise") == "renew" else " CycleINR"
+    said = str(value_of(origin.header, "SeriesDescription") or "") if origin is not None else volume.name
+    return f"{said[: LONGEST_DESCRIPTION - len(ending)].strip()}{ending}".strip()
 
 
 def _derivation(report: dict[str, Any]) -> str:
     words = [f"CycleINR {__version__}: slices generated between the acquired ones"]
-    words += [f"{name} {report[name]}" for name in ("z_scale", "profile", "consistency", "texture") if name in report]
+    told = ("z_scale", "profile", "consistency", "noise", "texture")
+    words += [f"{name} {report[name]}" for name in told if isinstance(report.get(name), (str, int, float))]
     if report.get("model"):
         words.append(f"model {report['model'].get('name')}, sha256 {report['model'].get('sha256')}")
-    return ", ".join(words)[:1024]
+    return ", ".join(words)[:LONGEST_TEXT]
 
 
 def _equipment() -> Dataset:
-    """CycleINR as post-processing equipment (DCM 109103)."""
+    """CycleINR as post-processing equipment."""
     item = Dataset()
-    item.PurposeOfReferenceCodeSequence = [coded("109103", "DCM", "Modifying Equipment")]
-    item.Manufacturer = "CycleINR"
-    item.ManufacturerModelName = "CycleINR"
+    item.PurposeOfReferenceCodeSequence = [code_of(codes.DCM.ModifyingEquipment)]
+    item.Manufacturer = item.ManufacturerModelName = "CycleINR"
     item.SoftwareVersions = __version__
     return item
 
 
-def _take_window(common: Dataset, origin: Dataset | None) -> None:
+def _keep_history_of_loss(facts: Dataset, origin: Origin) -> None:
+    """Lossy once is lossy for ever; where only the transfer syntax tells, the attributes are filled in."""
+    syntax = str(origin.header.file_meta.get("TransferSyntaxUID", ""))
+    if syntax in LOSSY and facts.get("LossyImageCompression") != "01":
+        header, file = origin.header, origin.planes[0].file
+        frames = int(header.get("NumberOfFrames") or 1)
+        plain = frames * int(header.Rows) * int(header.Columns) * int(header.get("BitsAllocated") or 16) // 8
+        facts.LossyImageCompression = "01"
+        facts.LossyImageCompressionMethod = LOSSY[syntax]
+        facts.LossyImageCompressionRatio = decimal(round(max(plain / file.stat().st_size, 1.0), 2))
+
+
+def _take_window(facts: Dataset, get: Get) -> None:
     """Window and level of the source: its first slice, or the first frame of a multi-frame file."""
-    if origin is None:
+    center, width = (get(name, "FrameVOILUTSequence") for name in ("WindowCenter", "WindowWidth"))
+    if center not in (None, "") and width not in (None, ""):
+        facts.WindowCenter, facts.WindowWidth = center, width
         return
-    places = [origin]
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        places += [item[0] for group in (origin.get(groups) or [])[:1] if (item := group.get("FrameVOILUTSequence"))]
-    for place in places:
-        if place.get("WindowCenter") is not None and place.get("WindowWidth") is not None:
-            common.WindowCenter, common.WindowWidth = place.WindowCenter, place.WindowWidth
-            return
+    for name in ("WindowCenterWidthExplanation", "VOILUTFunction"):
+        if name in facts:
+            del facts[name]
+
+
+def rescale_type(volume: Volume, origin: Origin | None) -> str:
+    """HU, or the unit that the source names; US: unspecified."""
+    if volume.unit == "HU" or (volume.modality == "CT" and volume.unit is None):
+        return "HU"
+    said = origin.planes[0].rescale_type if origin is not None else ""
+    return said if said and said != "HU" else "US"
+
+
+# --- what it was made of --------------------------------------------------------------------------------------
+class Sources:
+    """The source images of each output slice: the acquired one that it lies on, or the two that it lies between;
+    all of them where output slices cross the source's."""
+
+    def __init__(self, origin: Origin | None, normal: np.ndarray) -> None:
+        """`normal` (3,): of the output slices, LPS."""
+        planes = origin.planes if origin is not None and all(p.facts.sop_uid for p in origin.planes) else []
+        self.kind = value_of(origin.header, "SOPClassUID") if origin is not None else None
+        self.planes = planes if self.kind else []
+        self._normal = planes[0].normal if planes else normal
+        self.are_parallel = bool(planes) and abs(float(self._normal @ normal)) > 0.999
+        self._along = np.array([float(plane.position @ self._normal) for plane in planes])
+
+    def of(self, position: np.ndarray) -> list[Dataset]:
+        """Items of SourceImageSequence for the output slice whose first pixel lies at `position` (3,) LPS in mm."""
+        chosen = [self.planes[n] for n in self._bracket(position)] if self.are_parallel else self.planes
+        return [self._marked(item) for item in self._items(chosen)]
+
+    def _bracket(self, position: np.ndarray) -> list[int]:
+        count = len(self._along)
+        if count == 1:
+            return [0]
+        at = (float(position @ self._normal) - self._along[0]) / ((self._along[-1] - self._along[0]) / (count - 1))
+        at = min(max(at, 0.0), count - 1.0)
+        return [round(at)] if abs(at - round(at)) < ACQUIRED else [int(at), int(at) + 1]
+
+    def list_all(self, facts: Dataset) -> None:
+        """Adds all source images, as multi-frame objects list what their frames refer to."""
+        images = list(self._items(self.planes, frames=False))
+        evidence, by_instance, by_sop = Dataset(), Dataset(), Dataset()
+        by_instance.SeriesInstanceUID = by_sop.SeriesInstanceUID = self.planes[0].facts.uid
+        by_instance.ReferencedInstanceSequence = by_sop.ReferencedSOPSequence = images
+        evidence.StudyInstanceUID, evidence.ReferencedSeriesSequence = facts.StudyInstanceUID, [by_sop]
+        facts.ReferencedSeriesSequence, facts.SourceImageEvidenceSequence = [by_instance], [evidence]
+
+    def _items(self, planes: list[Plane], frames: bool = True) -> Iterator[Dataset]:
+        numbers: dict[str, list[int]] = {}
+        for plane in planes:
+            numbers.setdefault(plane.facts.sop_uid, []).extend([] if plane.frame is None else [plane.frame + 1])
+        for uid, of_file in numbers.items():
+            item = Dataset()
+            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = self.kind, uid
+            if of_file and frames:
+                item.ReferencedFrameNumber = of_file
+            yield item
+
+    @staticmethod
+    def _marked(item: Dataset) -> Dataset:
+        item.PurposeOfReferenceCodeSequence = [code_of(codes.DCM.SourceImageForImageProcessingOperation)]
+        return item
+
+
+# --- the classic modules --------------------------------------------------------------------------------------
+def facts_of_classic(facts: Dataset, modality: str, origin: Origin | None) -> None:
+    """Adds what the CT or MR image module asks for."""
+    for name, group in (OF_CT if modality == "CT" else OF_MR).items():
+        if origin is None:
+            break
+        if (element := _sound(origin.header, name)) is not None:
+            facts[name] = element
+        elif group and (number := informing(origin.get, name, group)[0]) is not None:
+            setattr(facts, name, int(number) if name == "EchoTrainLength" else decimal(number))
+    if modality == "MR":
+        _fill_mr(facts, origin)
+    for name in NEVER_ABSENT_IN[modality]:
+        if name not in facts:
+            setattr(facts, name, None)
+    kinds = list(origin.planes[0].image_type)[2:] if origin is not None else []
+    if modality == "CT":
+        kinds = ["AXIAL", *kinds[1:]]  # the other word is LOCALIZER
+    facts.ImageType = ["DERIVED", "SECONDARY", *(kinds or ["OTHER"])]
+
+
+def _fill_mr(facts: Dataset, origin: Origin | None) -> None:
+    """The type 1 attributes of the MR image module out of an enhanced source, else as a research sequence."""
+    if origin is not None:
+        get = origin.get
+        for name, there, group in (
+            ("EchoTime", "EffectiveEchoTime", "MREchoSequence"),
+            ("InversionTime", "InversionTimes", "MRModifierSequence"),
+        ):
+            if name not in facts and (number := informing(get, there, group)[0]) is not None:
+                setattr(facts, name, decimal(number))
+        echo = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(str(get("EchoPulseSequence")), [])
+        planar = ["EP"] if get("EchoPlanarPulseSequence") == "YES" else []
+        inverted = ["IR"] if get("InversionRecovery", "MRModifierSequence") == "YES" else []
+        if not facts.get("ScanningSequence") and (echo or planar):
+            facts.ScanningSequence = [*echo, *planar, *inverted]
+    if not facts.get("ScanningSequence"):
+        facts.ScanningSequence = "RM"
+    if not facts.get("SequenceVariant"):
+        facts.SequenceVariant = "NONE"

@@ -240,7 +240,7 @@ def _facts(header: Dataset, rows: int, columns: int) -> FileFacts:
     )
 
 
-def _getter(header: Dataset, frame: int | None) -> Get:
+def getter_of(header: Dataset, frame: int | None) -> Get:
     """Values from the functional group of this frame or of all frames; classic files have them at the top."""
     if frame is None:
         return getter(header)
@@ -259,7 +259,7 @@ def _getter(header: Dataset, frame: int | None) -> Get:
 
 
 def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> Plane:
-    get = _getter(header, frame)
+    get = getter_of(header, frame)
     position = deciding(get, "ImagePositionPatient", 3, "PlanePositionSequence")
     orientation = deciding(get, "ImageOrientationPatient", 6, "PlaneOrientationSequence")
     spacing = deciding(get, "PixelSpacing", 2, "PixelMeasuresSequence")

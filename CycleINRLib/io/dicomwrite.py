@@ -1,8 +1,6 @@
-"""A result as a new DICOM series of the same study: a classic file a slice, or one multi-frame file (floor 2, pydicom).
+"""A result as a new DICOM series of the same study: a classic file a slice, or one enhanced file (floor 2, pydicom).
 
-Slices are made and written one after another: no second copy of the volume is held.
-
-Source: DICOM PS3.3, C.7.6.2 (image plane), A.3 (CT), A.4 (MR); the multi-frame objects stand in `dicomenhanced`
+Source: DICOM PS3.3, C.7.6.1 (derived images), C.7.6.2 (image plane), A.3 (CT), A.4 (MR)
 """
 
 from __future__ import annotations
@@ -15,16 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pydicom
+import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless, generate_uid
 
-from ..imaging.volume import Volume, choose_slice_axis
+from ..errors import RequestError
+from ..imaging.volume import Volume, choose_slice_axis, guess_modality
 from ..wholefile import beside
-from .dicomderived import Frames, Origin, StoredPixels, decimal, shared_by_slices
-from .dicomenhanced import enhanced_object
-from .dicomread import planes_of_volume
+from . import dicomenhanced
+from .dicomderived import Origin, Sources, decimal, facts_of_classic, facts_of_series, rescale_type
+from .dicompixels import StoredSlices, bits_of_inverted, keep_padding
 from .files import check_output, refuse_in_plane_shear, reporting
+
+STORAGE = {"CT": CTImageStorage, "MR": MRImageStorage}
 
 
 def write_series(
@@ -33,50 +35,70 @@ def write_series(
     output_folder: str | os.PathLike,
     report: dict[str, Any],
     *,
-    overwrite: bool = False,
     enhanced: bool = False,
     compress: bool = False,
+    overwrite: bool = False,
 ) -> Path:
-    """Writes the volume as a folder of DICOM slices, whole or not at all, and gives the folder.
+    """Writes the volume as a folder of DICOM files, whole or not at all, slice by slice, and gives the folder.
 
     Parameters
     ----------
     source : file or folder that the volume was made from; where it is DICOM, the new series joins its study, patient
-        and frame of reference, and each slice names the images that it lies between
+        and frame of reference, and each slice names the source slices that it lies between
     report : of the upsampling (design section 4.5), for the derivation description; may be empty
-    enhanced : one multi-frame file (Enhanced CT or MR) instead of a classic file a slice
-    compress : RLE lossless, which every DICOM toolkit reads and pydicom writes without a further package
+    enhanced : one multi-frame file (enhanced CT or MR) instead of a file a slice
+    compress : RLE, without loss
 
     Raises
     ------
-    RequestError : as `check_output` for a folder; neither CT nor MR; in-plane shear, which DICOM cannot say
+    RequestError : as `check_output` for a folder; neither CT nor MR; in-plane shear, which DICOM cannot say;
+        enhanced of a source that is stored inverted or holds text in its pixels
     ResourceError : disk full or read-only; nothing is left behind
     """
     folder = Path(output_folder)
-    check_output(folder, overwrite=overwrite, inputs=[source] if source else [], dicom=True, modality=volume.modality)
+    inputs = [source] if source else []
+    check_output(folder, overwrite=overwrite, inputs=inputs, dicom=True, modality=volume.modality)
     volume = volume.slices_first(choose_slice_axis(volume))
     refuse_in_plane_shear(volume.geometry)
+    modality = volume.modality or guess_modality(volume)
+    if modality not in STORAGE:
+        raise RequestError("DICOM is written for CT and MR only", f"modality {modality}", "write .nrrd")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd values of the source are its own
         job = report.get("job", {})
-        origin = _origin(Path(source), job.get("series"), job.get("frame")) if source else None
-        shared = shared_by_slices(volume, origin, report)
-        frames, pixels = Frames.of(volume), StoredPixels.of(volume.values)
+        origin = Origin.of(Path(source), job.get("series"), job.get("frame")) if source else None
+        if enhanced:
+            dicomenhanced.check_size(volume.values.shape, compress)
+            dicomenhanced.check_origin(origin)
+        facts = facts_of_series(volume, modality, origin, report)
+        slices = StoredSlices(volume.values, compress, bits_of_inverted(origin))
+        slices.describe(facts)
+        keep_padding(facts, origin, slices, volume)
+        rescale = Dataset()
+        rescale.RescaleIntercept, rescale.RescaleSlope = slices.intercept, slices.slope
+        rescale.RescaleType = rescale_type(volume, origin)
+        stack = _Stack(volume, origin)
         with reporting(folder), _folder_or_nothing(folder.resolve()) as part:
             if enhanced:
-                _write_enhanced(part, volume, shared, frames, pixels, origin, compress)
+                _write_enhanced(part / "0001.dcm", facts, rescale, modality, origin, stack, slices, compress)
             else:
-                for number, dataset in enumerate(_slices(volume, shared, frames, pixels, origin), 1):
-                    _save(dataset, part / f"{number:04d}.dcm", compress)
+                _write_classic(part, facts, rescale, modality, origin, stack, slices, compress)
     return folder
 
 
-def _origin(path: Path, series: str | None, frame: int | None) -> Origin | None:
-    """The images that the volume was read from; None where the path is no DICOM."""
-    planes = planes_of_volume(path, series, frame)
-    if not planes:
-        return None
-    return Origin(pydicom.dcmread(planes[0].file, stop_before_pixels=True, force=True), planes)
+def check_enhanced(
+    source: str | os.PathLike, shape: tuple[int, ...], *, series: str | None, frame: int | None, compress: bool
+) -> None:
+    """Refuses before anything is computed an output of `shape` that cannot be one enhanced file.
+
+    Raises
+    ------
+    RequestError : the source is stored inverted or holds text in its pixels, or the pixels do not fit into one file
+    """
+    dicomenhanced.check_size(shape, compress)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dicomenhanced.check_origin(Origin.of(Path(source), series, frame))
 
 
 @contextlib.contextmanager
@@ -99,61 +121,99 @@ def _folder_or_nothing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _slices(
-    volume: Volume, shared: Dataset, frames: Frames, pixels: StoredPixels, origin: Origin | None
-) -> Iterator[Dataset]:
-    """Each slice with its place; numbered along the normal, as readers will order them."""
-    for number, (k, position) in enumerate(frames.in_order(), 1):
+class _Stack:
+    """Where each slice lies, numbered along the normal, as readers will order them."""
+
+    def __init__(self, volume: Volume, origin: Origin | None) -> None:
+        geometry = volume.geometry
+        spacing, self._lps = geometry.spacing_mm, geometry.to_lps()
+        rows, columns = self._lps[:3, :2].T
+        left, _, right = np.linalg.svd(np.stack([rows / spacing[2], columns / spacing[1]]), full_matrices=False)
+        rows, columns = left @ right  # rounded axes at right angles
+        self.normal = np.cross(rows, columns)
+        step = float(self._lps[:3, 2] @ self.normal)
+        count = len(volume.values)
+        self.order = range(count) if step > 0 else range(count - 1, -1, -1)
+        self.sources = Sources(origin, self.normal)
+        self.is_tilted = geometry.is_sheared
+        self.place = Dataset()
+        self.place.ImageOrientationPatient = [decimal(n) for n in (*rows, *columns)]
+        self.place.PixelSpacing = [decimal(spacing[1]), decimal(spacing[2])]
+        self.place.SpacingBetweenSlices = decimal(abs(step))
+        self.place.SliceThickness = None if volume.thickness_mm is None else decimal(volume.thickness_mm)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def position(self, k: int) -> np.ndarray:
+        """(3,) LPS in mm of the first pixel of slice k of the volume."""
+        return self._lps[:3, 3] + k * self._lps[:3, 2]
+
+
+def _write_classic(
+    folder: Path,
+    facts: Dataset,
+    rescale: Dataset,
+    modality: str,
+    origin: Origin | None,
+    stack: _Stack,
+    slices: StoredSlices,
+    compress: bool,
+) -> None:
+    facts_of_classic(facts, modality, origin)
+    facts.SOPClassUID = STORAGE[modality]
+    facts.update(stack.place)
+    if modality == "CT" or not slices.is_exact:  # a classic MR has no rescale where it needs none
+        facts.update(rescale)
+    for number, k in enumerate(stack.order, 1):
+        position = stack.position(k)
         dataset = Dataset()
-        dataset.update(shared)
+        dataset.update(facts)
         dataset.SOPInstanceUID = generate_uid(prefix=None)
         dataset.InstanceNumber = number
         dataset.ImagePositionPatient = [decimal(n) for n in position]
-        dataset.ImageOrientationPatient = [decimal(n) for n in frames.orientation]
-        dataset.PixelSpacing = [decimal(mm) for mm in frames.pixel_spacing]
-        dataset.SpacingBetweenSlices = decimal(frames.spacing_mm)
-        dataset.SliceThickness = None if volume.thickness_mm is None else decimal(volume.thickness_mm)
-        dataset.SliceLocation = decimal(float(position @ frames.normal))
-        if origin is not None:
-            dataset.SourceImageSequence = origin.references(position)
-        if shared.Modality == "CT" or not pixels.is_identity:  # classic MR images have no rescale of their own
-            dataset.RescaleSlope, dataset.RescaleIntercept = decimal(pixels.slope), decimal(pixels.intercept)
-        else:
-            del dataset.RescaleType
-        pixels.describe(dataset, volume.values.shape[1:])
-        dataset.PixelData = pixels.bytes_of(volume.values[k])
-        yield dataset
+        dataset.SliceLocation = decimal(float(position @ stack.normal))
+        if stack.sources.planes:
+            dataset.SourceImageSequence = stack.sources.of(position)
+        _put_pixels(dataset, slices.encoded(k), compress)
+        dataset.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
 
 
 def _write_enhanced(
-    folder: Path,
-    volume: Volume,
-    shared: Dataset,
-    frames: Frames,
-    pixels: StoredPixels,
+    file: Path,
+    facts: Dataset,
+    rescale: Dataset,
+    modality: str,
     origin: Origin | None,
+    stack: _Stack,
+    slices: StoredSlices,
     compress: bool,
 ) -> None:
-    """One file; its pixels pass through a file beside it, slice by slice."""
-    dataset = enhanced_object(volume, shared, frames, pixels, origin)
-    raw = folder / ".pixels"
-    try:
-        with open(raw, "wb") as stream:
-            for k, _ in frames.in_order():
-                stream.write(pixels.bytes_of(volume.values[k]))
-        with open(raw, "rb") as stream:
-            dataset.PixelData = stream.read() if compress else stream  # the encoder wants all of it
-            dataset["PixelData"].VR = "OW"
-            _save(dataset, folder / "0001.dcm", compress)
-    finally:
-        raw.unlink(missing_ok=True)
+    dicomenhanced.facts_of_enhanced(facts, modality, origin, len(stack), stack.is_tilted)
+    shared = dicomenhanced.shared_groups(facts, stack.place, rescale, modality, origin)
+    sources = stack.sources
+    if sources.planes:
+        sources.list_all(facts)
+        if not sources.are_parallel:
+            shared.DerivationImageSequence = [dicomenhanced.derivation(sources, stack.position(0))]
+    facts.SharedFunctionalGroupsSequence = [shared]
+    _put_meta(facts, compress)
+    groups = (
+        dicomenhanced.groups_of_frame(n, [decimal(mm) for mm in stack.position(k)], sources, stack.position(k))
+        for n, k in enumerate(stack.order, 1)
+    )
+    dicomenhanced.write_frames(file, facts, groups, slices, stack.order, compress)
 
 
-def _save(dataset: Dataset, path: Path, compress: bool) -> None:
+def _put_pixels(dataset: Dataset, data: bytes, compress: bool) -> None:
+    dataset.PixelData = encapsulate([data]) if compress else data
+    dataset["PixelData"].VR = "OB" if compress else "OW"
+    dataset["PixelData"].is_undefined_length = compress
+    _put_meta(dataset, compress)
+
+
+def _put_meta(dataset: Dataset, compress: bool) -> None:
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = RLELossless if compress else ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    if compress:
-        dataset.compress(RLELossless, generate_instance_uid=False)
-    dataset.save_as(path, enforce_file_format=True)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tracemalloc
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from test_files import in_place
 from test_geometry import geometries
 
+from CycleINRLib.cli.main import main
 from CycleINRLib.errors import RequestError, ResourceError, VolumeError
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
@@ -116,9 +118,13 @@ def finer(volume: Volume) -> Volume:
 
 
 def references(dataset: pydicom.Dataset) -> list[tuple[str, int | None]]:
-    return [
-        (str(item.ReferencedSOPInstanceUID), item.get("ReferencedFrameNumber")) for item in dataset.SourceImageSequence
-    ]
+    """(image, frame) of each source; one item may name several frames of a file."""
+    found = []
+    for item in dataset.SourceImageSequence:
+        frames = item.get("ReferencedFrameNumber")
+        for frame in [frames] if frames is None or isinstance(frames, int) else frames:
+            found.append((str(item.ReferencedSOPInstanceUID), frame))
+    return found
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -166,24 +172,116 @@ def test_compressed_slices_are_smaller_and_the_same(tmp_path, thick_ct):
     assert headers(packed)[0].file_meta.TransferSyntaxUID.name == "RLE Lossless"
 
 
-@pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
-def test_many_slices_are_never_held_a_second_time(tmp_path, enhanced):
-    values = np.zeros((400, 64, 64), np.int16)
-    values[:, 32, 32] = 1
+@pytest.mark.parametrize("form", [{}, {"enhanced": True}, {"enhanced": True, "compress": True}], ids=str)
+def test_many_slices_are_written_one_by_one(tmp_path, form):
+    values = np.zeros((60, 128, 128), np.int16)
+    values[:, 12, 12] = np.arange(60)
     volume = Volume(values, Geometry.from_spacing(values.shape, (1, 1, 1)), "CT", slice_axis="k")
-    write_series(volume, None, tmp_path / "first", {}, enhanced=enhanced)  # what is loaded once
+    write_series(
+        volume.with_values(values[:3], Geometry.from_spacing((3, 128, 128), (1, 1, 1))), None, tmp_path / "a", {}
+    )
     tracemalloc.start()
-    write_series(volume, None, tmp_path / "out", {}, enhanced=enhanced)
+    write_series(volume, None, tmp_path / "out", {}, **form)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    headers_mb = 3 if enhanced else 0  # of 400 frames
-    assert peak < 0.5 * values.nbytes + headers_mb * 2**20
+    assert peak < 0.5 * values.nbytes
+    assert np.array_equal(read(tmp_path / "out").values, values)
 
 
 def test_a_form_of_dicom_without_dicom_is_refused():
     for form in ("enhanced", "compress"):
         with pytest.raises(RequestError, match=f"--{form}.*add --dicom"):
             UpsampleJob(**{form: True})
+
+
+# --- what stays true of the source ------------------------------------------------------------------------------
+def changed(folder: Path, **values) -> Path:
+    def change(_, dataset):
+        for name, value in values.items():
+            setattr(dataset, name, value)
+
+    return make_series(folder, change=change)
+
+
+FORMS = pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
+
+
+@FORMS
+def test_padding_window_and_loss_are_kept_in_the_new_rescale(tmp_path, enhanced):
+    facts = {"PixelPaddingValue": 24, "WindowCenter": 55, "LossyImageCompression": "01", "PatientPosition": "FFS"}
+    source = changed(tmp_path / "source", **facts, LossyImageCompressionRatio=12, SeriesDescription="x" * 64)
+    report = {**REPORT, "noise": "renew"}
+    header = headers(write_series(read(source), source, tmp_path / "out", report, enhanced=enhanced))[0]
+    group = header.SharedFunctionalGroupsSequence[0] if enhanced else None
+    rescale, window = (
+        group[n][0] if group else header for n in ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+    )
+    assert header.PixelPaddingValue * rescale.RescaleSlope + rescale.RescaleIntercept == 24 - 1024
+    assert (window.WindowCenter, header.PatientPosition, header.LossyImageCompression) == (55, "FFS", "01")
+    assert header.LossyImageCompressionRatio == 12
+    assert header.SeriesDescription.endswith("x CycleINR, noise synthetic") and len(header.SeriesDescription) == 64
+    assert header.ContentQualification == "RESEARCH"
+
+
+def test_a_series_number_that_is_none_does_not_stop_the_writing(tmp_path):
+    source = make_series(tmp_path / "source")
+    for file in source.iterdir():
+        file.write_bytes(file.read_bytes().replace(b"\x20\x00\x11\x00IS", b"\x20\x00\x11\x00LO"))
+        header = pydicom.dcmread(file)
+        header.add_new("SeriesNumber", "LO", "A12")
+        header.save_as(file)
+    assert headers(write_series(read(source), source, tmp_path / "out", REPORT))[0].SeriesNumber == 1000
+
+
+def test_an_inverted_series_stays_inverted_and_one_file_of_it_is_refused(tmp_path, capsys):
+    source = changed(tmp_path / "source", PhotometricInterpretation="MONOCHROME1", BitsStored=12, HighBit=11)
+    for file in source.iterdir():
+        header = pydicom.dcmread(file)
+        header.RescaleIntercept = 0
+        header.save_as(file)
+    volume = read(source)
+    out = headers(write_series(volume, source, tmp_path / "out", REPORT))
+    assert {(one.PhotometricInterpretation, one.BitsStored) for one in out} == {("MONOCHROME1", 12)}
+    assert np.array_equal(read(tmp_path / "out").values, volume.values)
+    asked = ["upsample", str(source), str(tmp_path / "no"), "--z-scale", "2", "--dicom", "--enhanced"]
+    assert main(asked) == 2
+    told = capsys.readouterr().err
+    assert "cannot be stored inverted. Found: MONOCHROME1. Next: leave out --enhanced" in told and "%" not in told
+    assert not (tmp_path / "no").exists()
+
+
+def test_slices_that_cross_those_of_the_source_name_all_of_them(tmp_path):
+    source = make_series(tmp_path / "source")
+    sideways = replace(read(source), slice_axis="i")
+    for enhanced in (False, True):
+        header = headers(write_series(sideways, source, tmp_path / f"{enhanced}", REPORT, enhanced=enhanced))[0]
+        place = header.SharedFunctionalGroupsSequence[0].DerivationImageSequence[0] if enhanced else header
+        known = {str(one.SOPInstanceUID) for one in headers(source)}
+        assert {uid for uid, _ in references(place)} == known and len(known) == 5
+
+
+def test_one_file_of_an_enhanced_source_keeps_what_its_frames_say(tmp_path):
+    before = pydicom.dcmread(DATA / "dicom_ct_enhanced_tiny" / "mf.dcm")
+    details, anatomy, region = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    details.KVP = 110
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "69536005", "SCT", "Head"
+    anatomy.FrameLaterality, anatomy.AnatomicRegionSequence = "U", [region]
+    before.SharedFunctionalGroupsSequence[0].CTXRayDetailsSequence = [details]
+    before.PerFrameFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+    before.save_as(tmp_path / "mf.dcm")
+    volume = read(tmp_path / "mf.dcm")
+    for enhanced in (True, False):
+        folder = write_series(volume, tmp_path / "mf.dcm", tmp_path / f"{enhanced}", REPORT, enhanced=enhanced)
+        header = headers(folder)[0]
+        if not enhanced:
+            assert header.KVP == 110
+            continue
+        kept = header.SharedFunctionalGroupsSequence[0]
+        assert kept.CTXRayDetailsSequence[0].KVP == 110
+        assert kept.FrameAnatomySequence[0].AnatomicRegionSequence[0].CodeMeaning == "Head"
+        listed = header.SourceImageEvidenceSequence[0].ReferencedSeriesSequence[0]
+        assert listed.SeriesInstanceUID == before.SeriesInstanceUID
+        assert listed.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == before.SOPInstanceUID
 
 
 # --- as others read it --------------------------------------------------------------------------------------------
@@ -215,13 +313,36 @@ def test_an_age_that_breaks_the_rules_is_left_behind(tmp_path):
     assert "PatientAge" not in headers(write_series(read(source), source, tmp_path / "out", REPORT))[0]
 
 
-def test_itk_reads_what_was_written(tmp_path, thick_ct):
+def place_in_itk(image) -> np.ndarray:
+    """(4, 4) voxel to RAS."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    return np.diag([-1.0, -1, 1, 1]) @ matrix
+
+
+@pytest.mark.parametrize("form", [{}, {"enhanced": True}, {"enhanced": True, "compress": True}], ids=str)
+def test_itk_reads_the_same_values_at_the_same_positions(tmp_path, thick_ct, form):
     sitk = pytest.importorskip("SimpleITK")
-    folder = write_series(thick_ct, None, tmp_path / "out", {})
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
-    image = sitk.ReadImage(list(names))
-    assert np.array_equal(sitk.GetArrayFromImage(image), thick_ct.values)
-    assert image.GetSpacing() == pytest.approx(thick_ct.spacing_mm[::-1])
+    folder = write_series(thick_ct, None, tmp_path / "out", {}, **form)
+    names = sorted(map(str, folder.iterdir()))
+    image = sitk.ReadImage(names if len(names) > 1 else names[0])
+    back = read(folder)
+    assert np.array_equal(sitk.GetArrayFromImage(image), back.values)
+    assert np.array_equal(np.sort(back.values, axis=None), np.sort(thick_ct.values, axis=None))
+    assert np.allclose(place_in_itk(image), back.geometry.ijk_to_ras, atol=1e-4)
+
+
+def test_itk_places_each_slice_of_a_tilted_series_alike(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    tilted = Geometry((4, 5, 6), np.array([[1, 0, 0, 7], [0, 1, 1.5, 8], [0, 0, 5, 9], [0, 0, 0, 1.0]]))
+    values = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    folder = write_series(Volume(values, tilted, "CT", slice_axis="k"), None, tmp_path / "out", {})
+    found = read(folder)
+    for k, file in enumerate(sorted(folder.iterdir())):
+        image = sitk.ReadImage(str(file))
+        assert np.allclose(place_in_itk(image)[:3, 3], found.geometry.ras_of(np.array([[k, 0, 0]]))[0], atol=1e-4)
+        assert np.array_equal(sitk.GetArrayFromImage(image)[0], found.values[k])
 
 
 def test_a_source_that_is_no_dicom_gives_a_study_of_its_own(tmp_path, thick_mr):
@@ -251,7 +372,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, thick_mr
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dicomwrite, "_save", full)
+    monkeypatch.setattr(dicomwrite, "_put_pixels", full)
     with pytest.raises(ResourceError, match="No space left"):
         write_series(thick_mr, source, tmp_path / "out", {})
     assert sorted(os.listdir(tmp_path)) == ["full", "source"]
@@ -261,7 +382,7 @@ def test_an_older_series_is_replaced_whole_where_that_is_asked_for(tmp_path, thi
     folder = write_series(thick_mr, None, tmp_path / "out", {})
     uid = headers(folder)[0].SeriesInstanceUID
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dicomwrite, "_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(dicomwrite, "_put_pixels", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         write_series(thick_mr, None, folder, {}, overwrite=True)
     assert headers(folder)[0].SeriesInstanceUID == uid
     write_series(thick_mr, None, folder, {}, overwrite=True)
