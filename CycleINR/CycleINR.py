@@ -243,7 +243,7 @@ class CycleINRTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        for test in (self.test_refusals, self.test_upsample, self.test_adapt):
+        for test in (self.test_refusals, self.test_panel, self.test_upsample, self.test_adapt):
             self.setUp()
             test()
 
@@ -266,6 +266,33 @@ class CycleINRTest(ScriptedLoadableModuleTest):
         with self.assertRaises(CycleINRError):
             logic.adapt(None)
 
+    def test_panel(self):
+        """With the real widgets: no volume becomes the output by itself, and a model file can be cleared."""
+        if slicer.util.mainWindow() is None:
+            return
+        scans = [self.scan() for _ in range(2)]
+        slicer.util.selectModule("CycleINR")
+        widget = slicer.util.getModuleWidget("CycleINR")
+        asked, ui = widget.logic.getParameterNode(), widget.ui
+        for scan in scans:
+            asked.inputVolume = scan
+            slicer.app.processEvents()
+            self.assertIsNone(asked.outputVolume)
+            self.assertTrue(ui.applyButton.enabled)
+        output = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Output")
+        asked.outputVolume = output
+        slicer.mrmlScene.RemoveNode(output)
+        slicer.app.processEvents()
+        self.assertIsNone(asked.outputVolume)
+        self.assertIsNone(ui.outputSelector.currentNode())
+        asked.modelFile = "/no/such.safetensors"
+        slicer.app.processEvents()
+        self.assertFalse(ui.applyButton.enabled)
+        ui.modelFileEdit.currentPath = ""
+        slicer.app.processEvents()
+        self.assertEqual(asked.modelFile, "")
+        self.assertTrue(ui.applyButton.enabled)
+
     def hasTorch(self):
         from importlib.util import find_spec
 
@@ -283,6 +310,14 @@ class CycleINRTest(ScriptedLoadableModuleTest):
         self.assertEqual(slicer.util.arrayFromVolume(node).shape, (56, 48, 48))
         self.assertIs(node.GetNodeReference("CycleINR.source"), scan)
         self.assertIn("snli", report)
+        drawn = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Drawn")
+        drawn.SetReferenceImageGeometryParameterFromVolumeNode(scan)
+        segment = drawn.GetSegmentation().AddEmptySegment("ball", "Ball")
+        mask = (slicer.util.arrayFromVolume(scan) > -500).astype("uint8")
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask, drawn, segment, scan)
+        (carried,) = CycleINRLogic().carrySegmentations(node)
+        fine = slicer.util.arrayFromSegmentBinaryLabelmap(carried, segment, node)
+        self.assertTrue(((fine[::5] > 0) == (mask > 0)).all())
         self.delayDisplay("Test passed")
 
     def test_adapt(self):

@@ -60,12 +60,14 @@ class FramesRun:
 
     def wait(self, progress: Callable[[Event], None] | None = None) -> Any:
         """Blocks until the end and gives `result`; Ctrl-C ends the job."""
+        tell = progress or (lambda event: None)
         try:
             while not self.done:
                 for event in self.poll():
-                    if progress is not None:
-                        progress(event)
+                    tell(event)
                 time.sleep(0.05)
+            for event in self.poll():
+                tell(event)
         except BaseException:
             self.discard()
             raise

@@ -18,6 +18,7 @@ import vtk
 from driving import finish, left_behind, rows, run_until, volumes
 
 from CycleINRLib.child import launcher
+from CycleINRLib.errors import Cancelled, RequestError
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")
@@ -457,6 +458,29 @@ def test_a_sequence_that_is_stopped_or_fails_leaves_the_scene_as_it_was(a_sequen
     assert len(slicer.util.getNodesByClass("vtkMRMLSequenceNode")) == 1
 
 
+def test_the_console_gets_the_sequence_and_a_report_for_each_frame(a_sequence, the_module, fake_child, an_app):
+    heard: list = []
+    logic = the_module.CycleINRLogic()
+    node, reports = logic.upsampleSequence(a_sequence.proxy, zScale=2, name="Fine", progress=heard.append)
+    assert node.GetName() == "Fine" and [report["z_scale"] for report in reports] == [2, 2, 2]
+    assert [(event.done, event.of) for event in heard] == [(1, 12), (5, 12), (9, 12)]
+    assert left_behind(an_app) == [] and logic._running.runs == {}
+
+
+def test_a_volume_that_shows_no_sequence_is_refused(the_module, a_scan, fake_child):
+    with pytest.raises(RequestError, match="no frame of a sequence"):
+        the_module.CycleINRLogic().upsampleSequence(a_scan)
+
+
+def test_closing_the_scene_ends_a_sequence(a_sequence, the_module, a_scene, fake_child, an_app):
+    fake_child("slow")
+    run = the_module.CycleINRLogic().upsampleSequence(a_sequence.proxy, wait=False)
+    a_scene.scene.Clear(False)
+    assert run.done and left_behind(an_app) == []
+    with pytest.raises(Cancelled, match="Cancelled|closed"):
+        run.result()
+
+
 # --- a study of the subject hierarchy --------------------------------------------------------------------------------
 def test_a_selected_patient_gives_all_series_that_can_be_made_isotropic(three_scans, a_panel, a_scene, monkeypatch):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(a_scene.scene)
@@ -583,3 +607,12 @@ def test_opening_the_module_without_a_volume_computes_nothing_and_loads_no_large
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded: running: False 0"
+
+
+def test_the_test_that_runs_inside_slicer_holds_with_these_widgets_too(a_panel, the_module, an_app, monkeypatch):
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: object())
+    monkeypatch.setattr(slicer.util, "selectModule", lambda name: a_panel.enter(), raising=False)
+    monkeypatch.setattr(slicer.util, "getModuleWidget", lambda name: a_panel, raising=False)
+    monkeypatch.setattr(an_app, "processEvents", lambda: settle(a_panel))
+    monkeypatch.setattr(a_panel.controller._bar, "_bars", lambda: None)
+    the_module.CycleINRTest("test_panel").test_panel()
