@@ -125,13 +125,15 @@ def read_scans(paths: list[Path], console: Console) -> Iterator[Volume]:
     count = 0
     for place in find_all(paths):
         try:
-            volume = read(place.path, series=place.series)
+            if place.problem is not None:
+                raise place.problem
+            volume = read(place.path)
         except VolumeError as error:
             refused.append(error)
             console.warn(f"{place.path.name} is left out: {error.what[0].lower()}{error.what[1:]} ({error.found}).")
             continue
         count += 1
-        yield volume if place.series is None else dataclasses.replace(volume, name=f"{volume.name} series {count}")
+        yield volume
     if not count:
         if refused:
             raise refused[0]

@@ -1,143 +1,87 @@
-"""`cycleinr batch`: many scans upsampled alike, one after another; a bad one does not stop the others (floor 5)."""
+"""`cycleinr batch`: many scans upsampled alike; a bad one does not stop the others (floor 5)."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from ..errors import (
-    ERROR_BY_CODE,
-    Cancelled,
-    CycleINRError,
-    RequestError,
-    VolumeError,
-)
-from ..io.discover import NEXT, Found, find_all
-from ..io.names import stem_of
+from ..archive.batch import FORMATS, BatchRequest, run_batch
+from ..errors import ERROR_BY_CODE, RequestError
 from ..jobs import UpsampleJob
-from ..wholefile import write_text
 from .console import Console
 from .options import Parser, add_dicom, add_json, add_target, add_way, check_target
-from .upsample import do_upsample
-
-SUMMARY = "batch.json"
-FIGURES = ("z_scale", "snli", "generated_gap", "noise_ratio", "gain", "texture", "self_check", "seconds", "warnings")
 
 
 def run(options: Namespace, console: Console) -> None:
-    """Results, a report for each, and `batch.json` with a line for each scan go into the folder OUTPUT.
+    """Results, reports, the manifest and the summary go into the folder OUTPUT.
 
     Raises
     ------
-    VolumeError : there is no scan
-    RequestError : the folder cannot be used, or the same options would not do for a single scan
     CycleINRError : some scans failed, of the kind of the first; which and why stands in batch.json
     """
     check_target(options)
-    folder = Path(options.output)
-    _check_folder(folder)
-    jobs = list(_jobs(find_all([Path(path) for path in options.inputs]), folder, options))
-    if not jobs:
-        raise VolumeError("There is no scan to upsample", ", ".join(options.inputs), NEXT)
-    folder.mkdir(exist_ok=True)
-    told: list[dict[str, Any]] = []
-    for n, job in enumerate(jobs, 1):
-        console.say(f"{n} of {len(jobs)}: {job.input}" + (f", series {job.series}" if job.series else ""))
-        told.append(_done_before(job) if options.resume and _is_done(job) else _do(job, console))
-        write_text(folder / SUMMARY, json.dumps({"scans": told}, indent=2, allow_nan=False) + "\n")
-    failed = [one for one in told if "error" in one]
-    console.say(f"{len(told) - len(failed)} of {len(told)} scans done; written to {folder}")
-    console.finish({"scans": told}, (str(folder / SUMMARY),))
-    if failed:
-        names = ", ".join(Path(one["input"]).name for one in failed)
-        raise ERROR_BY_CODE[failed[0]["error"]["code"]](
+    settings = UpsampleJob.from_options(vars(options), input=None, output=None, report=None, picture=None)
+    request = BatchRequest(
+        scans=(*map(Path, options.inputs), *_listed(options.list)),
+        folder=Path(options.output),
+        settings=settings,
+        kind=options.format,
+        pictures=options.pictures,
+        thumbnails=not options.no_thumbnails,
+        workers=options.workers,
+        scheduler=options.scheduler,
+        resume=options.resume,
+        retries=options.retries,
+        anonymous=options.anonymous_paths,
+    )
+    summary = run_batch(request, console.hear, console.mention)
+    total, done = sum(summary.counts.values()), summary.counts.get("done", 0)
+    console.say(f"{done} of {total} scans done; written to {request.folder}")
+    for path in summary.files:
+        console.say(f"written       {path}")
+    facts = json.loads(Path(summary.files[0]).read_text("utf-8")) if console.way == "json" else summary.counts
+    console.finish(facts, summary.files)
+    if summary.failed:
+        names_left = ", ".join(one["scan"] for one in summary.failed[:10])
+        more = ", ..." if len(summary.failed) > 10 else ""
+        raise ERROR_BY_CODE[summary.failed[0]["error"]["code"]](
             "Some scans were left out",
-            f"{len(failed)} of {len(told)}: {names}",
-            f"read why in {folder / SUMMARY}, mend them and add --resume",
+            f"{summary.counts['failed']} of {total}: {names_left}{more}",
+            f"read why in {request.folder / 'batch.html'}, mend them and add --resume",
         )
 
 
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise RequestError("The output is a file", str(folder), "name a folder")
-    if not folder.absolute().parent.is_dir():
-        raise RequestError("The output folder does not exist", str(folder.absolute().parent), "make it first")
-
-
-def _jobs(scans: list[Found], folder: Path, options: Namespace) -> Iterator[UpsampleJob]:
-    """One job a scan, each with a name of its own in the folder."""
-    names = {field.name for field in fields(UpsampleJob)} - {"input", "output", "series", "report", "picture"}
-    asked = {name: value for name, value in vars(options).items() if name in names}
-    taken = {Path(SUMMARY).stem}  # the report of a scan of that name would be lost to the summary
-    for scan in scans:
-        name = stem = stem_of(scan.path)
-        count = 1
-        while name.lower() in taken:
-            count += 1
-            name = f"{stem}_{count}"
-        taken.add(name.lower())
-        yield UpsampleJob(
-            **asked,
-            input=str(scan.path),
-            series=scan.series,
-            output=str(folder / (name if options.dicom else f"{name}.{options.format}")),
-            report=str(folder / f"{name}.json"),
-            picture=str(folder / f"{name}.png") if options.pictures else None,
-        )
-
-
-def _do(job: UpsampleJob, console: Console) -> dict[str, Any]:
-    """Upsamples one scan; what came of it, or the error in words."""
-    listener = _OneOfMany(console)
+def _listed(path: str | None) -> list[Path]:
+    """The scans that a text file names, one a line, relative to where it lies."""
+    if path is None:
+        return []
     try:
-        do_upsample(job, listener)
-    except Cancelled:
-        raise
-    except CycleINRError as error:
-        console.warn(f"{job.input} is left out: {error}")
-        told = {"what": error.what, "found": error.found, "next": error.next, "code": error.code}
-        return {"input": job.input, "series": job.series, "error": told}
-    return _summed_up(job, listener.facts)
-
-
-class _OneOfMany(Console):
-    """Talks as the batch does, but keeps the end of each scan for itself."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(console.way, console.quiet)
-        self.facts: dict[str, Any] = {}
-
-    def finish(self, facts: dict[str, Any], files: tuple[str, ...] = ()) -> None:
-        self._clear_bar()
-        self.facts = facts
-
-
-def _is_done(job: UpsampleJob) -> bool:
-    """Whether an earlier run finished this scan: the report is written after the volume."""
-    return Path(str(job.output)).exists() and Path(str(job.report)).exists()
-
-
-def _done_before(job: UpsampleJob) -> dict[str, Any]:
-    return _summed_up(job, json.loads(Path(str(job.report)).read_text("utf-8")))
-
-
-def _summed_up(job: UpsampleJob, report: dict[str, Any]) -> dict[str, Any]:
-    figures = {name: report.get(name) for name in FIGURES}
-    return {"input": job.input, "series": job.series, "output": job.output, "report": job.report, **figures}
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError("The list of scans cannot be read", f"{path}: {error}", "write one path a line") from error
+    return [Path(path).absolute().parent / line.strip() for line in lines if line.strip() and line.lstrip()[0] != "#"]
 
 
 def add_options(parser: Parser) -> None:
     """The options of this command."""
-    parser.add_argument("inputs", metavar="SCANS", nargs="+", help="scans, or folders of them")
-    parser.add_argument("--output", metavar="FOLDER", required=True, help="where results, reports and batch.json go")
+    parser.add_argument("inputs", metavar="SCANS", nargs="*", help="scans, or folders, searched with all below them")
+    parser.add_argument("--list", metavar="FILE.txt", help="more scans, one path a line")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="where results, reports and the summary go")
     add_target(parser)
     add_way(parser)
-    parser.add_argument("--format", choices=["nrrd", "nii.gz", "mha"], default="nrrd", help="(%(default)s)")
+    parser.add_argument("--format", choices=FORMATS, default="nrrd", help="(%(default)s)")
     add_dicom(parser, "write a DICOM series for each scan instead")
     parser.add_argument("--pictures", action="store_true", help="write a coronal comparison of each scan")
-    parser.add_argument("--resume", action="store_true", help="leave the scans that are done already")
+    parser.add_argument("--no-thumbnails", action="store_true", help="no small pictures in batch.html")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers", metavar="N", type=int, help="processes on this machine; 0: none but this one (default: what fits)"
+    )
+    where.add_argument("--scheduler", metavar="ADDRESS", help="of a running Dask scheduler, tls://HOST:PORT")
+    parser.add_argument("--resume", action="store_true", help="go on with what is not done yet")
+    parser.add_argument("--retries", metavar="N", type=int, default=2, help="where a worker ended (%(default)s)")
+    parser.add_argument(
+        "--anonymous-paths", action="store_true", help="numbers instead of names; batch_key.sqlite tells which is which"
+    )
     add_json(parser)

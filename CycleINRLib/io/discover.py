@@ -1,9 +1,10 @@
-"""The scans at paths that a user names: files, folders of files, and DICOM series in folders (floor 2)."""
+"""The scans at paths that a user names: files, trees of files, and DICOM series in them (floor 2)."""
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,104 +12,157 @@ from typing import Any
 
 from ..errors import RequestError, VolumeError
 from ..imaging.volume import Volume, check_usable
-from .files import images_by_series
 from .headers import is_dicom
+from .names import stem_of
 from .packs import ENDING, FACTS_OF_VOLUME, PackedScan, read_pack
 
 NEXT = "name NRRD, NIfTI, MHA or DICOM scans, or folders of them"
+ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha", ".mhd")
+NO_SCANS = (".json", ".tsv", ".csv", ".txt", ".md", ".html", ".xml", ".pdf", ".png", ".jpg", ".bval", ".bvec", ".raw")
+GATHER = "put the slices of the series into one folder"
 
 
 @dataclass(frozen=True)
 class Found:
-    """One scan: a file, or a folder with DICOM; `series` names one of several there."""
+    """One scan: an image file, a folder that holds one DICOM series, or a slice that stands for its series there.
+
+    `name` is its path below what the user named, with "/" and without extension; `problem` says why it cannot be read.
+    """
 
     path: Path
-    series: str | None = None
+    name: str
+    problem: VolumeError | None = None
 
 
-def find_all(paths: list[Path]) -> list[Found]:
-    """Every scan at the paths, in order; nothing is read but DICOM headers.
+def find_all(paths: list[Path], skip: Path | None = None) -> list[Found]:
+    """Every scan at the paths and below them, in order; nothing is read but DICOM headers.
+
+    Parameters
+    ----------
+    skip : a folder that is not looked into
 
     Raises
     ------
     VolumeError : a path is missing
     """
-    return [one for path in paths for one in _at(path)]
+    root, series = root_of(paths), _Series()
+    found = [one for path in paths for one in _at(path, root, skip and skip.absolute(), series)]
+    return list(series.gathered(found, root))
 
 
-def _at(path: Path) -> Iterator[Found]:
+def root_of(paths: list[Path]) -> Path:
+    """What names of scans are relative to: the one folder that is given, else the folder that holds all that are."""
+    if len(paths) == 1 and paths[0].is_dir():
+        return paths[0].absolute()
+    return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+
+
+def _at(path: Path, root: Path, skip: Path | None, series: _Series) -> Iterator[Found]:
     if not path.exists():
         raise VolumeError("There is no such file or folder", str(path), NEXT)
     if path.is_file():
-        yield Found(path)
+        yield Found(path, _name_of(path, root))
         return
-    yield from (Found(one) for one in sorted(path.iterdir()) if _is_image(one))
-    yield from _series_below(path)
+    seen = set()
+    for here, folders, names in os.walk(path, followlinks=True):
+        folder = Path(here)
+        real = folder.resolve()
+        folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
+        if real in seen or (skip is not None and folder.absolute() == skip):  # a link in a circle, or the results
+            folders[:] = []
+            continue
+        seen.add(real)
+        files = [folder / name for name in sorted(names) if name[0] != "."]
+        yield from (Found(file, _name_of(file, root)) for file in files if file.name.lower().endswith(ENDINGS))
+        others = [file for file in files if not file.name.lower().endswith((*ENDINGS, *NO_SCANS))]
+        yield from _in_folder(folder, [file for file in others if _may_be_dicom(file)], not folders, root, series)
 
 
-def _series_below(path: Path) -> Iterator[Found]:
-    """The DICOM series of a folder and the folders in it, each folder by itself: copies of a scan are scans.
-
-    A series whose images are spread over several folders is one scan of the folder above them. A folder whose DICOM is
-    damaged is named as a scan, so that whoever reads it is told why.
-    """
-    damaged, places = [], []
-    for folder in _dicom_folders(path):
-        try:
-            found = images_by_series(folder)
-        except VolumeError:
-            damaged.append(folder)
+def _in_folder(folder: Path, files: list[Path], is_leaf: bool, root: Path, series: _Series) -> Iterator[Found]:
+    """The DICOM series of one folder: the folder itself where it holds a single one and nothing below."""
+    groups: dict[str, Path] = {}
+    for file in files:
+        uid, problem = series.add(file)
+        if problem is not None:
+            yield Found(file, _name_of(file, root), problem)
         else:
-            places += [(folder, uid if len(found) > 1 else None, uid, images) for uid, images in found.items()]
-    by_uid: dict[str, list] = {}
-    for place in places:
-        by_uid.setdefault(place[2], []).append(place)
-    spread = {uid for uid, some in by_uid.items() if len(some) > 1 and _are_disjoint([place[3] for place in some])}
-    told: set[str] = set()
-    for folder, series, uid, _ in places:
-        if uid not in spread:
-            yield Found(folder, series)
-        elif uid not in told:
-            told.add(uid)
-            yield Found(Path(os.path.commonpath([place[0] for place in by_uid[uid]])), uid)
-    yield from map(Found, damaged)
+            groups.setdefault(uid, file)
+    if len(groups) == 1 and is_leaf:
+        ((_, first),) = groups.items()
+        series.stands_for(first, folder)
+        yield Found(folder, _name_of(folder, root))
+    else:
+        yield from (Found(file, _name_of(file, root)) for file in groups.values())
 
 
-def _are_disjoint(sets: list[frozenset[str]]) -> bool:
-    return len(frozenset().union(*sets)) == sum(map(len, sets))
+class _Series:
+    """The series that were met, and in which folders: one that is spread over several would be read in parts."""
+
+    def __init__(self) -> None:
+        self._uids: dict[Path, str] = {}  # of what is found
+        self._slices: dict[str, dict[Path, int]] = {}  # a sum over the slices in each folder; equal sums are copies
+
+    def add(self, file: Path) -> tuple[str, VolumeError | None]:
+        """What tells the series of a file from others, or why the file cannot be read."""
+        import pydicom
+
+        from .dicomvalues import DAMAGED
+
+        tags = ["SeriesInstanceUID", "SOPInstanceUID", "NumberOfFrames"]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom's remarks on odd values
+                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags, force=True)
+                uid, instance = (str(header.get(tag) or "") for tag in tags[:2])
+                many = str(header.get("NumberOfFrames") or "1") != "1"
+        except (*DAMAGED, OSError) as error:
+            found = f"{file.name}, {type(error).__name__}"
+            return "", VolumeError("The header of a DICOM file cannot be read", found, "export or copy it again")
+        uid = f"{uid} {instance}" if many else uid  # each multi-frame file is a scan
+        self._uids[file] = uid
+        folders = self._slices.setdefault(uid, {})
+        folders[file.parent] = folders.get(file.parent, 0) ^ hash(instance)
+        return uid, None
+
+    def stands_for(self, file: Path, folder: Path) -> None:
+        self._uids[folder] = self._uids[file]
+
+    def gathered(self, found: list[Found], root: Path) -> Iterator[Found]:
+        """A series that is spread over folders is one scan of the folder above them, where that holds nothing else."""
+        told: set[str] = set()
+        for one in found:
+            uid = self._uids.get(one.path, "")
+            folders = self._slices.get(uid, {})
+            if len(set(folders.values())) < 2:
+                yield one
+            elif uid not in told:
+                told.add(uid)
+                above = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+                others = (other for other in found if self._uids.get(other.path) != uid)
+                alone = not any(above in other.path.absolute().parents for other in others)
+                spread = VolumeError("A series is spread over several folders", f"{len(folders)} folders", GATHER)
+                yield Found(above, _name_of(above, root), None if alone else spread)
 
 
-def _dicom_folders(path: Path) -> Iterator[Path]:
-    """The topmost folders that hold DICOM files themselves."""
-    entries = sorted(one for one in path.iterdir() if not one.name.startswith("."))
-    if any(_starts_as_dicom(one) for one in entries):
-        yield path
-        return
-    for one in entries:
-        if one.is_dir() and not one.is_symlink():
-            yield from _dicom_folders(one)
-
-
-def _starts_as_dicom(path: Path) -> bool:
+def _may_be_dicom(file: Path) -> bool:
     try:
-        return path.is_file() and is_dicom(path)
+        return file.is_file() and is_dicom(file)
     except OSError:
         return False
 
 
-def _is_image(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(ENDINGS)
+def _name_of(path: Path, root: Path) -> str:
+    """Relative to the root, without the extension of a file; never with a step upward."""
+    absolute = path.absolute()
+    below = absolute.relative_to(root) if root in absolute.parents else Path(absolute.name or "scan")
+    parts = [part for part in below.parts if part not in ("..", ".")]
+    if path.is_file():
+        parts[-1] = stem_of(path)
+    return "/".join(parts)
 
 
 FACTS = "scans.json"
-
-
 UNTOLD = {"license": None, "source": None, "held_out": False}
-
-
-ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha", ".mhd")
-
-
 KINDS = {"ct": "CT", "mr": "MR"}
 
 

@@ -41,7 +41,7 @@ MAY_IMPORT = {  # other people's packages, room by room
     "evaluation": {"numpy"},
     "pictures": {"numpy", "matplotlib"},
     "child": {"numpy", "torch", "slicer", "PyTorchUtils"},  # `dependencies` brings packages into Slicer
-    "archive": {"numpy", "dask", "distributed"},
+    "archive": {"numpy", "dask", "distributed", "PIL"},
     "cli": {"numpy", "torch"},
 }
 FILES = sorted(LIBRARY.rglob("*.py"))

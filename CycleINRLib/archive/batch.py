@@ -1,0 +1,376 @@
+"""`cycleinr batch`: every scan once, whatever happens to a worker or to this command (floor 4).
+
+discover -> name -> manifest -> for each waiting scan: order, worker, outcome, manifest -> summary. The command finds
+scans and writes the manifest; workers read inputs by path and put results in place by renaming, the report last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from .. import __version__
+from ..errors import Cancelled, CycleINRError, RequestError, ResourceError, VolumeError
+from ..events import Listener, Progress, Warned
+from ..io.discover import NEXT, Found, find_all, root_of
+from ..jobs import UpsampleJob
+from . import manifest as manifests
+from .lock import FolderLock
+from .manifest import Manifest, Row
+from .naming import named
+from .order import Order, Outcome, close_staging, open_staging, staging_of, told, undo
+from .pool import Pool, pool_of
+from .summary import Summary, write_summary
+from .task import FIGURES, bytes_of, stamp_of
+
+THUMBNAILS = 1000  # scans whose pictures the page shows
+SUMMARY_S = 60.0  # the summary is written anew while the batch runs, at most so often
+SUMMARY_SHARE = 20  # and so many times rarer than its writing takes
+TICK_S = 0.5
+FORMATS = ("nrrd", "nii.gz", "mha")
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What `cycleinr batch` is asked for.
+
+    Parameters
+    ----------
+    scans : files, and folders that are searched with all below them
+    folder : where results, reports and the manifest go; made where it is missing
+    settings : how every scan is upsampled, without paths
+    kind : format of the results, one of FORMATS; `settings.dicom` writes a series for each scan instead
+    workers, scheduler : as `pool_of`
+    retries : further tries of a scan whose worker ended, or that met an error that may pass
+    """
+
+    scans: tuple[Path, ...]
+    folder: Path
+    settings: UpsampleJob
+    kind: str = "nrrd"
+    pictures: bool = False
+    thumbnails: bool = True
+    workers: int | None = None
+    scheduler: str | None = None
+    resume: bool = False
+    retries: int = 2
+    anonymous: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.scheduler is not None:
+            raise RequestError("Workers are asked for twice", "--workers and --scheduler", "keep one of them")
+        if self.workers is not None and self.workers < 0:
+            raise RequestError("workers must be a whole number from 0", str(self.workers), "0 means this process")
+        if self.retries < 0:
+            raise RequestError("retries must be a whole number from 0", str(self.retries), "give 2")
+
+    def to_json(self) -> dict[str, Any]:
+        """What must stay the same where a batch goes on."""
+        left = ("task", "input", "output", "report", "picture", "series", "overwrite")
+        job = {name: value for name, value in self.settings.to_json().items() if name not in left}
+        return {**job, "format": self.kind, "pictures": self.pictures}
+
+
+def run_batch(request: BatchRequest, tell: Listener, say: Callable[[str], None]) -> Summary:
+    """Does what is asked, and gives the summary; a scan that cannot be done is in it with its reason.
+
+    Parameters
+    ----------
+    tell : receives events.Progress and events.Warned
+    say : receives lines for people
+
+    Raises
+    ------
+    VolumeError : there is no scan
+    RequestError : the folder holds a batch and neither resume nor overwrite is asked for, another command works on it
+    ResourceError : the disk is full, the folder is gone, the scheduler is gone; the batch can be resumed
+    Cancelled : asked to stop; the batch can be resumed
+    """
+    folder = request.folder
+    _check_folder(folder)
+    if not request.scans:
+        raise VolumeError("There is no scan to upsample", "nothing is named", NEXT)
+    found = find_all(list(request.scans), skip=folder)
+    if not found:
+        raise VolumeError("There is no scan to upsample", ", ".join(map(str, request.scans)), NEXT)
+    made = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        with FolderLock(folder) as lock:
+            if lock.stale:
+                say("An earlier command was ended before its time; this one goes on from what it left.")
+            with _manifest_of(request) as manifest:
+                return _Run(request, manifest, found, tell, say).do()
+    except OSError as error:
+        found_text = f"{folder}, {error.strerror or error}"
+        raise ResourceError(
+            "The folder of the batch cannot be used", found_text, "free the disk, or choose another"
+        ) from error
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RequestError("The output is a file", str(folder), "name a folder")
+    if not folder.absolute().parent.is_dir():
+        raise RequestError("The output folder does not exist", str(folder.absolute().parent), "make it first")
+
+
+@contextlib.contextmanager
+def _manifest_of(request: BatchRequest) -> Iterator[Manifest]:
+    there = (request.folder / manifests.NAME).exists()
+    if there and not request.resume and not request.settings.overwrite:
+        raise RequestError(
+            "The folder holds a batch already",
+            str(request.folder),
+            "add --resume to go on, or --overwrite to begin anew",
+        )
+    settings = request.to_json()
+    if there and request.resume:
+        manifest = Manifest.open(request.folder, settings)
+    else:
+        manifest = Manifest.create(request.folder, settings, request.anonymous)
+    try:
+        yield manifest
+    finally:
+        manifest.close()
+
+
+class _Run:
+    """One command's work on an open manifest."""
+
+    def __init__(
+        self, request: BatchRequest, manifest: Manifest, found: list[Found], tell: Listener, say: Callable[[str], None]
+    ) -> None:
+        self.request, self.manifest, self.tell, self.say = request, manifest, tell, say
+        self.folder, self.root = request.folder.absolute(), root_of(list(request.scans))
+        self.token = ""
+        self.failures: dict[int, int] = {}  # tries of this command that failed
+        self.halted: CycleINRError | None = None
+        self.summary_due = time.monotonic() + SUMMARY_S
+        self._take(found)
+
+    def do(self) -> Summary:
+        """Orders every waiting scan."""
+        manifest = self.manifest
+        before = manifest.count()
+        if done := before.get("done"):
+            self.say(f"{done} of {sum(before.values())} scans were done before")
+        self.token = open_staging(self.folder)
+        try:
+            if before.get("waiting"):
+                with pool_of(self.request.workers, self.request.scheduler, self.say) as pool, _Stop(self.say) as stop:
+                    if pool.dashboard:
+                        self.say(f"dashboard     {pool.dashboard}")
+                    self._work(pool, stop)
+                    if stop.asked:
+                        self.halted = self.halted or _stopped()
+        finally:
+            close_staging(self.folder)
+            self._put_back_running()
+            summary = self._summarize()
+        if self.halted is not None:
+            raise self.halted
+        return summary
+
+    # --- before -----------------------------------------------------------------------------------------------
+    def _take(self, found: list[Found]) -> None:
+        """Brings the manifest up to what is found, and to what lies in the folder."""
+        manifest, known = self.manifest, self.manifest.names()
+        dicom, anonymous = self.request.settings.dicom, manifest.anonymous
+        scans = list(named(found, known, dicom, anonymous))
+        manifest.add((str(one.path.absolute()), name) for one, name in scans)
+        for row in manifest.rows("running"):  # of a command that was killed
+            self._settle(row)
+        for row in manifest.rows("done"):
+            if self._is_touched(row):
+                manifest.put_back(row.id)
+        manifest.put_back_failed()
+        for one in found:
+            if one.problem is not None:
+                error = told(one.problem)
+                manifest.fail(manifest.id_of(str(one.path.absolute())), {**error, "found": ""} if anonymous else error)
+        manifest.commit()
+
+    def _settle(self, row: Row) -> None:
+        """What a command that was killed did not note: the scan is done where its report is there, else it waits."""
+        job = self._job(row)
+        output, staging = Path(str(job.output)), staging_of(self.folder, row.id, row.tries)
+        report = _read(Path(str(job.report)))
+        if report.get("batch") == row.token and output.exists():
+            facts = {"figures": _figures(report), "output_bytes": bytes_of(output)}
+            self.manifest.finish(row.id, {**self._places(row), **facts})
+        else:
+            undo(staging, [output, *([Path(job.picture)] if job.picture else [])])
+            self.manifest.put_back(row.id)
+
+    def _is_touched(self, row: Row) -> bool:
+        """Whether a result was removed or cut, or its input changed, since it was made."""
+        there = bytes_of(self.folder / str(row.output))
+        if there is None or (row.output_bytes is not None and there != row.output_bytes):
+            return True
+        now = stamp_of(Path(row.path))
+        return row.stamp is not None and now is not None and now != row.stamp
+
+    # --- orders -----------------------------------------------------------------------------------------------
+    def _job(self, row: Row) -> UpsampleJob:
+        """What is asked of one scan."""
+        overwrite = self.request.settings.overwrite or row.output is not None  # what was made before is ours
+        job = dataclasses.replace(self.request.settings, input=row.path, overwrite=overwrite)
+        at = {name: place and str(self.folder / place) for name, place in self._places(row).items()}
+        return dataclasses.replace(job, output=at["output"], report=at["report"], picture=at["picture"])
+
+    def _places(self, row: Row) -> dict[str, str | None]:
+        """Output, report and picture of a scan, relative to the folder."""
+        output = row.name if self.request.settings.dicom else f"{row.name}.{self.request.kind}"
+        picture = f"{row.name}.png" if self.request.pictures else None
+        return {"output": output, "report": f"{row.name}.json", "picture": picture}
+
+    def _order(self, row: Row) -> Order:
+        job = self._job(row)
+        return Order(
+            scan=row.id,
+            attempt=row.tries + 1,
+            token=self.token,
+            folder=str(self.folder),
+            version=__version__,
+            job=job.to_json(),
+            alias=row.name if self.manifest.anonymous else None,
+            root=str(self.root),
+            hash=row.hash if bytes_of(Path(str(job.output))) == row.output_bytes else None,
+            thumbnail=self.request.thumbnails and row.id <= THUMBNAILS,
+        )
+
+    def _work(self, pool: Pool, stop: _Stop) -> None:
+        """Keeps the pool full until nothing waits, something halts, or someone asks to stop."""
+        counts = self.manifest.count()
+        total, done_before = sum(counts.values()), sum(counts.values()) - counts.get("waiting", 0)
+        done, start = 0, time.monotonic()
+        self.tell(Progress("batch", done_before, total))
+        while True:
+            while pool.running < pool.room and not stop.asked and self.halted is None:
+                row = self.manifest.next_waiting()
+                if row is None:
+                    break
+                order = self._order(row)
+                self.manifest.begin(row.id, self.token)
+                pool.submit(order)
+            if not pool.running:
+                return
+            ended = pool.next(TICK_S)
+            self.manifest.tidy()
+            if ended is None:
+                continue
+            if self._note(*ended):
+                done += 1
+                left = total - done_before - done
+                remaining = (time.monotonic() - start) / done * left
+                self.tell(Progress("batch", done_before + done, total, round(remaining, 1)))
+            self._summarize_now_and_then()
+
+    def _note(self, order: Order, outcome: Outcome) -> bool:
+        """Writes what came of an order; whether the scan is settled."""
+        manifest, scan = self.manifest, order.scan
+        if outcome.state in ("done", "same"):
+            row_facts = {"output": order.job["output"], "report": order.job["report"], "picture": order.job["picture"]}
+            places = {name: place and os.path.relpath(place, self.folder) for name, place in row_facts.items()}
+            if outcome.state == "same":
+                manifest.keep(scan, outcome.facts)
+            else:
+                manifest.finish(scan, {**places, **outcome.facts, "seconds": outcome.seconds}, outcome.thumbnail)
+            return True
+        if outcome.state == "stopped":
+            manifest.put_back(scan)
+            if not order.is_wanted():
+                self.halted = ResourceError("The folder .batch was removed", str(self.folder), "add --resume to go on")
+            return False
+        error = outcome.error or {}
+        results = [Path(order.job[name]) for name in ("output", "picture") if order.job[name]]
+        undo(order.staging, results)  # of a worker that was killed
+        if outcome.halt:
+            manifest.put_back(scan)
+            self.halted = ResourceError(error["what"], error["found"], "free the disk, then add --resume")
+            return False
+        self.failures[scan] = self.failures.get(scan, 0) + 1
+        if outcome.again and self.failures[scan] <= self.request.retries:
+            manifest.put_back(scan)
+            return False
+        manifest.fail(scan, error, outcome.seconds)
+        name = order.alias or order.job["input"]
+        self.tell(Warned(f"{name} is left out: {error['what'][0].lower()}{error['what'][1:]} ({error['found']})."))
+        return True
+
+    # --- after ------------------------------------------------------------------------------------------------
+    def _put_back_running(self) -> None:
+        with contextlib.suppress(CycleINRError):  # then the next command does it
+            for row in list(self.manifest.rows("running")):
+                self.manifest.put_back(row.id)
+            self.manifest.commit()
+
+    def _summarize(self) -> Summary:
+        try:
+            return write_summary(self.manifest, self.folder)
+        except (OSError, CycleINRError) as error:
+            if self.halted is None:
+                raise
+            self.tell(Warned(f"The summary is not written: {error}"))
+            return Summary({}, [], ())
+
+    def _summarize_now_and_then(self) -> None:
+        if time.monotonic() > self.summary_due:
+            start = time.monotonic()
+            self.manifest.commit()
+            self._summarize()
+            self.summary_due = time.monotonic() + max(SUMMARY_S, SUMMARY_SHARE * (time.monotonic() - start))
+
+
+def _figures(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: report[name] for name in FIGURES if name in report}
+
+
+def _read(report: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(report.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _stopped() -> Cancelled:
+    return Cancelled("Stopped on request", "scans that ran were finished", "add --resume to go on")
+
+
+class _Stop:
+    """Ctrl-C once: no further scan is begun. Twice, or a polite kill: at once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.asked, self._say = False, say
+        self._before: Any = None
+
+    def __enter__(self) -> _Stop:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._say("The scans that run are finished; press Ctrl-C again to stop them.")

@@ -1,0 +1,301 @@
+"""Who does the scans: this process, worker processes here, or the workers of a running scheduler (floor 4)."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import importlib.util
+import os
+import queue
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from ..errors import CycleINRError, MissingPackageError, RequestError, ResourceError
+from .order import Order, Outcome, told
+from .task import do_scan
+
+HERE = "127.0.0.1"
+WORKER_BYTES = 3e9  # free memory that a worker is started for, where their number is not given
+WORKER_CORES = 4  # and cores
+LOST_S = 60.0  # how long a silent scheduler is waited for
+QUIET = {  # of Dask, for as long as a batch runs
+    "distributed.worker.memory.target": False,  # nothing is spilled to a disk
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,  # of a worker's share
+    "distributed.scheduler.allowed-failures": 0,  # a killed worker comes back to us at once, and we count
+    "distributed.scheduler.worker-saturation": 1.0,  # no worker holds a scan that it does not compute
+    "distributed.scheduler.work-stealing": False,
+    "distributed.admin.tick.limit": "1 day",
+    "distributed.nanny.pre-spawn-environ": {},  # the threads are ours to share out
+    "distributed.comm.timeouts.connect": "30s",
+}
+
+
+class Pool(Protocol):
+    """Takes orders while there is room, and gives what came of them."""
+
+    @property
+    def running(self) -> int:
+        """Orders that are not answered yet."""
+
+    @property
+    def room(self) -> int:
+        """Orders that it takes at a time."""
+
+    @property
+    def dashboard(self) -> str | None:
+        """Where its work is shown."""
+
+    def submit(self, order: Order) -> None:
+        """Takes an order."""
+
+    def next(self, timeout_s: float) -> tuple[Order, Outcome] | None:
+        """What came of an order; None where nothing ended in that time."""
+
+
+class InProcess:
+    """One scan after another, here."""
+
+    room = 1
+    dashboard: str | None = None
+
+    def __init__(self) -> None:
+        self._orders: deque[Order] = deque()
+
+    @property
+    def running(self) -> int:
+        return len(self._orders)
+
+    def submit(self, order: Order) -> None:
+        self._orders.append(order)
+
+    def next(self, timeout_s: float) -> tuple[Order, Outcome] | None:
+        if not self._orders:
+            return None
+        order = self._orders[0]
+        outcome = do_scan(order)
+        self._orders.popleft()
+        return order, outcome
+
+
+class OnDask:
+    """The workers of a Dask scheduler, each of which does one scan at a time."""
+
+    def __init__(self, client: Any, dashboard: str | None) -> None:
+        self.client, self.dashboard = client, dashboard
+        self._futures: dict[Any, Order] = {}
+        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    @property
+    def running(self) -> int:
+        return len(self._futures)
+
+    @property
+    def room(self) -> int:
+        """One scan for each thread of the workers there are now, and one that waits for them."""
+        return max(1, sum(self.client.nthreads().values()) if self._is_well() else 0) + 1
+
+    def submit(self, order: Order) -> None:
+        key = f"scan-{order.scan}-{order.attempt}-{order.token}"
+        future = self.client.submit(do_scan, order, key=key, pure=False, retries=0)
+        self._futures[future] = order
+        future.add_done_callback(self._ended.put)
+
+    def next(self, timeout_s: float) -> tuple[Order, Outcome] | None:
+        """What came of an order; None where nothing ended in that time.
+
+        Raises
+        ------
+        ResourceError : the scheduler is gone
+        RequestError : a worker lacks CycleINR
+        """
+        try:
+            future = self._ended.get(timeout=timeout_s)
+        except queue.Empty:
+            if not self._is_well():
+                raise ResourceError("The scheduler is gone", "no connection", "start it, then add --resume") from None
+            return None
+        order = self._futures.pop(future)
+        if future.status == "finished":
+            return order, future.result()
+        return order, _lost(order, future)
+
+    def _is_well(self) -> bool:
+        return self.client.status == "running"
+
+
+def _lost(order: Order, future: Any) -> Outcome:
+    """What a task that gave nothing back means."""
+    error = None if future.status in ("cancelled", "lost") else future.exception()
+    if error is None:
+        return Outcome(order.scan, "stopped")
+    if isinstance(error, ImportError):
+        raise RequestError(
+            "A worker cannot load CycleINR", str(error.name or error), "install the same version for every worker"
+        ) from error
+    ended = type(error).__name__ == "KilledWorker"
+    what = (
+        ResourceError("The worker ended while it had this scan", "", "give it more memory, or use fewer workers")
+        if ended
+        else CycleINRError("CycleINR met an error of its own", type(error).__name__, "upsample this scan alone")
+    )
+    return Outcome(order.scan, "failed", error=told(what), again=True)
+
+
+@contextlib.contextmanager
+def pool_of(workers: int | None, scheduler: str | None, tell: Callable[[str], None]) -> Iterator[Pool]:
+    """The pool that is asked for.
+
+    Parameters
+    ----------
+    workers : processes on this machine; 0: none but this one; None: as many as cores, memory and GPUs suggest
+    scheduler : address of a running scheduler, tcp:// or tls://
+
+    Raises
+    ------
+    MissingPackageError : Dask is asked for and not installed
+    ResourceError : the scheduler does not answer
+    """
+    if scheduler is None and workers is None:
+        workers = usual_workers() if has_dask() else 0
+        if not has_dask():
+            tell('One scan after another in this process; pip install "CycleINR[batch]" brings worker processes.')
+    if scheduler is None and not workers:
+        yield InProcess()
+        return
+    if not has_dask():
+        raise MissingPackageError(
+            "The package distributed is needed for workers and not installed",
+            "--scheduler" if scheduler else f"--workers {workers}",
+            'pip install "CycleINR[batch]"; without it one scan is done after another',
+        )
+    with _remote(scheduler) if scheduler else _local(int(workers or 1)) as pool:
+        yield pool
+
+
+def has_dask() -> bool:
+    return importlib.util.find_spec("distributed") is not None
+
+
+def usual_workers() -> int:
+    """One for each GPU; without one, as many as have four cores and 3 GB each; 0, this process, instead of one."""
+    if gpus := visible_gpus():
+        return len(gpus)
+    from ..upsampling.plan import available_memory_bytes
+
+    memory = available_memory_bytes()
+    fitting = int(memory / WORKER_BYTES) if memory < float("inf") else 1
+    count = min(cores() // WORKER_CORES, fitting)
+    return count if count > 1 else 0
+
+
+def cores() -> int:
+    """That this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """NVIDIA devices as CUDA_VISIBLE_DEVICES names them, without loading torch."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [one.strip() for one in told.split(",") if one.strip() not in ("", "-1")]
+    return [str(n) for n in range(len(glob.glob("/proc/driver/nvidia/gpus/*")))]
+
+
+def environment_of(worker: int, workers: int, all_cores: int, gpus: list[str]) -> dict[str, str]:
+    """Threads that fit the cores together, and a GPU for each worker in turn."""
+    threads = str(threads_of(worker, workers, all_cores))
+    found = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    if gpus:
+        found["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
+    return found
+
+
+def threads_of(worker: int, workers: int, all_cores: int) -> int:
+    """The share of a worker; the first ones get what is left over."""
+    return max(1, all_cores // workers + (worker < all_cores % workers))
+
+
+@contextlib.contextmanager
+def _local(workers: int) -> Iterator[Pool]:
+    """A scheduler in this process and worker processes, on the loopback device alone, with keys of their own."""
+    import dask
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+    from distributed.security import Security
+
+    folder = tempfile.mkdtemp(prefix="cycleinr-batch-")  # its owner's alone
+    gpus, all_cores = visible_gpus(), cores()
+    try:
+        with dask.config.set({**QUIET, "temporary-directory": folder}), _silence():
+            security = Security.temporary()
+            common = {"host": HERE, "security": security}
+            workers_of = {
+                n: {
+                    "cls": Nanny,
+                    "options": {
+                        **common, "nthreads": 1, "memory_limit": _share_of_memory(workers), "local_directory": folder,
+                        "env": environment_of(n, workers, all_cores, gpus), "dashboard": False,
+                        "silence_logs": 50, "name": f"worker-{n}",
+                    },
+                }
+                for n in range(workers)
+            }  # fmt: skip
+            scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "dashboard_address": f"{HERE}:0"}}
+            with SpecCluster(workers_of, scheduler, security=security, silence_logs=50) as cluster:
+                with Client(cluster, set_as_default=False) as client:
+                    yield OnDask(client, cluster.dashboard_link)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _remote(address: str) -> Iterator[Pool]:
+    """A scheduler that runs already; the keys of tls:// are those of Dask's configuration."""
+    import dask
+    from distributed import Client
+
+    if not address.startswith(("tcp://", "tls://")):
+        raise RequestError(
+            "The address of the scheduler is unknown", address, "give tls://HOST:PORT or tcp://HOST:PORT"
+        )
+    with dask.config.set({"distributed.comm.timeouts.connect": "30s"}), _silence():
+        try:
+            client = Client(address, set_as_default=False, timeout=30, name="cycleinr-batch")
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            found = f"{address}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            raise ResourceError(
+                "The scheduler does not answer", found, "check the address, and its keys for tls://"
+            ) from error
+        with client:
+            yield OnDask(client, client.dashboard_link or None)
+
+
+def _share_of_memory(workers: int) -> int:
+    """What a worker may take before it is ended and its scan tried again: its part of the machine's."""
+    from ..upsampling.plan import available_memory_bytes
+
+    memory = available_memory_bytes()
+    return int(memory / workers) if memory < float("inf") else 0
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Dask's own talk stays off stderr: it is no event, and it names what it handles."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio", "bokeh")]
+    before = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, before):
+            one.setLevel(level)
