@@ -28,7 +28,7 @@ from . import manifest as manifests
 from .lock import FolderLock
 from .manifest import Manifest, Row
 from .naming import named
-from .order import Order, Outcome, close_staging, open_staging, staging_of, told, undo
+from .order import Order, Outcome, close_staging, open_staging, run_file, staging_of, told, undo
 from .pool import Pool, pool_of
 from .summary import Summary, write_summary
 from .task import FIGURES, bytes_of, stamp_of
@@ -179,8 +179,8 @@ class _Run:
                     if stop.asked:
                         self.halted = self.halted or _stopped()
         finally:
+            self._settle_running()
             close_staging(self.folder)
-            self._put_back_running()
             summary = self._summarize()
         if self.halted is not None:
             raise self.halted
@@ -219,11 +219,15 @@ class _Run:
 
     def _is_touched(self, row: Row) -> bool:
         """Whether a result was removed or cut, or its input changed, since it was made."""
-        there = bytes_of(self.folder / str(row.output))
-        if there is None or (row.output_bytes is not None and there != row.output_bytes):
+        if self._is_damaged(row):
             return True
         now = stamp_of(Path(row.path))
         return row.stamp is not None and now is not None and now != row.stamp
+
+    def _is_damaged(self, row: Row) -> bool:
+        there = bytes_of(self.folder / str(row.output))
+        gone = there is None or not (self.folder / str(row.report)).exists()
+        return gone or (row.output_bytes is not None and there != row.output_bytes)
 
     # --- orders -----------------------------------------------------------------------------------------------
     def _job(self, row: Row) -> UpsampleJob:
@@ -250,7 +254,7 @@ class _Run:
             job=job.to_json(),
             alias=row.name if self.manifest.anonymous else None,
             root=str(self.root),
-            hash=row.hash if bytes_of(Path(str(job.output))) == row.output_bytes else None,
+            hash=row.hash if row.output and not self._is_damaged(row) else None,
             thumbnail=self.request.thumbnails and row.id <= THUMBNAILS,
         )
 
@@ -314,10 +318,12 @@ class _Run:
         return True
 
     # --- after ------------------------------------------------------------------------------------------------
-    def _put_back_running(self) -> None:
+    def _settle_running(self) -> None:
+        """What workers had when all was stopped is done or waits."""
+        run_file(self.folder, self.token).unlink(missing_ok=True)  # those elsewhere stop, too
         with contextlib.suppress(CycleINRError):  # then the next command does it
-            for row in list(self.manifest.rows("running")):
-                self.manifest.put_back(row.id)
+            for row in self.manifest.rows("running"):
+                self._settle(row)
             self.manifest.commit()
 
     def _summarize(self) -> Summary:

@@ -243,7 +243,7 @@ class Manifest:
         ResourceError : the disk is full or read-only, or the folder was removed
         """
         with self.telling():
-            self._check_there()
+            self.check_there()
             if self._db.in_transaction:
                 self._db.commit()
             self._committed = time.monotonic()
@@ -257,8 +257,8 @@ class Manifest:
         if not self._db.in_transaction:
             self._db.execute("BEGIN")
 
-    def _check_there(self) -> None:
-        """SQLite writes on into a file that was removed."""
+    def check_there(self) -> None:
+        """A ResourceError where the file was removed: SQLite may write on into what nobody can open again."""
         try:
             there = os.stat(self._path).st_ino == self._inode
         except OSError:
@@ -276,6 +276,7 @@ class _Telling:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, sqlite3.Error):
+            self._manifest.check_there()
             found = f"{self._manifest.folder / NAME}: {error}"
             raise ResourceError("The manifest cannot be written", found, "free the disk, then add --resume") from error
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Cancelled, CycleINRError, RequestError, ResourceError
+from ..io.headers import is_dicom
 from ..jobs import UpsampleJob
 from ..wholefile import write_text
 from .order import PLACING, Order, Outcome, remove, told
@@ -193,7 +194,10 @@ def hash_of(volume: Volume) -> str:
 def stamp_of(path: Path) -> str | None:
     """Count, bytes and newest change of the files at a path, to tell cheaply whether they were touched."""
     try:
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        if path.is_file() and is_dicom(path):  # it stands for its series
+            files = [file for file in path.parent.iterdir() if file.is_file()]
+        else:
+            files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         stats = [file.stat() for file in files]
     except OSError:
         return None
