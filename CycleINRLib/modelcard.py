@@ -36,6 +36,7 @@ class ModelCard:
     figures: dict[str, Any] = field(default_factory=dict)  # accuracy on scans never seen
     limits: tuple[str, ...] = ()
     license: str = "Apache-2.0"
+    weights_sha256: str = ""  # of the tensors, by which a damaged file is told; "" in cards before 0.2
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

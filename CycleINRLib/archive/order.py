@@ -37,7 +37,6 @@ class Order:
     root: str = ""  # what of the path is above the scans that the user named
     hash: str | None = None  # of the input when the result was made that lies there
     thumbnail: bool = False
-    threads: int | None = None
 
     @property
     def staging(self) -> Path:

@@ -185,7 +185,7 @@ def usual_workers() -> int:
     """One for each GPU; without one, as many as have four cores and 3 GB each; 0, this process, instead of one."""
     if gpus := visible_gpus():
         return len(gpus)
-    from ..upsampling.plan import available_memory_bytes
+    from ..upsampling.memory import available_memory_bytes
 
     memory = available_memory_bytes()
     fitting = int(memory / WORKER_BYTES) if memory < float("inf") else 1
@@ -279,7 +279,7 @@ def _remote(address: str) -> Iterator[Pool]:
 
 def _share_of_memory(workers: int) -> int:
     """What a worker may take before it is ended and its scan tried again: its part of the machine's."""
-    from ..upsampling.plan import available_memory_bytes
+    from ..upsampling.memory import available_memory_bytes
 
     memory = available_memory_bytes()
     return int(memory / workers) if memory < float("inf") else 0

@@ -62,6 +62,7 @@ def _done(order: Order, scrub: Scrub) -> Outcome:
     job = UpsampleJob.from_json(order.job)
     source_path, output = Path(str(job.input)), Path(str(job.output))
     _check_inside(output, Path(order.folder))
+    from ..imaging.volume import choose_slice_axis
     from ..io.files import check_output, read
 
     stamp = stamp_of(source_path)
@@ -71,10 +72,9 @@ def _done(order: Order, scrub: Scrub) -> Outcome:
         return Outcome(order.scan, "same", {"stamp": stamp})
     output.parent.mkdir(parents=True, exist_ok=True)
     like = read(job.like) if job.like else None
-    geometry = (like or source).geometry
-    check_output(output, overwrite=job.overwrite, inputs=[source_path], geometry=geometry, dicom=job.dicom)
-    if order.threads is not None:
-        _share(order.threads)
+    geometry, axis = (like or source).geometry, choose_slice_axis(source)
+    known: dict[str, Any] = {"geometry": geometry, "modality": source.modality, "slice_axis": axis}
+    check_output(output, overwrite=job.overwrite, inputs=[source_path], dicom=job.dicom, **known)
     from ..upsampling.upsample import upsample  # torch: not before the input is known to be good
 
     result = upsample(source, job, like=like, cancelled=lambda: not order.is_wanted())
@@ -119,7 +119,8 @@ def _write(
     if job.dicom:
         from ..io.dicomwrite import write_series
 
-        write_series(output, Path(str(job.input)), made[0][0], report)
+        form = {"enhanced": job.enhanced, "compress": job.compress}
+        write_series(output, Path(str(job.input)), made[0][0], report, **form)
     else:
         from ..io.files import write
 
@@ -163,14 +164,6 @@ def _disk(path: Path) -> Iterator[None]:
     except OSError as error:
         found = f"{path}, {error.strerror or error}"
         raise ResourceError("The output cannot be written", found, "free the disk or choose another") from error
-
-
-def _share(threads: int) -> None:
-    """The threads that this worker may use, so that all of them together fit the cores."""
-    import torch
-
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
 
 
 def _thumbnail(source: Volume, output: Volume, report: dict[str, Any]) -> bytes | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import struct
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from ..io.names import EXTENSIONS
 from ..io.resample import resampled
 from ..jobs import CHOICES
 from ..modelcard import ModelCard, read_card
-from ..network.weights import find_model, list_models, sha256
+from ..network.weights import find_model, list_models, sha256, weights_sha256
 from .case import Case
 from .interpolators import ABOUT, RIVALS, Attempt
 from .score import Method, product
@@ -162,14 +160,6 @@ def _adapting(told: dict[str, Any], job: dict[str, Any]) -> Method:
     if told["route"] == "supervised":
         return supervised(told["steps"], **job)
     return adapted(told["route"], told["steps"], **job)
-
-
-def weights_sha256(path: Path) -> str:
-    """Of the tensors alone: it stays when the card in the header changes."""
-    with open(path, "rb") as file:
-        (header,) = struct.unpack("<Q", file.read(8))
-        file.seek(8 + header)
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _textures(asked: list[str], usual: float | None, card: ModelCard, label: str, voice: Voice) -> list[float | None]:

@@ -19,6 +19,7 @@ from .packs import ENDING, FACTS_OF_VOLUME, PackedScan, read_pack
 NEXT = "name NRRD, NIfTI, MHA or DICOM scans, or folders of them"
 ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha", ".mhd")
 NO_SCANS = (".json", ".tsv", ".csv", ".txt", ".md", ".html", ".xml", ".pdf", ".png", ".jpg", ".bval", ".bvec", ".raw")
+NO_DICOM_SCANS = ("DICOMDIR",)  # the index of a medium
 GATHER = "put the slices of the series into one folder"
 
 
@@ -146,7 +147,7 @@ class _Series:
 
 def _may_be_dicom(file: Path) -> bool:
     try:
-        return file.is_file() and is_dicom(file)
+        return file.name not in NO_DICOM_SCANS and file.is_file() and is_dicom(file)
     except OSError:
         return False
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import os
+import struct
 from pathlib import Path
 
 from ..errors import ModelError, ResourceError
@@ -47,6 +50,17 @@ def name_of_model(model: str | Path) -> str:
     return BEST if str(model) == "auto" else str(model)
 
 
+def shared_model(path: str | Path):
+    """What `load_model` gives, kept by this process: for those who do not change the network."""
+    facts = os.stat(path)
+    return _kept(str(path), facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _kept(path: str, size: int, changed_ns: int):
+    return load_model(path)
+
+
 def load_model(path: str | Path):
     """The network with its weights, in evaluation mode on the CPU, and its card: (CycleINR, ModelCard).
 
@@ -73,6 +87,8 @@ def load_model(path: str | Path):
         network.load_state_dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError("The weights are unreadable", f"{path}: {error}", NEXT) from error
+    if card.weights_sha256 and card.weights_sha256 != weights_sha256(Path(path)):
+        raise ModelError("The weights are not those that the model card tells of", str(path), "copy the file again")
     return network.eval().requires_grad_(False), card
 
 
@@ -83,8 +99,28 @@ def save_model(network, card: ModelCard, path: str | Path) -> Path:
     ------
     ResourceError : the disk is full or read-only
     """
-    save_tensors(network.state_dict(), Path(path), {"card": card.to_json(), "format": "pt"})
+    from safetensors.torch import save
+
+    held = _held(network.state_dict())
+    card = dataclasses.replace(card, weights_sha256=weights_sha256(save(held)))
+    save_tensors(held, Path(path), {"card": card.to_json(), "format": "pt"})
     return Path(path)
+
+
+def weights_sha256(file: Path | bytes) -> str:
+    """Hex digest of the tensors alone, of a weight file or its bytes: it stays when the card in the header changes.
+
+    It tells a damaged or mixed-up file, as copying to many machines makes them; who changes weights on purpose can
+    change the card as well: against that, compare `sha256` of the file with one that you trust.
+    """
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    (header,) = struct.unpack("<Q", content[:8])
+    return hashlib.sha256(memoryview(content)[8 + header :]).hexdigest()
+
+
+def _held(tensors) -> dict:
+    """Copies on the CPU, each with memory of its own."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
 def save_tensors(tensors, path: Path, told: dict[str, str]) -> None:
@@ -98,7 +134,7 @@ def save_tensors(tensors, path: Path, told: dict[str, str]) -> None:
     from safetensors.torch import save_file
 
     temporary = beside(path)
-    held = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    held = _held(tensors)
     try:
         save_file(held, temporary, told)
         temporary.chmod(0o644)  # the library makes it readable by its owner alone

@@ -80,7 +80,7 @@ class Engine:
         """Loads the model, chooses device and precision, measures the scan's intensities."""
         try:
             from ..network.device import DTYPES, cast_network, choose_device, choose_precision
-            from ..network.weights import find_model, load_model, name_of_model
+            from ..network.weights import find_model, name_of_model, shared_model
         except ImportError as error:
             raise MissingPackageError(
                 "The network needs PyTorch and safetensors",
@@ -90,7 +90,7 @@ class Engine:
             ) from error
         device = choose_device(job.device)
         path = find_model(job.model)
-        network, card = load_model(path)
+        network, card = shared_model(path)
         if (job.texture or 0.0) > 0 and not card.texture:
             raise RequestError("This model knows no texture", f"--texture {job.texture:g}", "use --texture 0")
         precision = choose_precision(job.precision, device)

@@ -21,9 +21,12 @@ from statistics import mean
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from CycleINRLib.evaluation.methods import weights_sha256  # noqa: E402
 from CycleINRLib.evaluation.tables import behind, figure_of, lead, profile_of  # noqa: E402
-from CycleINRLib.network.weights import load_model, save_model  # noqa: E402
+from CycleINRLib.network.weights import (  # noqa: E402
+    load_model,
+    save_model,
+    weights_sha256,  # noqa: E402
+)
 
 RIVALS = ("cubic", "cubic + projection")
 BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"

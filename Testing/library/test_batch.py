@@ -254,16 +254,20 @@ def test_several_series_in_one_folder_are_scans_of_their_own_and_a_damaged_file_
     assert not any("1.2.826.0.1.99" in (out / name).read_text("latin-1") for name in listing(out))
 
 
-def test_a_series_that_is_spread_over_folders_is_not_read_in_parts(dicom, tmp_path):
+def test_a_series_that_is_spread_over_folders_is_one_scan_and_never_read_in_parts(dicom, thick_ct, tmp_path):
     scans = tmp_path / "scans"
     shutil.copytree(dicom, scans / "one")
     (scans / "two").mkdir()
     for file in sorted((scans / "one").iterdir())[::2]:
         file.rename(scans / "two" / file.name)
     out = tmp_path / "out"
-    assert run(scans, "--output", out, "--z-scale", "2") == 3
-    assert all("several folders" in one["error"]["what"] for one in told(out))
-    assert listing(out) == SUMMARY
+    assert run(scans, "--output", out, *PLAIN) == 0
+    (one,) = told(out)
+    assert read(out / one["output"]).values.shape[0] == 11  # of six slices
+    make_series(scans / "three", 3, uid="1.2.3.5")  # now it is not clear what belongs together
+    assert run(scans, "--output", tmp_path / "more", *PLAIN) == 3
+    parts = [one for one in told(tmp_path / "more") if one["scan"] != "three"]
+    assert ["several folders" in one["error"]["what"] for one in parts] == [True]
 
 
 def test_dicom_results_of_nested_scans_do_not_lie_in_each_other(dicom, tmp_path):

@@ -279,9 +279,8 @@ def write_card(benchmark_module) -> ModuleType:
 
 def test_the_card_takes_the_figures_of_its_own_weights_alone(scans, run, tmp_path, write_card: ModuleType, capsys):
     pytest.importorskip("torch")
-    from CycleINRLib.evaluation.methods import weights_sha256
     from CycleINRLib.modelcard import read_card
-    from CycleINRLib.network.weights import find_model
+    from CycleINRLib.network.weights import find_model, weights_sha256
 
     asked = (scans / "mr_head.nrrd", "--z-scales", 3, "--profiles", "box", "--methods", "cubic", "cubic+projection")
     assert run(*asked, "light", "--output", tmp_path / "out")[0] == 0

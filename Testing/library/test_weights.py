@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -14,7 +15,15 @@ torch = pytest.importorskip("torch", reason="the network needs torch")
 from CycleINRLib.errors import ModelError  # noqa: E402
 from CycleINRLib.modelcard import CARD_VERSION, ModelCard, read_card  # noqa: E402
 from CycleINRLib.network.model import CycleINR, NetworkConfig  # noqa: E402
-from CycleINRLib.network.weights import find_model, list_models, load_model, save_model, sha256  # noqa: E402
+from CycleINRLib.network.weights import (  # noqa: E402
+    find_model,
+    list_models,
+    load_model,
+    save_model,
+    sha256,
+    shared_model,
+    weights_sha256,
+)
 
 SMALL = NetworkConfig(channels=8, blocks=1, codes=4, hidden=8, key=4)
 
@@ -30,7 +39,7 @@ def saved(tmp_path):
 def test_weights_and_card_come_back_bit_for_bit(saved):
     network, card, path = saved
     loaded, read = load_model(path)
-    assert read == card
+    assert dataclasses.replace(read, weights_sha256="") == card
     for name, value in network.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
     assert [p.name for p in path.parent.iterdir()] == ["tiny.safetensors"]
@@ -101,3 +110,23 @@ def test_every_bundled_model_loads_and_says_what_it_was_trained_on():
 
 def test_auto_is_a_bundled_model():
     assert find_model("auto") == find_model("light")
+
+
+def test_weights_that_are_not_those_of_their_card_are_refused_and_a_changed_card_is_no_harm(tmp_path):
+    network, card = load_model(find_model("light"))
+    path = save_model(network, dataclasses.replace(card, description="another"), tmp_path / "a.safetensors")
+    assert read_card(path).weights_sha256 == weights_sha256(find_model("light"))
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1  # one bit, as a copy over a bad line has it
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="not those"):
+        load_model(path)
+
+
+def test_a_network_is_loaded_once_a_process_and_again_where_its_file_changed(tmp_path):
+    network, card = load_model(find_model("light"))
+    path = save_model(network, card, tmp_path / "a.safetensors")
+    first = shared_model(path)
+    assert shared_model(path)[0] is first[0]
+    save_model(network, dataclasses.replace(card, description="longer than it was before"), path)
+    assert shared_model(path)[1].description == "longer than it was before"
