@@ -10,6 +10,7 @@ import slicer.util
 
 from ..errors import RequestError
 from ..imaging.masks import mask_between
+from .volumes import matrix_of, put_beside
 
 LABELS, SURFACE = "Binary labelmap", "Closed surface"  # as vtkSegmentationConverter names the representations
 CARRIED_ROLE = "CycleINR.segmentation"  # node reference from a carried segmentation to the one that was drawn
@@ -56,7 +57,7 @@ def carry(scene: Any, segmentation_node: Any, source_node: Any, result_node: Any
         node.SetReferenceImageGeometryParameterFromVolumeNode(result_node)
         node.SetNodeReferenceID(CARRIED_ROLE, segmentation_node.GetID())
         _carry_segments(node, segmentation_node, source_node, result_node, steps)
-        _put_beside(scene, node, segmentation_node)
+        put_beside(scene, node, segmentation_node)
     except Exception:
         scene.RemoveNode(node)
         raise
@@ -82,9 +83,9 @@ def _carry_segments(node: Any, drawn_node: Any, source_node: Any, result_node: A
         node.CreateClosedSurfaceRepresentation()
 
 
-def _steps(source_node: Any, result_node: Any) -> list[tuple[float, np.ndarray]]:
+def _steps(source_node: Any, result_node: Any) -> list[np.ndarray]:
     """For each array axis (k, j, i): the places of the result's voxels in voxels of the source."""
-    to_source = np.linalg.inv(_ijk_to_ras(source_node)) @ _ijk_to_ras(result_node)
+    to_source = np.linalg.inv(matrix_of(source_node.GetIJKToRASMatrix)) @ matrix_of(result_node.GetIJKToRASMatrix)
     shape = slicer.util.arrayFromVolume(result_node).shape
     scale = np.diag(to_source[:3, :3])
     extent = np.abs(to_source[:3, :3] - np.diag(scale)) * np.array(shape[::-1])
@@ -105,21 +106,3 @@ def _on_result(mask: np.ndarray, steps: list[np.ndarray]) -> np.ndarray:
             snapped = np.where(np.abs(places - nearest) < ALIGNED, nearest, places)
             mask = mask_between(mask, axis, snapped)
     return mask
-
-
-def _ijk_to_ras(node: Any) -> np.ndarray:
-    import vtk
-
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix)
-
-
-def _put_beside(scene: Any, node: Any, other: Any) -> None:
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    if hierarchy is not None:
-        items = [
-            hierarchy.GetItemByDataNode(one) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), one)
-            for one in (other, node)
-        ]
-        hierarchy.SetItemParent(items[1], hierarchy.GetItemParent(items[0]))

@@ -55,13 +55,11 @@ def volume_from_node(node: Any) -> Volume:
     VolumeError : no node, no voxels, several components, or not a scalar volume (label map, vector, tensor)
     """
     _check_kind(node)
-    image = node.GetImageData()
-    values = slicer.util.arrayFromVolume(node).view()
-    values.setflags(write=False)
+    values, geometry = _voxels_of(node)
     modality = _modality(node)
     return Volume(
         values,
-        Geometry(values.shape, _first_voxel_at_zero(_matrix_of(node.GetIJKToRASMatrix), image.GetExtent()[::2])),
+        geometry,
         modality=modality,
         unit=UNITS.get(modality or ""),
         thickness_mm=_thickness_mm(node),
@@ -84,10 +82,7 @@ def frame_of(volume: Volume, node: Any, label: str) -> Volume:
     VolumeError : the frame holds no voxels, or is no scalar volume
     """
     _check_kind(node)
-    values = slicer.util.arrayFromVolume(node).view()
-    values.setflags(write=False)
-    first = node.GetImageData().GetExtent()[::2]
-    geometry = Geometry(values.shape, _first_voxel_at_zero(_matrix_of(node.GetIJKToRASMatrix), first))
+    values, geometry = _voxels_of(node)
     return replace(volume, values=values, geometry=geometry, name=f"{volume.name} {label}")
 
 
@@ -129,7 +124,7 @@ def node_from_result(
             _inherit(node, source_node)
             _set_provenance(node, source_node, report)
         _copy_display(node, source_node)
-        _put_beside(scene, node, source_node)
+        put_beside(scene, node, source_node)
     except Exception:
         if output_node is None:  # no half-made node in the user's scene
             scene.RemoveNode(node)
@@ -187,7 +182,16 @@ def _check_kind(node: Any) -> None:
         )
 
 
-def _matrix_of(getter: Any) -> np.ndarray:
+def _voxels_of(node: Any) -> tuple[np.ndarray, Geometry]:
+    """(K, J, I) read-only view of the voxels, and their place in the node's own frame."""
+    values = slicer.util.arrayFromVolume(node).view()
+    values.setflags(write=False)
+    first_ijk = node.GetImageData().GetExtent()[::2]
+    return values, Geometry(values.shape, _first_voxel_at_zero(matrix_of(node.GetIJKToRASMatrix), first_ijk))
+
+
+def matrix_of(getter: Any) -> np.ndarray:
+    """(4, 4) of a method that fills a vtkMatrix4x4, such as `node.GetIJKToRASMatrix`."""
     matrix = vtk.vtkMatrix4x4()
     getter(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
@@ -241,7 +245,7 @@ def _transform_warnings(node: Any) -> tuple[str, ...]:
             f"The volume lies under the non-linear transform {parent.GetName()} (tilted gantry or uneven slices): "
             "its slice spacing is nominal; the result keeps the transform.",
         )
-    matrix = _matrix_of(parent.GetMatrixTransformToWorld)
+    matrix = matrix_of(parent.GetMatrixTransformToWorld)
     stretch = np.linalg.svd(matrix[:3, :3], compute_uv=False)
     if np.abs(stretch - 1).max() < 1e-3:
         return ()
@@ -345,7 +349,7 @@ def _copy_display(node: Any, source: Any) -> None:
         node.GetDisplayNode().SetWindowLevel(shown.GetWindow(), shown.GetLevel())
 
 
-def _put_beside(scene: Any, node: Any, source: Any) -> None:
+def put_beside(scene: Any, node: Any, source: Any) -> None:
     """The source's folder of the subject hierarchy, be it patient, study or plain."""
     hierarchy = _hierarchy(scene)
     if hierarchy is None:
