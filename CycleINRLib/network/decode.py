@@ -55,6 +55,7 @@ class Decoder:
         self.piece = PIECE * torch.get_num_threads() if device.type == "cpu" else PIECE_GPU
         self.shifts = [dy * self.wide + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
         self.layers = _Layers.of(network)
+        self.known: dict[tuple[float, ...], tuple[_Place, _Place]] = {}  # the same few places lie between all slices
 
     def of_slice(self, codes: Tensor) -> SliceCodes:
         """What is needed of one slice, from its codes (H + 2, W + 2, D)."""
@@ -79,16 +80,21 @@ class Decoder:
         return out
 
     def between(
-        self, below: SliceCodes, above: SliceCodes, ts: Sequence[float], query: Tensor, textures: Sequence[float]
+        self,
+        below: SliceCodes,
+        above: SliceCodes,
+        ts: Sequence[float],
+        query: Sequence[Sequence[float]],
+        textures: Sequence[float],
     ) -> Tensor:
         """The correction at each place t: (textures, P, H, W) float32 in units of detail.
 
-        query : (P, 7), `Conditions.of_place` of each place; textures : amounts of texture
+        query : `Conditions.of_place` of each place; textures : amounts of texture
         """
         P, count = len(ts), self.span.stop - self.span.start
         out = below.codes.new_empty((len(textures), P, self.height * self.wide), dtype=torch.float32)
-        made = [self.layers.at(t, one) for t, one in zip(ts, query)]
-        noisy = [self.layers.texture_at(one) for one in query] if any(textures) else []
+        made, noises = zip(*(self._place(t, one) for t, one in zip(ts, query)))
+        noisy = noises if any(textures) else ()
         D = below.codes.shape[1]
         for a in range(0, count, self.piece):
             b = min(a + self.piece, count)
@@ -106,6 +112,14 @@ class Decoder:
                     for n, amount in enumerate(textures):
                         out[n, p, a:b] += amount * noise
         return out.unflatten(2, (self.height, self.wide))[..., : self.wide - 2]
+
+    def _place(self, t: float, query: Sequence[float]) -> tuple[_Place, _Place]:
+        """The layers at a place, and those of the texture there."""
+        key = (round(t, 9), *(round(one, 9) for one in query))
+        if key not in self.known:
+            told = torch.tensor(query, device=self.network.first.weight.device)
+            self.known[key] = self.layers.at(t, told), self.layers.texture_at(told)
+        return self.known[key]
 
     def _attention(self, below: SliceCodes, above: SliceCodes, at: slice) -> _Attention:
         start = at.start - self.span.start

@@ -83,7 +83,7 @@ def corrections(
         if len(at):
             held = {n: held[n] if n in held else slice_at(n) for n in (k, min(k + 1, N - 1))}
             ts = np.clip(positions[at] - k, 0, 1).tolist()
-            query = torch.tensor([conditions.of_place(t, z_scale) for t in ts], device=device)
+            query = [conditions.of_place(t, z_scale) for t in ts]
             out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query, textures)
             yield slice(at[0], at[-1] + 1), out.mul_(detail).cpu().numpy()
         tick()

@@ -71,3 +71,31 @@ def test_rivals_are_timed_in_processes_of_their_own(tmp_path: Path):
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [(r["kind"], r["voxels"]) for r in results] == [("zoom", 21 * 480), ("spline", 21 * 480)]
     assert all(r["seconds"] > 0 and r["peak_mb"] > 20 for r in results)
+
+
+def ran(script: str, *words: str) -> str:
+    """What a benchmark prints."""
+    done = subprocess.run([sys.executable, str(FOLDER / script), *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_cost_of_stages_is_counted_from_the_calls():
+    pytest.importorskip("torch")
+    text = ran("roofline.py", "--size", "48", "48", "8", "--precision", "float32")
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines() if line.startswith("|")}
+    within, along = (float(rows[f"layer  1, {name}"][1]) for name in ("within slices", "along z"))
+    assert within == pytest.approx(8 * 24 * 24 * 64 * 64 * 9 / 1e9, abs=0.006)
+    assert along == pytest.approx(8 * 24 * 24 * 64 * 64 * 3 / 1e9, abs=0.006)
+    shares = [float(cells[4].split()[0]) for name, cells in rows.items() if name[0] not in "*s-"]
+    assert sum(shares) == pytest.approx(100, abs=3)
+    assert {"read", "normalize", "fits", "codes", "decode, products", "consistency", "measure", "write"} <= set(rows)
+
+
+def test_a_revision_is_compared_with_itself_pair_by_pair():
+    pytest.importorskip("torch")
+    text = ran(
+        "compare_revisions.py", ".", ".", "--pairs", "1", "--size", "32", "32", "6", "--what", "volume", "import"
+    )
+    volume, imported = (line for line in text.splitlines() if line.startswith(("| volume", "| import")))
+    assert volume.endswith("| rms 0, at most 0 |") and imported.endswith("| - |")

@@ -25,14 +25,14 @@ def both(network: CycleINR, strength: float = 1.0, piece: int | None = None, amo
     """(by the decoder, by `CycleINR.decode`) for the inner pixels of random codes with one more pixel around."""
     torch.manual_seed(4)
     codes = strength * torch.randn(2, SMALL["codes"], H + 2, W + 2)
-    query = torch.tensor([TOLD.of_place(t, 4.0) for t in TS])
+    query = [TOLD.of_place(t, 4.0) for t in TS]
     decoder = Decoder(network, H, W)
     decoder.piece = piece or decoder.piece
     below, above = (decoder.of_slice(one.permute(1, 2, 0).contiguous()) for one in codes)
     found = decoder.between(below, above, TS, query, (0.0, amount))
     sides = [one[None].expand(len(TS), -1, -1, -1) for one in codes]
     keys = [network.keys_of(one) for one in sides]
-    plain = network.decode(*sides, *keys, torch.tensor(TS), query, torch.full((len(TS),), amount))
+    plain = network.decode(*sides, *keys, torch.tensor(TS), torch.tensor(query), torch.full((len(TS),), amount))
     return found, plain[:, 1:-1, 1:-1]
 
 
