@@ -16,7 +16,7 @@ from .errors import RequestError
 MAX_Z_SCALE = 16.0
 MOST_GAIN = 1.5  # on the network's correction
 TOLERANCE = 1e-4  # of a limit: what a spacing in 32-bit floats, or a number of four digits, is off by
-MOST = 1e300
+_MOST = 1e300
 LONGEST_TEXT = 1 << 15
 CHOICES = {
     "axis": ("auto", "i", "j", "k"),
@@ -234,7 +234,7 @@ def check_z_scale(z_scale: float | None) -> None:
 
 def is_number(value: Any) -> bool:
     """A finite number of sensible size: an integer of 400 digits, which JSON allows, is no float."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST < value < MOST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST < value < _MOST
 
 
 def is_text(value: Any) -> bool:
@@ -269,5 +269,7 @@ def _check_kinds(job: Any) -> None:
 def _shown(value: Any) -> str:
     """The value as a message shows it; Python refuses to print very long integers."""
     return (
-        f"an integer of {value.bit_length()} bits" if isinstance(value, int) and abs(value) > MOST else repr(value)[:60]
+        f"an integer of {value.bit_length()} bits"
+        if isinstance(value, int) and abs(value) > _MOST
+        else repr(value)[:60]
     )

@@ -17,8 +17,8 @@ from typing import Any
 from .wholefile import write_text
 
 GROUPS = Path("/sys/fs/cgroup")
-MOST = 200  # entries of a kind: the oldest go first
-MOST_BYTES = 2_000_000  # a file larger than this is not ours
+_MOST = 200  # entries of a kind: the oldest go first
+_MOST_BYTES = 2_000_000  # a file larger than this is not ours
 
 
 # --- what it is, never how busy it is --------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def remember(kind: str, key: str, facts: dict[str, Any]) -> None:
     entries = _entries(kind)
     entries.pop(key, None)
     entries[key] = facts
-    kept = dict(list(entries.items())[-MOST:])
+    kept = dict(list(entries.items())[-_MOST:])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{kind}.json", json.dumps(kept, allow_nan=False))
@@ -115,7 +115,7 @@ def _entries(kind: str) -> dict[str, Any]:
         return {}
     path = folder / f"{kind}.json"
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > _MOST_BYTES:
             return {}
         entries = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

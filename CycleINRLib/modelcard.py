@@ -16,7 +16,7 @@ from .errors import ModelError
 
 CARD_VERSION = 1
 MAX_HEADER_BYTES = 8_000_000
-NEXT = "choose a .safetensors file written by cycleinr train, or light"
+CHOOSE_MODEL = "choose a .safetensors file written by cycleinr train, or light"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ModelCard:
             facts = json.loads(text)
             version = int(facts["card_version"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError("The model card is unreadable", f"{where}: {error}", NEXT) from error
+            raise ModelError("The model card is unreadable", f"{where}: {error}", CHOOSE_MODEL) from error
         if version > CARD_VERSION:
             raise ModelError("The model card is of a newer version", f"{version} in {where}", "update CycleINR")
         known = {name: facts[name] for name in cls.__dataclass_fields__ if name in facts}
@@ -58,7 +58,7 @@ class ModelCard:
         try:
             return cls(**known)
         except TypeError as error:
-            raise ModelError("The model card lacks facts", f"{where}: {error}", NEXT) from error
+            raise ModelError("The model card lacks facts", f"{where}: {error}", CHOOSE_MODEL) from error
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -68,13 +68,13 @@ def read_card(path: str | Path) -> ModelCard:
     ------
     ModelError : file missing, not safetensors (a pickle is never opened), no card, or a newer card
     """
-    metadata = read_header(path).get("__metadata__") or {}
+    metadata = tensor_header(path).get("__metadata__") or {}
     if "card" not in metadata:
-        raise ModelError("The file has no model card", str(path), NEXT)
+        raise ModelError("The file has no model card", str(path), CHOOSE_MODEL)
     return ModelCard.from_json(metadata["card"], str(path))
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
+def tensor_header(path: str | Path) -> dict[str, Any]:
     """The JSON header of a safetensors file: tensor names, types, shapes, offsets, metadata."""
     path = Path(path)
     try:
@@ -86,7 +86,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
             if not isinstance(header, dict):
                 raise ValueError("no safetensors header")
     except OSError as error:
-        raise ModelError("The model cannot be read", f"{path}: {error.strerror}", NEXT) from error
+        raise ModelError("The model cannot be read", f"{path}: {error.strerror}", CHOOSE_MODEL) from error
     except (ValueError, struct.error) as error:
-        raise ModelError("The file is not safetensors", str(path), NEXT) from error
+        raise ModelError("The file is not safetensors", str(path), CHOOSE_MODEL) from error
     return header

@@ -1,4 +1,7 @@
-"""Files whole or not at all: written beside their target, then renamed; and what is refused before (floor 0)."""
+"""Files whole or not at all: written beside their target, then renamed; and what is refused before (floor 0).
+
+Where the files lie that travel with the library stands here too.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from typing import Any
 
 from .errors import RequestError
 
+_LIBRARY = Path(__file__).resolve().parent
+MODELS = (_LIBRARY / "models", _LIBRARY.parent / "Resources" / "Models")  # folders, the first that holds some counts
+SAMPLES = (_LIBRARY / "samples", _LIBRARY.parent / "Resources" / "SampleData")
 LONGEST_NAME = 255  # bytes of a file's name, where the disk does not say
 
 
@@ -61,3 +67,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_whole` of a text in UTF-8."""
     write_whole(path, lambda partial: partial.write_text(text, "utf-8"))
+
+
+def files_of(folders: tuple[Path, ...], pattern: str) -> list[Path]:
+    """The files of `MODELS` or `SAMPLES` whose names fit the pattern, in order of their names."""
+    return next((found for folder in folders if (found := sorted(folder.glob(pattern)))), [])

@@ -8,7 +8,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from CycleINRLib.errors import CycleINRError, ModelError
-from CycleINRLib.scene.region import fit
+from CycleINRLib.scene.region import give_size
 from CycleINRParts.choices import ChosenNode, ModelChoice, MoreVolumes
 from CycleINRParts.observing import Observers
 
@@ -62,7 +62,7 @@ class Request:
         """
         scan, region = self.parameters.inputVolume, self.parameters.region
         if region is None or region.GetAttribute(DRAWN) is None:
-            fit(region, scan)
+            give_size(region, scan)
         nodes = [node for node in (scan, region) if node is not None]
         if nodes != list(self._watching.of()):
             self._watching.drop()

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import CycleINRLib
+from CycleINRLib.wholefile import SAMPLES, files_of
 
-SAMPLES = (  # name, file in folder(), SHA256
+SCANS = (  # name, file, SHA256
     (
         "CycleINRAbdomenCT",
         "CT_abdomen_5mm.nrrd",
@@ -18,13 +18,6 @@ SAMPLES = (  # name, file in folder(), SHA256
 )
 
 
-def folder() -> Path:
-    """The bundled scans: beside the library where installed, in Resources in a source tree."""
-    library = Path(CycleINRLib.__file__).resolve().parent
-    installed = library / "samples"
-    return installed if installed.is_dir() else library.parent / "Resources" / "SampleData"
-
-
 def register() -> None:
     """They are named by file URL: they load without a network, and are exactly those that the documentation shows.
 
@@ -33,9 +26,9 @@ def register() -> None:
     import SampleData
 
     icons = Path(__file__).resolve().parents[1] / "Resources" / "Icons"
-    for name, file, checksum in SAMPLES:
-        path, thumbnail = folder() / file, icons / f"{name}.png"
-        if path.is_file():
+    for name, file, checksum in SCANS:
+        thumbnail = icons / f"{name}.png"
+        for path in files_of(SAMPLES, file):
             SampleData.SampleDataLogic.registerCustomSampleDataSource(
                 category="CycleINR",
                 sampleName=name,

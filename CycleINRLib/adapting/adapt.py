@@ -1,6 +1,6 @@
 """Learning without ground truth: a model adapted to scans of thick slices alone (floor 3).
 
-    scans -> ready (protocol, held-out slices) -> pairs by a route -> train from the starting weights -> examine
+    scans -> ready (protocol, held-out slices) -> pairs by a route -> train from the starting weights -> compare
 
 Routes, where the training pairs come from:
 
@@ -38,7 +38,7 @@ BATCH = 4
 RATE = 1.5e-4  # more moves the network further from the start than one scan can tell
 SCRATCH_RATE = 2e-3  # as `cycleinr train`
 CYCLE_SHARE = 0.1  # of the samples, acquired slices for the cycle alone: each costs three passes
-MOST_SLICES, LEAST_PATCH_SLICES = 8, 5  # acquired slices of a patch
+_MOST_SLICES, LEAST_PATCH_SLICES = 8, 5  # acquired slices of a patch
 MOST_CROP, LEAST_CROP = 40, 24  # rows and columns of a patch
 BETTER_DB = 0.005  # PSNR on held-out slices from which an adapted model counts as better
 
@@ -108,7 +108,7 @@ def adapt(
     how["rate"] = SCRATCH_RATE if job.model == SCRATCH else RATE
     synthetic, realism = _synthetic(scans, job, folder, how) if route in TWO_STAGES else (None, None)
     learned = _learn(scans, synthetic, network, route, job, folder, how)
-    held_out = examine(scans, path, learned, hear, cancelled)
+    held_out = compare_held_out(scans, path, learned, hear, cancelled)
     improved = held_out["psnr_db"] - held_out["psnr_start_db"] >= BETTER_DB
     report = {
         "version": __version__,
@@ -254,7 +254,7 @@ def _patch_sizes(scans: Sequence[Any], route: str) -> dict[str, Any]:
     z, ratio = largest.protocols[-1].z_scale, largest.protocols[-1].ratio
     along = deep if route in TWO_STAGES else rows  # samples of a line that is degraded
     room = int((along - 1) / z - 2 * max(ratio, 1 / z)) + 1
-    slices = max(LEAST_PATCH_SLICES, min(MOST_SLICES, room, count - 1))
+    slices = max(LEAST_PATCH_SLICES, min(_MOST_SLICES, room, count - 1))
     within = min(rows, deep) if route not in TWO_STAGES else rows
     crop = min(MOST_CROP, within - within % 4)
     if crop < LEAST_CROP:
@@ -264,7 +264,7 @@ def _patch_sizes(scans: Sequence[Any], route: str) -> dict[str, Any]:
 
 
 # --- examination --------------------------------------------------------------------------------------------------
-def examine(
+def compare_held_out(
     scans: Sequence[ThickScan], start: Path, learned: Any, progress: Listener | None = None, cancelled: Stop = None
 ) -> dict[str, Any]:
     """Every second held-out slice predicted from the others by both networks, as they are (texture 0, gain 1).
@@ -287,7 +287,7 @@ def examine(
 
 def _examined(scan: ThickScan, start: Path, learned: Any) -> dict[str, Any]:
     from ..upsampling.engine import Engine
-    from ..upsampling.gain import Dropped, central_block
+    from ..upsampling.gain import Dropped, middle_block
     from ..upsampling.plan import plan
 
     asked = UpsampleJob(
@@ -295,7 +295,7 @@ def _examined(scan: ThickScan, start: Path, learned: Any) -> dict[str, Any]:
         z_scale=2.0, model=str(start), device="cpu", precision="float32", texture=0.0,
     )  # fmt: skip
     engine = Engine.of(scan.volume, asked, plan(scan.volume, asked), None, None)
-    block = central_block(np.asarray(scan.held_out, np.float32), (len(scan.held_out), 192, 192))
+    block = middle_block(np.asarray(scan.held_out, np.float32), (len(scan.held_out), 192, 192))
     before = Dropped.of(engine, block)
     assert before is not None  # at least five slices are held out
     after = Dropped.of(engine.with_network(learned), block)

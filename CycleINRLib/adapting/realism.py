@@ -31,14 +31,14 @@ RIDGE = 1e-3  # of the covariance, so that it can be inverted
 BINS = 24  # of the in-plane spectrum, 0 to 0.5 cycles a pixel
 UPPER_HALF = 0.25  # cycles a pixel
 EDGE_SIGMA = 1.0  # pixels of the Gaussian gradient
-FEATURES = ("mean", "log spread", "log gradient", "log Laplacian", "neighbor correlation")
+PATCH_FEATURES = ("mean", "log spread", "log gradient", "log Laplacian", "neighbor correlation")
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class PatchSample:
     """Patches of one kind of slice.
 
-    features : (n, F) see `FEATURES`
+    features : (n, F) see `PATCH_FEATURES`
     place : (n,) where each lies along z, 0 to 1
     """
 
@@ -163,7 +163,7 @@ def two_sample(
     if len(samples) < len(parts):
         return None
     return {
-        "features": list(FEATURES),
+        "features": list(PATCH_FEATURES),
         "patches": len(samples[1].place),
         **compare(samples[0], samples[1], random),
         "acquired": compare(samples[2], samples[3], random),
@@ -172,7 +172,7 @@ def two_sample(
 
 def draw_sample(
     values: np.ndarray, modality: str, peak: float, random: np.random.Generator, patches: int = PATCHES
-) -> Sample | None:
+) -> PatchSample | None:
     """Random patches whose center lies in the body, as many from each slice; None where no slice has body."""
     if not len(values) or min(values.shape[1:]) < PATCH:
         return None
@@ -187,11 +187,11 @@ def draw_sample(
             corners = centers[random.integers(0, len(centers), count)]
             found += [features_of(plane[j : j + PATCH, i : i + PATCH] / peak) for j, i in corners]
             place += [k / max(1, len(values) - 1)] * count
-    return Sample(np.array(found), np.array(place)) if found else None
+    return PatchSample(np.array(found), np.array(place)) if found else None
 
 
 def features_of(patch: np.ndarray) -> list[float]:
-    """The `FEATURES` of a (8, 8) patch of values over the range of the scan."""
+    """The `PATCH_FEATURES` of a (8, 8) patch of values over the range of the scan."""
     rows, columns = np.diff(patch, axis=0), np.diff(patch, axis=1)
     bend = np.diff(np.diff(patch, 2, axis=0), 2, axis=1)
     strength = float(np.mean(bend**2))
@@ -200,7 +200,7 @@ def features_of(patch: np.ndarray) -> list[float]:
     return [float(patch.mean()), *(float(np.log(e + 1e-5)) for e in energies), neighbors / (strength + 1e-10)]
 
 
-def compare(one: Sample, other: Sample, random: np.random.Generator) -> dict[str, float]:
+def compare(one: PatchSample, other: PatchSample, random: np.random.Generator) -> dict[str, float]:
     """mmd2 (unbiased, may be below 0), its p-value by permutation, and the AUC of the classifier."""
     features = np.concatenate([one.features, other.features])
     features = (features - features.mean(0)) / (features.std(0) + 1e-9)

@@ -22,10 +22,10 @@ from ..imaging.noise import NoiseGauge, gradient_parts, sigma, slice_noise
 DONORS = 24  # acquired slices whose residuals are held
 DRAWS = 8  # donors that fill one slice; what is left has the residual of the slice next to it
 FLAT = 70.0  # percentile of the gradient, in body and in air, below which a place is flat
-REACH = 6.0  # pixels of the Gaussian over which the strength of residuals is told
+_REACH = 6.0  # pixels of the Gaussian over which the strength of residuals is told
 FAR = 1e-3  # weight of the mean strength, where no flat place is near
-MOST = 4.0  # strengths that a residual may have
-MOST_GAIN = 3.0
+_MOST = 4.0  # strengths that a residual may have
+_MOST_GAIN = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +53,13 @@ class Residual:
                 flat |= part & (gradient <= np.percentile(gradient[part], FLAT))
                 strength[part] = _strength(residual, part & flat)[part]
         least = max(1e-3 * float(strength.max()), 1e-12)  # masked background has none
-        return cls(np.clip(residual / np.maximum(strength, least), -MOST, MOST), strength, body, flat)
+        return cls(np.clip(residual / np.maximum(strength, least), -_MOST, _MOST), strength, body, flat)
 
 
 def _strength(residual: np.ndarray, where: np.ndarray) -> np.ndarray:
     """(J, I) local RMS of the residual over the places `where`, their overall RMS far from them."""
     power = np.where(where, residual * residual, np.float32(0))
-    near, share = (ndimage.gaussian_filter(part, REACH) for part in (power, where.astype(np.float32)))
+    near, share = (ndimage.gaussian_filter(part, _REACH) for part in (power, where.astype(np.float32)))
     return np.sqrt((near + FAR * power[where].mean()) / (share + FAR))
 
 
@@ -121,7 +121,7 @@ class Residuals:
             got = sigma(plain + np.float32(gain) * drawn, mask)
             if got > has:
                 gain *= np.sqrt(max(0.0, wanted**2 - has**2) / (got**2 - has**2))
-            self.gain = float(min(gain, MOST_GAIN))
+            self.gain = float(min(gain, _MOST_GAIN))
         return np.float32(self.gain) * drawn
 
     def _near(self, k: int) -> Residual:

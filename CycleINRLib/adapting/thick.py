@@ -16,10 +16,10 @@ from ..imaging.profile import SKIP_RATIO, resolve_profile
 from ..imaging.thickness import estimate_thickness
 from ..imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality
 from ..jobs import AdaptJob
-from ..training.degradation import Protocol
+from ..training.degradation import ScanProtocol
 from ..training.scans import ANISOTROPIC
 
-LEAST_SLICES = 12  # of a scan: six to learn from at least, five to examine with
+LEAST_SLICES_OF_SCAN = 12  # of a scan: six to learn from at least, five to examine with
 LEAST_HELD, MOST_HELD = 5, 25  # slices that are held out
 CERTAIN = 1.1  # how much better an estimated thickness must fit than others
 LEAST_ESTIMATE = 0.5  # of the spacing: below it, slices that differ in brightness are likelier than such gaps
@@ -39,7 +39,7 @@ class ThickScan:
 
     volume: Volume
     modality: str
-    protocol: Protocol
+    protocol: ScanProtocol
     thickness_mm: float
     estimated: bool
     scale: float
@@ -63,7 +63,7 @@ class ThickScan:
         return k / self.protocol.z_scale, j, i
 
     @property
-    def protocols(self) -> tuple[Protocol, ...]:
+    def protocols(self) -> tuple[ScanProtocol, ...]:
         """The scan's own, twice, and what is left of it when every second slice is dropped."""
         own = self.protocol
         dropped = replace(own, z_scale=2 * own.z_scale, ratio=own.ratio / 2)
@@ -145,8 +145,8 @@ def _coarse(volume: Volume, job: AdaptJob) -> Coarse:
     if z_scale < ANISOTROPIC:
         size = " x ".join(f"{volume.spacing_mm[AXES.index(name)]:.3g}" for name in "ijk")
         raise VolumeError("The volume is isotropic, or nearly so", f"{size} mm", "give scans with coarse slices")
-    if count < LEAST_SLICES:
-        raise VolumeError("There are too few slices to learn from", f"{count}", f"give at least {LEAST_SLICES}")
+    if count < LEAST_SLICES_OF_SCAN:
+        raise VolumeError("There are too few slices to learn from", f"{count}", f"give at least {LEAST_SLICES_OF_SCAN}")
     return Coarse(first, modality, z_scale)
 
 
@@ -156,7 +156,7 @@ def _thick(scan: Coarse, job: AdaptJob, progress: Listener | None) -> ThickScan:
     thickness, estimated = _thickness(first, modality, scale, job, progress)
     ratio = thickness / first.spacing_mm[0]
     profile = resolve_profile(job.profile, modality, ratio)
-    protocol = Protocol(scan.z_scale, 0.0 if profile == "skip" else ratio, profile)
+    protocol = ScanProtocol(scan.z_scale, 0.0 if profile == "skip" else ratio, profile)
     return ThickScan(first, modality, protocol, thickness, estimated, scale, _held(len(first.values)))
 
 

@@ -26,7 +26,7 @@ from ..io.discover import NEXT, Found, find_all, root_of
 from ..jobs import UpsampleJob
 from . import manifest as manifests
 from .lock import FolderLock
-from .manifest import Manifest, Row
+from .manifest import Manifest, ScanRow
 from .naming import named
 from .order import Order, Outcome, close_staging, open_staging, run_file, staging_of, told, undo
 from .pool import Pool, pool_of
@@ -37,7 +37,7 @@ THUMBNAILS = 1000  # scans whose pictures the page shows
 SUMMARY_S = 60.0  # the summary is written anew while the batch runs, at most so often
 SUMMARY_SHARE = 20  # and so many times rarer than its writing takes
 TICK_S = 0.5
-FORMATS = ("nrrd", "nii.gz", "mha")
+RESULT_FORMATS = ("nrrd", "nii.gz", "mha")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BatchRequest:
     scans : files, and folders that are searched with all below them
     folder : where results, reports and the manifest go; made where it is missing
     settings : how every scan is upsampled, without paths
-    kind : format of the results, one of FORMATS; `settings.dicom` writes a series for each scan instead
+    kind : format of the results, one of RESULT_FORMATS; `settings.dicom` writes a series for each scan instead
     workers, scheduler : as `pool_of`
     retries : further tries of a scan whose worker ended, or that met an error that may pass
     """
@@ -131,7 +131,7 @@ def _check_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _manifest_of(request: BatchRequest) -> Iterator[Manifest]:
-    there = (request.folder / manifests.NAME).exists()
+    there = (request.folder / manifests.MANIFEST_NAME).exists()
     if there and not request.resume and not request.settings.overwrite:
         raise RequestError(
             "The folder holds a batch already",
@@ -205,7 +205,7 @@ class _Run:
                 manifest.fail(manifest.id_of(str(one.path.absolute())), {**error, "found": ""} if anonymous else error)
         manifest.commit()
 
-    def _settle(self, row: Row) -> None:
+    def _settle(self, row: ScanRow) -> None:
         """What a command that was killed did not note: the scan is done where its report is there, else it waits."""
         job = self._job(row)
         output, staging = Path(str(job.output)), staging_of(self.folder, row.id, row.tries)
@@ -217,33 +217,33 @@ class _Run:
             undo(staging, [output, *([Path(job.picture)] if job.picture else [])])
             self.manifest.put_back(row.id)
 
-    def _is_touched(self, row: Row) -> bool:
+    def _is_touched(self, row: ScanRow) -> bool:
         """Whether a result was removed or cut, or its input changed, since it was made."""
         if self._is_damaged(row):
             return True
         now = stamp_of(Path(row.path))
         return row.stamp is not None and now is not None and now != row.stamp
 
-    def _is_damaged(self, row: Row) -> bool:
+    def _is_damaged(self, row: ScanRow) -> bool:
         there = bytes_of(self.folder / str(row.output))
         gone = there is None or not (self.folder / str(row.report)).exists()
         return gone or (row.output_bytes is not None and there != row.output_bytes)
 
     # --- orders -----------------------------------------------------------------------------------------------
-    def _job(self, row: Row) -> UpsampleJob:
+    def _job(self, row: ScanRow) -> UpsampleJob:
         """What is asked of one scan."""
         overwrite = self.request.settings.overwrite or row.output is not None  # what was made before is ours
         job = dataclasses.replace(self.request.settings, input=row.path, overwrite=overwrite)
         at = {name: place and str(self.folder / place) for name, place in self._places(row).items()}
         return dataclasses.replace(job, output=at["output"], report=at["report"], picture=at["picture"])
 
-    def _places(self, row: Row) -> dict[str, str | None]:
+    def _places(self, row: ScanRow) -> dict[str, str | None]:
         """Output, report and picture of a scan, relative to the folder."""
         output = row.name if self.request.settings.dicom else f"{row.name}.{self.request.kind}"
         picture = f"{row.name}.png" if self.request.pictures else None
         return {"output": output, "report": f"{row.name}.json", "picture": picture}
 
-    def _order(self, row: Row) -> Order:
+    def _order(self, row: ScanRow) -> Order:
         job = self._job(row)
         return Order(
             scan=row.id,

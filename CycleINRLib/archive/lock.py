@@ -15,8 +15,8 @@ from typing import IO, Any
 
 from ..errors import RequestError
 
-NAME = "batch.lock"
-WAIT = "wait for it, stop it, or choose another folder"
+LOCK_NAME = "batch.lock"
+_WAIT = "wait for it, stop it, or choose another folder"
 
 
 class FolderLock:
@@ -28,7 +28,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+        self.path = folder / LOCK_NAME
         self.stale = False
         self._file: IO[str] | None = None
 
@@ -53,7 +53,7 @@ class FolderLock:
         try:
             held = _lock(file)
             if held is False or (held is None and self._owner_may_live(file)):
-                raise RequestError("Another command works on this folder", self._owner(file), WAIT)
+                raise RequestError("Another command works on this folder", self._owner(file), _WAIT)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
                     self.stale = bool(self._owner(file))

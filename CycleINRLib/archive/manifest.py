@@ -18,9 +18,9 @@ from typing import Any
 
 from ..errors import RequestError, ResourceError
 
-NAME = "batch.sqlite"
+MANIFEST_NAME = "batch.sqlite"
 KEY = "batch_key.sqlite"
-VERSION = 1
+_VERSION = 1
 COMMIT_S = 1.0  # what a killed command may lose of the manifest's writing; the reports tell it again
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -44,7 +44,7 @@ PATHS = "CREATE TABLE {schema}.paths (id INTEGER PRIMARY KEY, path TEXT NOT NULL
 
 
 @dataclass(frozen=True)
-class Row:
+class ScanRow:
     """One scan of the manifest; `path` is that of its input."""
 
     id: int
@@ -64,7 +64,7 @@ class Row:
     error: dict[str, str] | None
 
 
-COLUMNS = """
+_COLUMNS = """
     scans.id, path, name, state, tries, token, hash, stamp, output, output_bytes, report, picture, seconds, figures,
     error
 """
@@ -78,7 +78,7 @@ class Manifest:
 
     def __init__(self, folder: Path, anonymous: bool) -> None:
         self.folder, self.anonymous = folder, anonymous
-        self._path = folder / NAME
+        self._path = folder / MANIFEST_NAME
         self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._paths = "main.paths"
         self._db.execute("PRAGMA journal_mode = DELETE")  # one file, also on network disks, where WAL does not work
@@ -100,12 +100,12 @@ class Manifest:
         ----------
         settings : what is asked of every scan alike
         """
-        for name in (NAME, KEY):
+        for name in (MANIFEST_NAME, KEY):
             (folder / name).unlink(missing_ok=True)
         manifest = cls(folder, anonymous)
         with manifest.telling():
             manifest._db.executescript("BEGIN;" + SCHEMA + PATHS.format(schema=manifest._paths.partition(".")[0]) + ";")
-            facts = {"manifest": VERSION, "settings": settings, "anonymous": anonymous}
+            facts = {"manifest": _VERSION, "settings": settings, "anonymous": anonymous}
             rows = [(name, json.dumps(value)) for name, value in facts.items()]
             manifest._db.executemany("INSERT INTO facts VALUES (?, ?)", rows)
             manifest.commit()
@@ -119,12 +119,12 @@ class Manifest:
         ------
         RequestError : no manifest of this version, its key is missing, or other settings
         """
-        path = folder / NAME
+        path = folder / MANIFEST_NAME
         try:
             with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True) as db:
                 facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
             db.close()
-            if facts["manifest"] != VERSION:
+            if facts["manifest"] != _VERSION:
                 raise ValueError(f"version {facts['manifest']}")
             before, anonymous = facts["settings"], bool(facts["anonymous"])
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
@@ -176,18 +176,20 @@ class Manifest:
         """How many scans are in each state."""
         return dict(self._db.execute("SELECT state, count(*) FROM scans GROUP BY state"))
 
-    def rows(self, state: str | None = None, after: int = 0) -> Iterator[Row]:
+    def rows(self, state: str | None = None, after: int = 0) -> Iterator[ScanRow]:
         """The scans in the order of their numbers; of one state, or of all."""
         asked = "" if state is None else " AND state = ?"
-        query = f"SELECT {COLUMNS} FROM scans JOIN {self._paths} USING (id) WHERE scans.id > ?{asked} ORDER BY scans.id"
+        query = (
+            f"SELECT {_COLUMNS} FROM scans JOIN {self._paths} USING (id) WHERE scans.id > ?{asked} ORDER BY scans.id"
+        )
         words = (after,) if state is None else (after, state)
         while rows := self._db.execute(f"{query} LIMIT 1000", words).fetchall():
             yield from map(_row, rows)
             words = (rows[-1][0], *words[1:])
 
-    def next_waiting(self) -> Row | None:
+    def next_waiting(self) -> ScanRow | None:
         """The scan to begin next; those that were begun before come last, in case they end the process."""
-        query = f"SELECT {COLUMNS} FROM scans JOIN {self._paths} USING (id) WHERE state = 'waiting'"
+        query = f"SELECT {_COLUMNS} FROM scans JOIN {self._paths} USING (id) WHERE state = 'waiting'"
         row = self._db.execute(f"{query} ORDER BY tries, scans.id LIMIT 1").fetchone()
         return None if row is None else _row(row)
 
@@ -277,10 +279,10 @@ class _Telling:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, sqlite3.Error):
             self._manifest.check_there()
-            found = f"{self._manifest.folder / NAME}: {error}"
+            found = f"{self._manifest.folder / MANIFEST_NAME}: {error}"
             raise ResourceError("The manifest cannot be written", found, "free the disk, then add --resume") from error
 
 
-def _row(columns: tuple[Any, ...]) -> Row:
+def _row(columns: tuple[Any, ...]) -> ScanRow:
     *plain, figures, error = columns
-    return Row(*(*plain, json.loads(figures) if figures else {}, json.loads(error) if error else None))
+    return ScanRow(*(*plain, json.loads(figures) if figures else {}, json.loads(error) if error else None))

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from .manifest import Manifest, Row
+from .manifest import Manifest, ScanRow
 
 SHOWN = 2000  # scans of each state on the page; the others are in batch.csv
 DOTS = 2000  # of the chart
@@ -79,7 +79,7 @@ def _write_done(file: IO[str], title: str, manifest: Manifest, small: dict[int, 
     file.write("</tbody></table>\n" + _more(len(rows)))
 
 
-def _line(row: Row, picture: bytes | None) -> str:
+def _line(row: ScanRow, picture: bytes | None) -> str:
     """One row of the table, its warnings beneath the name."""
     figures = row.figures
     snli = figures.get("snli") or {}

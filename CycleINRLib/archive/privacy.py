@@ -16,7 +16,7 @@ from typing import Any
 from ..io.headers import is_dicom
 from .order import Order
 
-LEAST = 2  # characters of a name that is looked for in texts
+_LEAST = 2  # characters of a name that is looked for in texts
 HEADER_BYTES = 1 << 18  # of a file in which a person may be named
 WORD = re.compile(r"[^\s,;:()'\"\[\]=/\\]{3,}")
 MEASURE = re.compile(r"[-+]?(\d{1,4}|\d{0,4}\.\d+(e[-+]?\d+)?)")
@@ -46,7 +46,7 @@ class Scrub:
         names = {str(path), str(path.absolute()), str(path.resolve()), *below, *(Path(part).stem for part in below)}
         for file in _beside(path):  # a reader may name any of them
             names |= {file.name, file.stem}
-        words = sorted((re.escape(name) for name in names if len(name) >= LEAST), key=len, reverse=True)
+        words = sorted((re.escape(name) for name in names if len(name) >= _LEAST), key=len, reverse=True)
         return cls(path, order.alias, re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)"))
 
     def text(self, text: str) -> str:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from .. import __version__
 from ..wholefile import write_whole
-from .manifest import Manifest, Row
+from .manifest import Manifest, ScanRow
 from .page import write_page
 
 FILES = ("batch.json", "batch.csv", "batch.html")
@@ -30,7 +30,7 @@ PLAIN = (
     "z_scale", "generated_gap", "noise_ratio", "noise_taken", "gain", "texture", "noise", "consistency", "device",
     "precision", "peak_memory_mb",
 )  # fmt: skip
-COLUMNS = (
+_COLUMNS = (
     "number", "scan", "state", "input", "output", "report", "seconds", *NESTED, *PLAIN, "warnings", "error", "hash"
 )  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula
@@ -56,7 +56,7 @@ def write_summary(manifest: Manifest, folder: Path) -> Summary:
     return Summary(counts, failed, tuple(str(folder / name) for name in FILES))
 
 
-def _facts(row: Row, anonymous: bool) -> dict[str, Any]:
+def _facts(row: ScanRow, anonymous: bool) -> dict[str, Any]:
     """One scan of batch.json."""
     facts: dict[str, Any] = {"number": row.id, "scan": row.name, "state": row.state}
     facts["input"] = row.name if anonymous else row.path
@@ -85,14 +85,14 @@ def _write_csv(path: Path, manifest: Manifest) -> None:
 
 
 def _write_table(file: IO[str], rows: Iterator[dict[str, Any]]) -> None:
-    table = csv.DictWriter(file, COLUMNS, restval="")
+    table = csv.DictWriter(file, _COLUMNS, restval="")
     table.writeheader()
     table.writerows({name: _safe(value) for name, value in row.items()} for row in rows)
 
 
-def _cells(row: Row, anonymous: bool) -> dict[str, Any]:
+def _cells(row: ScanRow, anonymous: bool) -> dict[str, Any]:
     facts = _facts(row, anonymous)
-    cells = {name: facts[name] for name in COLUMNS if facts.get(name) is not None}
+    cells = {name: facts[name] for name in _COLUMNS if facts.get(name) is not None}
     for name, (outer, inner) in NESTED.items():
         cells[name] = (facts.get(outer) or {}).get(inner)
     error = facts.get("error")

@@ -56,7 +56,7 @@ class _Sink(NamedTuple):
     write: Callable[[bytes], int]
 
 
-def read_volume(path: Path, facts: Any) -> Volume:
+def volume_of(path: Path, facts: Any) -> Volume:
     """The Volume of an array and its facts.
 
     Raises

@@ -29,10 +29,10 @@ from ..errors import Cancelled, CycleINRError, RequestError, ResourceError
 from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
 from ..jobs import is_number, read_task
-from .arrays import read_geometry, read_text, read_volume, volume_facts, write_array
+from .arrays import read_geometry, read_text, volume_facts, volume_of, write_array
 from .parent import is_stale, lives, read_sign, sign_of_life
 
-JOB, RESULT, ALIVE, CANCEL = "job.json", "result.json", "alive", "cancel"
+JOB, RESULT, ALIVE, _CANCEL = "job.json", "result.json", "alive", "cancel"
 INPUT, OUTPUT, MODEL = "input.npy", "output.npy", "model.safetensors"
 HEARTBEAT_S = 1.0  # how often the parent touches `alive` while it can
 STALE_S = 60.0  # then the child looks whether the parent's process lives
@@ -106,18 +106,18 @@ def keep_alive(folder: Path) -> None:
 
 def ask_to_stop(folder: Path) -> None:
     """Let `StopSign` stop the child; an OSError where the disk is full or gone."""
-    (folder / CANCEL).touch()
+    (folder / _CANCEL).touch()
 
 
 # --- the child reads ------------------------------------------------------------------------------------------
-def read_job(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> dict[str, Any]:
     """The facts of job.json; a RequestError where there are none."""
     return read_task(read_text(folder / JOB))
 
 
 def read_source(folder: Path, facts: Mapping[str, Any]) -> Volume:
     """The scan of a job; a RequestError or VolumeError where job.json or the array is wrong."""
-    return read_volume(folder / INPUT, facts.get("volume"))
+    return volume_of(folder / INPUT, facts.get("volume"))
 
 
 def read_sources(folder: Path, facts: Mapping[str, Any]) -> list[Volume]:
@@ -125,7 +125,7 @@ def read_sources(folder: Path, facts: Mapping[str, Any]) -> list[Volume]:
     known = facts.get("volumes")
     if not isinstance(known, list) or not known:
         raise RequestError("The job names no volumes", repr(known)[:60], 'write the place of each under "volumes"')
-    return [read_volume(folder / _input(n), one) for n, one in enumerate(known)]
+    return [volume_of(folder / _input(n), one) for n, one in enumerate(known)]
 
 
 def read_like(facts: Mapping[str, Any]) -> Geometry | None:
@@ -145,7 +145,7 @@ class StopSign:
     """Whether the parent asked to stop, or is gone: `alive` is stale and the process that it names lives no more."""
 
     def __init__(self, folder: Path) -> None:
-        self.cancel, self.alive = folder / CANCEL, folder / ALIVE
+        self.cancel, self.alive = folder / _CANCEL, folder / ALIVE
         self._next_look, self._gone = 0.0, False
 
     def __call__(self) -> bool:
@@ -154,7 +154,7 @@ class StopSign:
     def check(self) -> None:
         """Raise Cancelled where it is time to stop."""
         if self():
-            found = f"the file {CANCEL}" if self.cancel.exists() else "the parent process is gone"
+            found = f"the file {_CANCEL}" if self.cancel.exists() else "the parent process is gone"
             raise Cancelled("Stopped on request", found, "start again when ready")
 
     def _parent_is_gone(self) -> bool:
@@ -227,12 +227,12 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def result_volume(folder: Path, facts: Mapping[str, Any]) -> Volume:
     """The Volume that the child wrote: output.npy at the place that result.json tells."""
-    return read_volume(folder / OUTPUT, facts.get("volume"))
+    return volume_of(folder / OUTPUT, facts.get("volume"))
 
 
 def result_planes(folder: Path, facts: Mapping[str, Any]) -> dict[str, Volume]:
     """The planes of a preview, by name, each a Volume one row thick."""
-    return {name: read_volume(folder / f"{name}.npy", one) for name, one in facts["volumes"].items()}
+    return {name: volume_of(folder / f"{name}.npy", one) for name, one in facts["volumes"].items()}
 
 
 def _input(number: int) -> str:

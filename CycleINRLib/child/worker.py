@@ -18,7 +18,7 @@ from ..jobs import AdaptJob, UpsampleJob
 from .folder import (
     MODEL,
     StopSign,
-    read_job,
+    read_facts,
     read_like,
     read_planes,
     read_source,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..imaging.volume import Volume
 
 Emit = Callable[[Event], None]
-Told = tuple[dict[str, Any], tuple[str, ...]]  # report, files
+Answer = tuple[dict[str, Any], tuple[str, ...]]  # report, files
 
 
 def run_folder(path: str | os.PathLike[str], emit: Emit) -> None:
@@ -44,12 +44,12 @@ def run_folder(path: str | os.PathLike[str], emit: Emit) -> None:
     RequestError, VolumeError, ModelError, ResourceError, Cancelled : then the folder holds what it held before
     """
     folder = Path(path)
-    facts = read_job(folder)
+    facts = read_facts(folder)
     task = facts["task"]
     if task == "check":  # needs no volume
         report, files = _check(folder)
     else:
-        tasks: dict[str, Callable[..., Told]] = {
+        tasks: dict[str, Callable[..., Answer]] = {
             "upsample": _upsample,
             "measure": _measure,
             "preview": _preview,
@@ -66,7 +66,7 @@ def run_folder(path: str | os.PathLike[str], emit: Emit) -> None:
     emit(Finished(report, files))
 
 
-def _upsample(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Told:
+def _upsample(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Answer:
     from ..upsampling.upsample import upsample
 
     job = UpsampleJob.from_json(facts.get("job") or {})
@@ -75,7 +75,7 @@ def _upsample(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSig
     return result.report, write_volume(folder, result.report, result.volume)
 
 
-def _measure(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Told:
+def _measure(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Answer:
     from ..upsampling.measure import measure
 
     asked = facts.get("job") or {}
@@ -88,7 +88,7 @@ def _measure(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign
     return report, write_result(folder, report, volume=volume_facts(volume))
 
 
-def _preview(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Told:
+def _preview(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Answer:
     """Single planes of the result: "planes" {name: coordinate in mm across it, None: the middle} -> one array each."""
     from ..upsampling.preview import previews
 
@@ -103,7 +103,7 @@ def _preview(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign
     return report, write_planes(folder, report, planes)
 
 
-def _adapt(folder: Path, facts: dict[str, Any], volumes: list[Volume], stop: StopSign, emit: Emit) -> Told:
+def _adapt(folder: Path, facts: dict[str, Any], volumes: list[Volume], stop: StopSign, emit: Emit) -> Answer:
     """A model that learned from `volumes`, with its card; what learning kept on disk is removed."""
     from ..adapting.adapt import adapt
     from ..network.weights import save_model
@@ -128,14 +128,14 @@ def _named(card: Any, output: str | None) -> Any:
     return dataclasses.replace(card, name=Path(output).stem) if output else card
 
 
-def _speed(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Told:
+def _speed(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Answer:
     from ..upsampling.speed import measured_speed
 
     report = measured_speed(volume, UpsampleJob.from_json(facts.get("job") or {})).to_json()
     return report, write_result(folder, report)
 
 
-def _check(folder: Path) -> Told:
+def _check(folder: Path) -> Answer:
     """What this Python offers the network (`environment.examine`) as the report."""
     from .environment import examine
 

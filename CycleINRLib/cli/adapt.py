@@ -147,7 +147,7 @@ def _write(adapted: Adapted, output: Path, console: Console) -> None:
 
     save_model(adapted.network, dataclasses.replace(adapted.card, name=output.stem), output)
     files = [str(output)]
-    for line in told(adapted.report):
+    for line in lines_about(adapted.report):
         console.say(line)
     if adapted.sample is not None and (picture := _picture(adapted, output.with_suffix(".png"), console)):
         files.append(picture)
@@ -172,7 +172,7 @@ def _picture(adapted: Adapted, path: Path, console: Console) -> str | None:
     return str(path)
 
 
-def told(report: dict[str, Any]) -> Iterator[str]:
+def lines_about(report: dict[str, Any]) -> Iterator[str]:
     """The report in lines for people."""
     for group in report["groups"]:
         spacing = " x ".join(f"{mm:g}" for mm in reversed(group["spacing_mm"]))

@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from ..archive.batch import FORMATS, BatchRequest, run_batch
+from ..archive.batch import RESULT_FORMATS, BatchRequest, run_batch
 from ..errors import ERROR_BY_CODE, RequestError
 from ..jobs import UpsampleJob
 from .console import Console
@@ -70,7 +70,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--output", metavar="FOLDER", required=True, help="where results, reports and the summary go")
     add_target(parser)
     add_way(parser)
-    parser.add_argument("--format", choices=FORMATS, default="nrrd", help="(%(default)s)")
+    parser.add_argument("--format", choices=RESULT_FORMATS, default="nrrd", help="(%(default)s)")
     add_dicom(parser, "write a DICOM series for each scan instead")
     parser.add_argument("--pictures", action="store_true", help="write a coronal comparison of each scan")
     parser.add_argument("--no-thumbnails", action="store_true", help="no small pictures in batch.html")

@@ -1,4 +1,4 @@
-"""What a command says, and where: results on stdout, talk and the progress bar on stderr (floor 5).
+"""What a command says, and where: results on stdout, warnings and the progress bar on stderr (floor 5).
 
 Three ways: for people; one JSON object (`--json`); or one JSON line an event (`--events json`), which is what the
 child of the panel prints. The error is one line on stderr in all three.

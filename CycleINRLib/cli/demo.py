@@ -12,14 +12,13 @@ from typing import Any
 
 from ..errors import CycleINRError, RequestError
 from ..jobs import UpsampleJob
-from ..wholefile import write_whole
+from ..wholefile import SAMPLES, files_of, write_whole
 from .console import Console
 from .options import Parser
 from .outputs import draw
 from .upsample import tell_result
 
-SAMPLE = "CT"  # the bundled scan whose name starts like this
-PLACES = ("samples", "../Resources/SampleData")  # in an installed package; in a checkout
+_SAMPLE = "CT"  # the bundled scan whose name starts like this
 
 
 def run(options: Namespace, console: Console) -> None:
@@ -37,7 +36,7 @@ def run_demo(folder: Path, console: Console) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise RequestError("The output is a file", str(folder), "name a folder with --output")
-    scan = find_sample(SAMPLE)
+    scan = find_sample(_SAMPLE)
     folder.mkdir(parents=True, exist_ok=True)
     console.say(f"scan          {scan.name}, bundled with CycleINR")
     if importlib.util.find_spec("slicer") is not None:
@@ -52,14 +51,13 @@ def run_demo(folder: Path, console: Console) -> None:
 
 def find_sample(start: str) -> Path:
     """The bundled scan whose file name begins with `start`."""
-    here = Path(__file__).resolve().parents[1]
-    for place in PLACES:
-        found = sorted((here / place).resolve().glob(f"{start}*.nrrd"))
-        if found:
-            return found[0]
-    raise CycleINRError(
-        "The bundled scans are missing from this installation", str(here), "install CycleINR again, or clone it"
-    )
+    found = files_of(SAMPLES, f"{start}*.nrrd")
+    if not found:
+        where = str(SAMPLES[0].parent)
+        raise CycleINRError(
+            "The bundled scans are missing from this installation", where, "install CycleINR again, or clone it"
+        )
+    return found[0]
 
 
 def _through_file(scan: Path, folder: Path, console: Console) -> tuple[tuple[str, ...], dict[str, Any]]:

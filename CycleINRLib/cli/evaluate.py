@@ -17,8 +17,8 @@ from typing import Any
 
 from .. import __version__
 from ..errors import RequestError, VolumeError
-from ..evaluation.case import PROTOCOL, Case, Protocol
-from ..evaluation.methods import choose_contenders
+from ..evaluation.case import PROTOCOL, Acquisition, Case
+from ..evaluation.methods import choose_methods
 from ..evaluation.runner import Setting, all_cases, read_truth
 from ..evaluation.tables import markdown
 from ..io.files import write
@@ -48,19 +48,19 @@ def run(options: Namespace, console: Console) -> None:
     if options.write_sources:
         write_sources(Path(options.write_sources), files, protocols, setting, console)
         return
-    contenders = choose_contenders(options, console)
+    methods = choose_methods(options, console)
     folder = Path(options.output) if options.output else None
     if options.resume and folder is None:
         raise RequestError("There is nothing to resume", "no --output", "name the folder of the earlier run")
     if folder:
         _prepare(folder, options.resume)
-    cases = all_cases(files, protocols, setting, contenders, folder, options.jobs, console)
+    cases = all_cases(files, protocols, setting, methods, folder, options.jobs, console)
     record = {
         "version": __version__,
         "protocol": PROTOCOL,
         "setting": {**asdict(setting), "block": setting.block or None},
         "versions": {"python": platform.python_version(), **_versions()},
-        "methods": {one.name: one.facts() for one in contenders},
+        "methods": {one.name: one.facts() for one in methods},
         "cases": cases,
     }
     written = _write(folder, record) if folder else ()
@@ -89,18 +89,18 @@ def _is_scan(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith((*EXTENSIONS, ".mhd"))
 
 
-def all_protocols(options: Namespace) -> list[Protocol]:
+def all_protocols(options: Namespace) -> list[Acquisition]:
     """Every z-scale with every profile, ratio and phase that makes sense, each once.
 
     Skip knows no ratio and whole phases alone; phases from the z-scale on are those of the next slice and left out.
     """
-    found: dict[Protocol, None] = {}
+    found: dict[Acquisition, None] = {}
     for z_scale in options.z_scales:
         for profile in options.profiles:
             for ratio in options.ratios if profile != "skip" else [1.0]:
                 for phase in options.phases:
                     if phase < z_scale and not (profile == "skip" and phase % 1):
-                        found[Protocol(z_scale, profile, ratio, phase)] = None
+                        found[Acquisition(z_scale, profile, ratio, phase)] = None
     if not found:
         raise RequestError("No case is left", f"phases {options.phases}", "give phase 0, which fits every z-scale")
     return list(found)
@@ -131,7 +131,7 @@ def _write(folder: Path, record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def write_sources(
-    folder: Path, files: dict[str, Path], protocols: list[Protocol], setting: Setting, console: Console
+    folder: Path, files: dict[str, Path], protocols: list[Acquisition], setting: Setting, console: Console
 ) -> None:
     """The thick sources of all cases as NRRD, and what another program must know of them in sources.json.
 

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asked = next((word for word in words if word in COMMANDS), None)
         options = build_parser(asked).parse_args(words)
-        console = _talk(options)
+        console = _console_for(options)
         with _silent_libraries(debug):
             options.run(options, console)
         return 0
@@ -136,7 +136,7 @@ def build_parser(asked: str | None = None) -> Parser:
     return parser
 
 
-def _talk(options: argparse.Namespace) -> Console:
+def _console_for(options: argparse.Namespace) -> Console:
     as_json = getattr(options, "json", False)
     if as_json and options.events:
         raise RequestError("Only one form of output can be asked for", "--json and --events", "keep one of them")

@@ -14,12 +14,12 @@ from .options import Parser, add_json
 
 def run(options: Namespace, console: Console) -> None:
     """The models at hand, from their headers; no torch is needed."""
-    from ..modelcard import read_card, read_header
+    from ..modelcard import read_card, tensor_header
     from ..network.weights import list_models, sha256
 
     found = []
     for name, path in list_models():
-        tensors = [tensor for key, tensor in read_header(path).items() if key != "__metadata__"]
+        tensors = [tensor for key, tensor in tensor_header(path).items() if key != "__metadata__"]
         card, digest = read_card(path), sha256(path)
         parameters = sum(math.prod(tensor["shape"]) for tensor in tensors)
         facts = {"name": name, "file": str(path), "sha256": digest, "parameters": parameters, "card": asdict(card)}

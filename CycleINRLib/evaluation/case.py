@@ -48,7 +48,7 @@ PROTOCOL = {
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Acquisition:
     """How thick slices are made: spacing z_scale thin slices, thickness ratio times that, by `profile`.
 
     profile : "box", "gaussian", or "skip" (each thick slice is one thin slice; ratio does not matter)
@@ -95,14 +95,14 @@ class Case:
 
     truth: Volume
     source: Volume
-    protocol: Protocol
+    protocol: Acquisition
     modality: str
     weights: np.ndarray
     center: float
     first: int
 
     @classmethod
-    def of(cls, truth: Volume, protocol: Protocol) -> Case:
+    def of(cls, truth: Volume, protocol: Acquisition) -> Case:
         """Thick slice n is centered at thin slice ceil(z) + phase + n z; whole numbers stay whole (rounded).
 
         Raises

@@ -49,7 +49,7 @@ class Attempt:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-Places = np.ndarray  # (M,) in source slices
+Positions = np.ndarray  # (M,) in source slices
 
 
 def linear(case: Case) -> Iterator[Attempt]:
@@ -81,11 +81,11 @@ def cubic_projection(case: Case) -> Iterator[Attempt]:
         knots = knots + np.eye(case.count) - seen @ knots
 
 
-def _through_knots(at: Places, knots: np.ndarray) -> np.ndarray:
+def _through_knots(at: Positions, knots: np.ndarray) -> np.ndarray:
     return cubic_weights(at, len(knots)) @ knots
 
 
-def _attempt(case: Case, weights: Callable[[Places], np.ndarray], facts: dict[str, Any] | None = None) -> Attempt:
+def _attempt(case: Case, weights: Callable[[Positions], np.ndarray], facts: dict[str, Any] | None = None) -> Attempt:
     wanted = positions_to_query(case.positions, case.count)
     thick = case.source.values.reshape(case.count, -1).astype(np.float32)
 
@@ -96,7 +96,7 @@ def _attempt(case: Case, weights: Callable[[Places], np.ndarray], facts: dict[st
     return Attempt(at(case.positions), query, facts=facts or {})
 
 
-RIVALS: dict[str, Callable[[Case], Iterator[Attempt]]] = {
+INTERPOLATORS: dict[str, Callable[[Case], Iterator[Attempt]]] = {
     "linear": linear,
     "cubic": cubic,
     "sinc": sinc,

@@ -18,7 +18,7 @@ from ..adapting.adapt import VAE_STEPS, adapt, tuned
 from ..imaging.intensity import IntensityScale
 from ..imaging.volume import Volume
 from ..jobs import AdaptJob
-from ..training.degradation import Protocol
+from ..training.degradation import ScanProtocol
 from ..training.patches import SampleConfig
 from ..training.scans import Scan
 from .case import Case
@@ -54,7 +54,7 @@ def supervised(steps: int, seed: int = 0, **job_fields: Any) -> Method:
         from ..network.weights import find_model, load_model
 
         truth, protocol = case.truth, case.protocol
-        own = Protocol(protocol.z_scale, 0.0 if protocol.profile == "skip" else protocol.ratio, protocol.profile)
+        own = ScanProtocol(protocol.z_scale, 0.0 if protocol.profile == "skip" else protocol.ratio, protocol.profile)
         scale = IntensityScale.of(truth.values, case.modality).scale
         scan = Scan(truth.name, truth.values, truth.spacing_mm, case.modality, scale, protocols=(own,))
         network, card = load_model(find_model(job_fields.get("model", "auto")))

@@ -22,22 +22,22 @@ from ..jobs import CHOICES
 from ..modelcard import ModelCard, read_card
 from ..network.weights import find_model, list_models, sha256, weights_sha256
 from .case import Case
-from .interpolators import ABOUT, RIVALS, Attempt
+from .interpolators import ABOUT, INTERPOLATORS, Attempt
 from .score import Method, product
 
 ABOUT_ADAPTED = {
     "synthesis": "the synthetic volume of the first stage, taken for the result",
     "supervised": "trained as long on the truth of the very case: an upper bound",
 }
-MODELS = ("light", "base")  # those that take part where nobody says otherwise
+BUNDLED = ("light", "base")  # those that take part where nobody says otherwise
 SECONDS = "seconds.json"  # in the folder of an added method: {case: seconds}
 
 
 @dataclass(frozen=True)
-class Contender:
+class EvaluatedMethod:
     """One column of the table.
 
-    kind : "rival" (closed form), "model", "adapted" (to each case anew), or "added" (volumes of another program)
+    kind : "interpolator" (closed form), "model", "adapted" (to each case anew), or "added" (volumes of another program)
     job : fields of `UpsampleJob`, for a model
     told : what the record says of it
     """
@@ -63,8 +63,8 @@ class Contender:
 
     def method(self, case: Case) -> Method | None:
         """What computes its result; None where an added method has none of this case."""
-        if self.kind == "rival":
-            return RIVALS[self.name]
+        if self.kind == "interpolator":
+            return INTERPOLATORS[self.name]
         if self.kind == "model":
             return product(**dict(self.job))
         if self.kind == "adapted":
@@ -77,7 +77,7 @@ class Contender:
         return lambda case: iter([added_result(case, volume, seconds)])
 
 
-def choose_contenders(options: Namespace, voice: Voice) -> list[Contender]:
+def choose_methods(options: Namespace, voice: Voice) -> list[EvaluatedMethod]:
     """Interpolators first, then models, then added ones; each name once.
 
     Raises
@@ -96,19 +96,19 @@ def choose_contenders(options: Namespace, voice: Voice) -> list[Contender]:
     return found
 
 
-def _built_in(options: Namespace, voice: Voice) -> Iterator[Contender]:
+def _built_in(options: Namespace, voice: Voice) -> Iterator[EvaluatedMethod]:
     bundled = dict(list_models())
-    asked: list[str] = options.methods or [*RIVALS, *(name for name in MODELS if name in bundled)]
-    plain = {name.replace(" ", ""): name for name in RIVALS}
+    asked: list[str] = options.methods or [*INTERPOLATORS, *(name for name in BUNDLED if name in bundled)]
+    plain = {name.replace(" ", ""): name for name in INTERPOLATORS}
     asked = list(dict.fromkeys(plain.get(name.replace(" ", ""), name) for name in asked))
     for name in asked:
-        if name in RIVALS:
-            yield Contender(name, "rival", told=(("about", ABOUT[name]),))
+        if name in INTERPOLATORS:
+            yield EvaluatedMethod(name, "interpolator", told=(("about", ABOUT[name]),))
     for name in asked:
-        if name in RIVALS:
+        if name in INTERPOLATORS:
             continue
         if name not in bundled and not Path(name).is_file():
-            if name not in MODELS:
+            if name not in BUNDLED:
                 choice = ", ".join([*plain, *bundled])
                 raise RequestError("There is no such method", name, f"choose of {choice}, or a .safetensors file")
             voice.warn(f"The model {name} is not bundled: it is left out.")
@@ -116,7 +116,7 @@ def _built_in(options: Namespace, voice: Voice) -> Iterator[Contender]:
         yield from _of_model(name, options, voice)
 
 
-def _of_model(name: str, options: Namespace, voice: Voice) -> Iterator[Contender]:
+def _of_model(name: str, options: Namespace, voice: Voice) -> Iterator[EvaluatedMethod]:
     """The model at each texture and consistency; what differs from its defaults is in the name."""
     path = find_model(name)
     card, digest, weights = read_card(path), sha256(path), weights_sha256(path)
@@ -132,10 +132,10 @@ def _of_model(name: str, options: Namespace, voice: Voice) -> Iterator[Contender
             job = {"model": str(path), "texture": texture, "consistency": consistency, "device": options.device}
             told = {"model": label, "file": path.name, "sha256": digest, "texture": texture, "consistency": consistency}
             told |= {"weights_sha256": weights, "texture_is_default": texture == usual}
-            yield Contender(label + extra, "model", tuple(job.items()), told=tuple(told.items()))
+            yield EvaluatedMethod(label + extra, "model", tuple(job.items()), told=tuple(told.items()))
 
 
-def _adapted(options: Namespace) -> Iterator[Contender]:
+def _adapted(options: Namespace) -> Iterator[EvaluatedMethod]:
     """What learns from each case: by a route of `cycleinr adapt`, stage 1 alone, or the upper bound."""
     if not options.adapt:
         return
@@ -149,7 +149,7 @@ def _adapted(options: Namespace) -> Iterator[Contender]:
             "start": path.name,
             "weights_sha256": weights_sha256(path),
         }
-        yield Contender(f"adapted {route}", "adapted", tuple(job.items()), told=(*told.items(), ("about", about)))
+        yield EvaluatedMethod(f"adapted {route}", "adapted", tuple(job.items()), told=(*told.items(), ("about", about)))
 
 
 def _adapting(told: dict[str, Any], job: dict[str, Any]) -> Method:
@@ -178,12 +178,12 @@ def _textures(asked: list[str], usual: float | None, card: ModelCard, label: str
     return list(found)
 
 
-def _added(text: str) -> Contender:
+def _added(text: str) -> EvaluatedMethod:
     name, _, folder = text.partition("=")
     if not name or not folder or not Path(folder).is_dir():
         raise RequestError("The added method is not understood", text, "give NAME=FOLDER, a folder that exists")
     told = ("about", "volumes that another program made of the same thick sources")
-    return Contender(name, "added", folder=Path(folder), told=(told,))
+    return EvaluatedMethod(name, "added", folder=Path(folder), told=(told,))
 
 
 def result_file(folder: Path, case: str) -> Path | None:

@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 
 from ..imaging.volume import Volume
-from ..pictures.planes import Plane, detailed_part, extract_plane, plane_showing, save_picture, window_of
+from ..pictures.planes import PicturePlane, detailed_part, extract_plane, plane_showing, save_picture, window_of
 from ..wholefile import write_whole
 from .case import Case
-from .tables import figure_of, names_of, profile_of
+from .tables import Facts, figure_of, names_of, profile_of
 
 TRUTH = "truth"
-MOST_RIVALS, MOST_OURS, MOST_ADDED = 2, 3, 2
+MOST_INTERPOLATORS, MOST_OURS, MOST_ADDED = 2, 3, 2
 WHOLE_COLUMNS = 96  # a plane so narrow is shown whole
 CROP_ZOOM = 2.0  # of wider ones, a quarter of the area
 ERROR_SHARE = 0.12  # of the window: the errors' own range
-PANEL_INCHES, TITLE_INCHES, NOISE_INCHES, GAP_INCHES = 2.6, 0.45, 2.3, 0.08
-Facts = dict[str, Any]
+_PANEL_INCHES, _TITLE_INCHES, NOISE_INCHES, _GAP_INCHES = 2.6, 0.45, 2.3, 0.08
 
 
 def keep_planes(path: Path, case: Case, results: Mapping[str, np.ndarray]) -> None:
@@ -65,7 +64,7 @@ def draw_all(folder: Path, record: Facts) -> list[Path]:
 
 
 def chosen(case: Facts, record: Facts) -> list[str]:
-    """The methods that a picture has room for: the best rivals, the best added ones, then ours, default first."""
+    """What a picture has room for: the best interpolators, the best added ones, then ours, default first."""
     results = case["results"]
 
     def best(kind: str, most: int) -> list[str]:
@@ -74,7 +73,7 @@ def chosen(case: Facts, record: Facts) -> list[str]:
 
     ours = [name for name in names_of(record, "model") if name in results]
     ours.sort(key=lambda name: not record["methods"][name]["texture_is_default"])
-    return [*best("rival", MOST_RIVALS), *best("added", MOST_ADDED), *ours[:MOST_OURS]]
+    return [*best("interpolator", MOST_INTERPOLATORS), *best("added", MOST_ADDED), *ours[:MOST_OURS]]
 
 
 # --- one case -------------------------------------------------------------------------------------------------
@@ -82,20 +81,22 @@ def _draw_case(path: Path, kept: Path, case: Facts, record: Facts) -> Path:
     """Truth and methods as crops, their errors below, the noise of each slice at the bottom."""
     with np.load(kept) as stored:
         extent = tuple(stored["extent_mm"].tolist())
-        planes = {name[6:]: Plane(stored[name], extent, "") for name in stored.files if name.startswith("plane ")}
+        planes = {
+            name[6:]: PicturePlane(stored[name], extent, "") for name in stored.files if name.startswith("plane ")
+        }
     names = [TRUTH, *(name for name in chosen(case, record) if name in planes)]
     window = window_of(planes[TRUTH].values, case["modality"])
     small = planes[TRUTH].values.shape[1] <= WHOLE_COLUMNS
     part = extent if small else detailed_part(planes[TRUTH], extent, window, CROP_ZOOM)
-    tall = PANEL_INCHES * (part[3] - part[2]) / (part[1] - part[0])
-    width = len(names) * (PANEL_INCHES + GAP_INCHES) + GAP_INCHES
-    height = 2 * (tall + GAP_INCHES) + TITLE_INCHES + NOISE_INCHES
+    tall = _PANEL_INCHES * (part[3] - part[2]) / (part[1] - part[0])
+    width = len(names) * (_PANEL_INCHES + _GAP_INCHES) + _GAP_INCHES
+    height = 2 * (tall + _GAP_INCHES) + _TITLE_INCHES + NOISE_INCHES
 
     def draw(figure: Any) -> None:
         for n, name in enumerate(names):
-            left = (GAP_INCHES + n * (PANEL_INCHES + GAP_INCHES)) / width
-            boxes = [(left, (NOISE_INCHES + row * (tall + GAP_INCHES)) / height) for row in (1, 0)]
-            size = PANEL_INCHES / width, tall / height
+            left = (_GAP_INCHES + n * (_PANEL_INCHES + _GAP_INCHES)) / width
+            boxes = [(left, (NOISE_INCHES + row * (tall + _GAP_INCHES)) / height) for row in (1, 0)]
+            size = _PANEL_INCHES / width, tall / height
             _crops(figure, [(*box, *size) for box in boxes], planes, name, part, window, _title(case, name))
         axes = figure.add_axes((0.7 / width, 0.5 / height, 1 - 0.8 / width, (NOISE_INCHES - 0.75) / height))
         _noise(axes, case, names)
@@ -106,7 +107,7 @@ def _draw_case(path: Path, kept: Path, case: Facts, record: Facts) -> Path:
 def _crops(
     figure: Any,
     boxes: Sequence[tuple[float, ...]],
-    planes: Mapping[str, Plane],
+    planes: Mapping[str, PicturePlane],
     name: str,
     part: tuple[float, float, float, float],
     window: tuple[float, float],
@@ -180,7 +181,7 @@ def _means(cases: Sequence[Facts], name: str) -> dict[str, float]:
 
 
 def _draw_texture(path: Path, curves: Mapping, record: Facts) -> Path:
-    """Each figure over texture, one line a model and modality; the truth or the best rival dotted."""
+    """Each figure over texture, one line a model and modality; the truth or the best interpolator dotted."""
 
     def draw(figure: Any) -> None:
         for n, (name, title) in enumerate(zip(CURVES, TITLES)):
@@ -192,7 +193,7 @@ def _draw_texture(path: Path, curves: Mapping, record: Facts) -> Path:
                 level = _level(cases, record, name)
                 if level is not None:
                     axes.axhline(level, color=f"C{color}", linestyle=":")
-            axes.set_title(title + ("\ndotted: best rival" if n == 0 else "\ndotted: truth"), fontsize=8)
+            axes.set_title(title + ("\ndotted: best interpolator" if n == 0 else "\ndotted: truth"), fontsize=8)
             axes.set_xlabel("texture", fontsize=8)
             axes.tick_params(labelsize=7)
         figure.axes[0].legend(frameon=False, fontsize=7)
@@ -201,11 +202,11 @@ def _draw_texture(path: Path, curves: Mapping, record: Facts) -> Path:
 
 
 def _level(cases: Sequence[Facts], record: Facts, figure: str) -> float | None:
-    """What a texture is compared with: the truth's own figure, for PSNR the best rival of each case."""
+    """What a texture is compared with: the truth's own figure, for PSNR the best interpolator of each case."""
     if figure != "psnr_generated":
         values = [case["truth"].get(figure) for case in cases]
     else:
-        rivals = names_of(record, "rival")
-        values = [max((figure_of(case, name, figure) or 0 for name in rivals), default=None) for case in cases]
+        interpolators = names_of(record, "interpolator")
+        values = [max((figure_of(case, name, figure) or 0 for name in interpolators), default=None) for case in cases]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

@@ -26,13 +26,13 @@ from ..imaging.volume import Volume, guess_modality
 from ..io.files import read
 from ..io.names import stem_of
 from ..wholefile import write_text
-from .case import Case, Protocol, central_block
-from .methods import Contender
+from .case import Acquisition, Case, central_block
+from .methods import EvaluatedMethod
 from .score import Ruler, case_record
 
 STATE_VERSION = 2  # of the files in cases/; raised when a figure changes its meaning
 SHOWN_Z_SCALE = 4.0  # each scan has one picture: of the z-scale nearest to this one
-KINDS = {"ct_": "CT", "mr_": "MR"}  # what the name of a scan tells, where the file does not
+_KINDS = {"ct_": "CT", "mr_": "MR"}  # what the name of a scan tells, where the file does not
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Work:
+class CaseWork:
     """One case to do, ready to be sent to another process."""
 
     path: Path
-    protocol: Protocol
+    protocol: Acquisition
     setting: Setting
-    contenders: tuple[Contender, ...]  # those that are not known yet
+    methods: tuple[EvaluatedMethod, ...]  # those that are not known yet
     planes: Path | None = None  # where the planes of the picture are kept
 
 
@@ -61,7 +61,7 @@ def read_truth(path: Path, setting: Setting) -> Volume:
     name = stem_of(path)
     told = None if setting.modality == "auto" else setting.modality.upper()
     # a block out of the middle of a head holds no air: a name that tells the modality is the better witness
-    known = told or volume.modality or KINDS.get(name[:3].lower()) or guess_modality(volume)
+    known = told or volume.modality or _KINDS.get(name[:3].lower()) or guess_modality(volume)
     axis = setting.axis if setting.axis != "auto" else volume.slice_axis or "k"
     volume = replace(volume.slices_first(axis), name=name, modality=known, slice_axis="k")
     return central_block(volume, setting.block) if setting.block else volume
@@ -74,9 +74,9 @@ def _truth(path: Path, setting: Setting) -> Volume:
 
 def all_cases(
     files: dict[str, Path],
-    protocols: list[Protocol],
+    protocols: list[Acquisition],
     setting: Setting,
-    contenders: list[Contender],
+    methods: list[EvaluatedMethod],
     folder: Path | None,
     jobs: int,
     voice: Voice,
@@ -94,27 +94,27 @@ def all_cases(
     VolumeError : no scan has slices enough for any case
     """
     shown = _shown(protocols) if folder else None
-    states: dict[tuple[str, Protocol], State] = {}
-    todo: dict[tuple[str, Protocol], Work] = {}
+    states: dict[tuple[str, Acquisition], CaseState] = {}
+    todo: dict[tuple[str, Acquisition], CaseWork] = {}
     for name, path in files.items():
         digest = digest_of(path)
         for protocol in protocols:
-            state = State.load(folder, name, protocol, setting, digest)
+            state = CaseState.load(folder, name, protocol, setting, digest)
             states[name, protocol] = state
             planes = state.path.with_suffix(".npz") if state.path and protocol == shown else None
-            missing = contenders if planes and not planes.exists() else state.missing(contenders)
+            missing = methods if planes and not planes.exists() else state.missing(methods)
             if missing or not state.record:
-                todo[name, protocol] = Work(path, protocol, setting, tuple(missing), planes)
+                todo[name, protocol] = CaseWork(path, protocol, setting, tuple(missing), planes)
     if len(todo) < len(states):
         voice.mention(f"{len(states) - len(todo)} of {len(states)} cases are known already")
-    _do_all(todo, states, contenders, jobs, voice)
-    records = [state.shown(contenders) for state in states.values() if state.record]
+    _do_all(todo, states, methods, jobs, voice)
+    records = [state.shown(methods) for state in states.values() if state.record]
     if not records:
         raise VolumeError("No scan has slices enough", ", ".join(files), "take longer scans or smaller z-scales")
     return records
 
 
-def _do_all(todo: dict, states: dict, contenders: list[Contender], jobs: int, voice: Voice) -> None:
+def _do_all(todo: dict, states: dict, methods: list[EvaluatedMethod], jobs: int, voice: Voice) -> None:
     """Computes what is missing; each case is saved when it is done."""
     watch, start = Stopwatch("evaluate", len(todo), voice.hear), time.monotonic()
     for key, found in _results(todo, jobs):
@@ -123,7 +123,7 @@ def _do_all(todo: dict, states: dict, contenders: list[Contender], jobs: int, vo
         if isinstance(found, VolumeError):
             voice.warn(f"{key[0]} {key[1]} is left out: {found}")
             continue
-        states[key].add(found, contenders)
+        states[key].add(found, methods)
         voice.mention(f"{watch.done}/{watch.of} {_line(found)}; about {left / 60:.0f} min left")
 
 
@@ -166,15 +166,15 @@ def _threads(count: int) -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def do_case(work: Work) -> dict[str, Any] | VolumeError:
-    """Scores the contenders of one case; a scan that is too short for it is told, not raised."""
+def do_case(work: CaseWork) -> dict[str, Any] | VolumeError:
+    """Scores the methods of one case; a scan that is too short for it is told, not raised."""
     try:
         case = Case.of(_truth(work.path, work.setting), work.protocol)
     except VolumeError as error:
         return error
     ruler = Ruler(case)
     results, kept = {}, {}
-    for one in work.contenders:
+    for one in work.methods:
         method = one.method(case)
         if method is not None:
             score, values = ruler.score(one.name, method)
@@ -188,7 +188,7 @@ def do_case(work: Work) -> dict[str, Any] | VolumeError:
     return case_record(ruler, results)
 
 
-class State:
+class CaseState:
     """What is known of one case, and the file that keeps it (none without an output folder)."""
 
     def __init__(self, path: Path | None, made_for: dict[str, Any]) -> None:
@@ -197,7 +197,7 @@ class State:
         self.keys: dict[str, str] = {}
 
     @classmethod
-    def load(cls, folder: Path | None, scan: str, protocol: Protocol, setting: Setting, digest: str) -> State:
+    def load(cls, folder: Path | None, scan: str, protocol: Acquisition, setting: Setting, digest: str) -> CaseState:
         """The state of an earlier run where it was made of the same scan in the same way, else an empty one."""
         asked = {"state": STATE_VERSION, "truth": digest, **asdict(setting), **asdict(protocol)}
         if folder is None:
@@ -211,27 +211,27 @@ class State:
             pass  # no such file, or one that was not finished: the case is computed
         return state
 
-    def missing(self, contenders: list[Contender]) -> list[Contender]:
+    def missing(self, methods: list[EvaluatedMethod]) -> list[EvaluatedMethod]:
         """Those whose result is not known, or was made by other weights."""
         case = "" if self.path is None else self.path.stem
-        return [one for one in contenders if self.keys.get(one.name) != one.key(case)]
+        return [one for one in methods if self.keys.get(one.name) != one.key(case)]
 
-    def add(self, found: dict[str, Any], contenders: list[Contender]) -> None:
+    def add(self, found: dict[str, Any], methods: list[EvaluatedMethod]) -> None:
         """Takes new results and saves them beside the known ones."""
         results = {**self.record.get("results", {}), **found["results"]}
         self.record = {**found, "results": results}
-        self.keys |= {one.name: one.key(found["case"]) for one in contenders if one.name in found["results"]}
+        self.keys |= {one.name: one.key(found["case"]) for one in methods if one.name in found["results"]}
         if self.path:
             facts = {"made_for": self.made_for, "keys": self.keys, "record": self.record}
             write_text(self.path, json.dumps(facts, allow_nan=False) + "\n")
 
-    def shown(self, contenders: list[Contender]) -> dict[str, Any]:
-        """The record with the contenders asked for, in their order."""
+    def shown(self, methods: list[EvaluatedMethod]) -> dict[str, Any]:
+        """The record with the methods asked for, in their order."""
         results = self.record["results"]
-        return {**self.record, "results": {one.name: results[one.name] for one in contenders if one.name in results}}
+        return {**self.record, "results": {one.name: results[one.name] for one in methods if one.name in results}}
 
 
-def _shown(protocols: list[Protocol]) -> Protocol:
+def _shown(protocols: list[Acquisition]) -> Acquisition:
     """The protocol whose picture is drawn: nearest to z-scale 4, box before the others."""
     return min(protocols, key=lambda one: (abs(one.z_scale - SHOWN_Z_SCALE), one.profile != "box", one.phase))
 

@@ -1,6 +1,6 @@
 """How good a result is, where the truth is known: thin slices are thickened, upsampled again and compared (floor 4).
 
-Volumes in, figures out. The thick slices, the slices that count and the rivals are those of design section 6. A
+Volumes in, figures out. The thick slices, the slices that count and the interpolators are those of design section 6. A
 `Case` is one thin scan and the thick one made of it; its `Ruler` measures every method on it, so that masks, the
 moments of the truth and the noise of source and truth are computed once.
 """
@@ -20,8 +20,8 @@ from ..imaging import intensity, noise
 from ..imaging.accuracy import Likeness
 from ..imaging.intensity import CT_RANGE_HU
 from ..imaging.volume import Volume
-from .case import ON_GRID, Case, Protocol
-from .interpolators import RIVALS, Attempt
+from .case import ON_GRID, Acquisition, Case
+from .interpolators import INTERPOLATORS, Attempt
 
 SECOND_DIFFERENCE = math.sqrt(6.0)  # standard deviation of [1, -2, 1] of unit white noise
 PRODUCT = "CycleINR"
@@ -179,7 +179,7 @@ class Ruler:
 
 def evaluate(
     truth: Volume,
-    protocols: Sequence[Protocol],
+    protocols: Sequence[Acquisition],
     methods: Mapping[str, Method] | None = None,
     *,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -190,14 +190,14 @@ def evaluate(
     ----------
     truth : Volume, thin slices along k (`Volume.slices_first` turns others); `central_block` cuts large ones
     protocols : how thick slices are made of it
-    methods : name to method; None: the rivals and CycleINR at its default options
+    methods : name to method; None: the interpolators and CycleINR at its default options
     progress : told each case when it is done
 
     Returns
     -------
     one dict for each protocol, ready for JSON: `Case.facts`, truth, noise_ceiling, results {name: Score as dict}
     """
-    methods = {**RIVALS, PRODUCT: product()} if methods is None else methods
+    methods = {**INTERPOLATORS, PRODUCT: product()} if methods is None else methods
     cases = []
     for protocol in protocols:
         ruler = Ruler(Case.of(truth, protocol))

@@ -47,7 +47,7 @@ def markdown(record: Facts, every_case: bool = True) -> str:
 
 
 def names_of(record: Facts, kind: str) -> list[str]:
-    """Methods of a kind ("rival", "model", "added") in their order."""
+    """Methods of a kind ("interpolator", "model", "added") in their order."""
     return [name for name, facts in record["methods"].items() if facts["kind"] == kind]
 
 
@@ -65,16 +65,16 @@ def figure_of(case: Facts, method: str, figure: str) -> float | None:
     return found
 
 
-def lead(case: Facts, ours: str, rivals: Iterable[str], figure: str = "psnr_generated") -> float | None:
-    """Ours minus the best of the rivals in one case; None where either is not measurable."""
-    known = [value for name in rivals if (value := figure_of(case, name, figure)) is not None]
+def lead(case: Facts, ours: str, interpolators: Iterable[str], figure: str = "psnr_generated") -> float | None:
+    """Ours minus the best of the interpolators in one case; None where either is not measurable."""
+    known = [value for name in interpolators if (value := figure_of(case, name, figure)) is not None]
     our = figure_of(case, ours, figure)
     return None if our is None or not known else our - max(known)
 
 
-def behind(record: Facts, ours: str, rival: str = "cubic", figure: str = "psnr_generated") -> list[Facts]:
-    """The cases where ours is worse than one rival."""
-    leads = ((case, lead(case, ours, [rival], figure)) for case in record["cases"])
+def behind(record: Facts, ours: str, interpolator: str = "cubic", figure: str = "psnr_generated") -> list[Facts]:
+    """The cases where ours is worse than one interpolator."""
+    leads = ((case, lead(case, ours, [interpolator], figure)) for case in record["cases"])
     return [case for case, value in leads if value is not None and value < 0]
 
 
@@ -124,17 +124,20 @@ def _truth_row(cases: Sequence[Facts]) -> list[str]:
 
 
 def _leads(record: Facts) -> Iterator[str]:
-    """For each model: mean and least lead over the best rival, over cubic and over each added method."""
-    rivals, added = names_of(record, "rival"), names_of(record, "added")
-    if not rivals:
+    """For each model: mean and least lead over the best interpolator, over cubic and over each added method."""
+    interpolators, added = names_of(record, "interpolator"), names_of(record, "added")
+    if not interpolators:
         return
-    against = {"best rival": rivals, **{name: [name] for name in ("cubic", *added) if name in (*rivals, *added)}}
+    against = {
+        "best interpolator": interpolators,
+        **{name: [name] for name in ("cubic", *added) if name in (*interpolators, *added)},
+    }
     for ours in names_of(record, "model"):
         rows = []
         for key, cases in _groups(record["cases"]).items():
             cells = (_spread([lead(case, ours, names) for case in cases]) for names in against.values())
-            rows.append([key, *cells, _spread([lead(case, ours, rivals, "ssim") for case in cases], 4)])
-        header = ["", *(f"over {name}, dB" for name in against), "SSIM over best rival"]
+            rows.append([key, *cells, _spread([lead(case, ours, interpolators, "ssim") for case in cases], 4)])
+        header = ["", *(f"over {name}, dB" for name in against), "SSIM over best interpolator"]
         yield f"## Lead of {ours}, mean (least)\n\n" + _table(header, rows) + "\n\n" + _behind_text(record, ours)
 
 
@@ -155,8 +158,8 @@ def _lead_text(case: Facts, ours: str) -> str:
 def case_table(record: Facts, figure: str, digits: int = 2) -> str:
     """One figure of every case: scan and protocol down, methods across, beside the truth or its ceiling."""
     names, ours = list(record["methods"]), names_of(record, "model")
-    rivals = names_of(record, "rival")
-    leads = [f"lead of {name}" for name in ours] if figure == "psnr_generated" and rivals else []
+    interpolators = names_of(record, "interpolator")
+    leads = [f"lead of {name}" for name in ours] if figure == "psnr_generated" and interpolators else []
     beside = ["ceiling", "through"] if figure == "psnr_generated" else ["truth"] if figure in OF_TRUTH else []
     rows = []
     for case in record["cases"]:
@@ -167,7 +170,7 @@ def case_table(record: Facts, figure: str, digits: int = 2) -> str:
             row.append(_cell(case["truth"][figure], digits))
         row += [_cell(figure_of(case, name, figure), digits) for name in names]
         if leads:
-            row += [_spread([lead(case, name, rivals)]) for name in ours]
+            row += [_spread([lead(case, name, interpolators)]) for name in ours]
         rows.append(row)
     return _table(["scan", "z-scale", "profile", *beside, *names, *leads], rows)
 

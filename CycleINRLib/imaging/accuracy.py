@@ -19,7 +19,7 @@ SSIM_VARIANT = "Gaussian 1.5 voxels, 11 taps, K = (0.01, 0.03), population momen
 SIGMA, TRUNCATE = 1.5, 3.5
 C1, C2 = 0.01**2, 0.03**2
 DENSE = 256  # voxels along an axis up to which a matrix is faster than a filter
-PLANES = ("ji", "ki", "kj")  # the axes that a window runs along; "ji" are the slices themselves
+WINDOW_PLANES = ("ji", "ki", "kj")  # the axes that a window runs along; "ji" are the slices themselves
 
 
 class Likeness:
@@ -59,7 +59,7 @@ class Likeness:
             in % of the range a mm (CT: 1 % is 20 HU)
         """
         if not self.body.any():
-            return {"ssim": None, "ssim_planes": dict.fromkeys(PLANES), "gradient_error": None}
+            return {"ssim": None, "ssim_planes": dict.fromkeys(WINDOW_PLANES), "gradient_error": None}
         seen = self._relative(output)
         ssim = self._ssim(seen)
         slopes = self._slopes(seen)

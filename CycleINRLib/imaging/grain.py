@@ -10,7 +10,7 @@ import numpy as np
 
 NORMAL_MAD = 0.6745  # median |x| of standard normal noise
 LEAST = 300  # differences along each axis that a grain needs
-SAMPLE = 1_000_000  # differences along each axis that are kept for the median
+_SAMPLE = 1_000_000  # differences along each axis that are kept for the median
 
 
 class GrainSample:
@@ -18,7 +18,7 @@ class GrainSample:
 
     def __init__(self, voxels: int) -> None:
         """voxels : of the volume; of large ones every n-th measured place is kept"""
-        self.every = max(1, voxels // (4 * SAMPLE))
+        self.every = max(1, voxels // (4 * _SAMPLE))
         self.found: tuple[list[np.ndarray], ...] = ([], [], [])
 
     def add(self, mask: np.ndarray, values: np.ndarray, before: np.ndarray | None, after: np.ndarray | None) -> None:

@@ -71,7 +71,7 @@ def body_mask(truth: np.ndarray, modality: str, peak: float) -> np.ndarray:
     return truth > (BODY_CT_HU if modality.upper() == "CT" else BODY_MR * peak)
 
 
-SAMPLE = 4_000_000  # voxels that are enough for a percentile
+_SAMPLE = 4_000_000  # voxels that are enough for a percentile
 
 
 def is_whole(values: np.ndarray) -> bool:
@@ -84,5 +84,5 @@ def is_whole(values: np.ndarray) -> bool:
 
 def _sample(values: np.ndarray) -> np.ndarray:
     """All values, or every n-th row and column of a large volume: percentiles do not need more."""
-    step = int(np.ceil(np.sqrt(max(1.0, values.size / SAMPLE))))
+    step = int(np.ceil(np.sqrt(max(1.0, values.size / _SAMPLE))))
     return values[..., ::step, ::step]

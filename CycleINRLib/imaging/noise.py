@@ -1,8 +1,8 @@
 """What a result is worth: noise slice by slice, SNLI, generated gap, PSNR, SSIM (floor 1; design section 6).
 
 The noise of slice k, sigma_k, is measured in-plane on the flat half of the body. One mask per target slice, taken
-from the linear interpolation of the source, serves source, output and rivals: a mask of their own would itself create
-inconsistency. Everything goes slice by slice, so that no second volume is ever held.
+from the linear interpolation of the source, serves source, output and interpolators: a mask of their own would itself
+create inconsistency. Everything goes slice by slice, so that no second volume is ever held.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .grain import GrainSample
+from .grain import NORMAL_MAD, GrainSample
 from .intensity import BODY_MR, is_whole, value_range
 
 CT_BODY_HU = (-250.0, 300.0)  # soft tissue: where the noise is measured
@@ -29,7 +29,6 @@ LEAST_SLICES = 4  # measured slices that an SNLI needs
 LEAST_ACQUIRED = 5  # slices at acquired positions that a generated gap needs
 MOST_QUERIED = 16  # acquired positions asked for beside the grid
 ACQUIRED_TOLERANCE = 1e-3  # source slices
-NORMAL_MAD = 0.6745  # median |x| of standard normal noise
 LAPLACIAN_GAIN = 6.0  # standard deviation of the second mixed difference of unit white noise
 
 

@@ -18,7 +18,7 @@ from scipy.fft import dct
 from .profile import profile_weights
 
 RATIOS = np.round(np.arange(0.0, 1.51, 0.1), 2)  # thickness / spacing that are tried
-LEAST_SLICES = 8
+_LEAST_SLICES = 8
 SKIPPED = 1  # lowest frequencies left out: the fields of view differ
 
 
@@ -78,7 +78,7 @@ def _power(
         centers = np.arange(0.5 * z * ratio, len(lines) - 1 - 0.5 * z * ratio, z)
         weights = profile_weights(centers, ratio * z, len(lines), profile if ratio else "skip")
         lines = np.tensordot(weights.astype(np.float32), lines, 1)
-    if len(lines) < LEAST_SLICES or np.count_nonzero(inside) < 100:
+    if len(lines) < _LEAST_SLICES or np.count_nonzero(inside) < 100:
         return None
     columns = lines[:, inside]
     return np.mean(dct(columns - columns.mean(0), axis=0, norm="ortho") ** 2, axis=1)

@@ -9,7 +9,6 @@ import numpy as np
 from ..errors import VolumeError
 from .geometry import AXES, Geometry, coarsest_axis
 
-MODALITIES = ("CT", "MR")
 UNITS = {"CT": "HU", "MR": "stored"}
 
 
@@ -112,6 +111,30 @@ def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         for n, plane in enumerate(values):
             result[n] = plane * np.float64(slope) + intercept
     return result
+
+
+def storable(values: np.ndarray) -> np.ndarray:
+    """The same numbers in a type that readers of the file formats know, and MRML; the array itself where it is one.
+
+    bool becomes uint8, float16 float32; 64-bit integers become the first of int16, uint16, int32, uint32 that holds
+    them, else float64.
+
+    Raises
+    ------
+    VolumeError : the values are no single numbers
+    """
+    kind = values.dtype
+    if kind.kind == "b":
+        return values.astype(np.uint8)
+    if kind.kind == "f":
+        return values.astype(np.float32 if kind.itemsize <= 4 else np.float64, copy=False)
+    if kind.kind not in "iu":
+        raise VolumeError("The voxels are no single numbers", str(kind), "give integers or floats")
+    if kind.itemsize < 8:
+        return values
+    low, high = int(values.min()), int(values.max())
+    fits = [t for t in (np.int16, np.uint16, np.int32, np.uint32) if np.iinfo(t).min <= low and high <= np.iinfo(t).max]
+    return values.astype(fits[0] if fits else np.float64)
 
 
 MOST_LABELS = 16

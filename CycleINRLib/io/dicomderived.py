@@ -73,7 +73,7 @@ LOSSY = {  # the method by the transfer syntax, where the source does not say it
     "1.2.840.10008.1.2.4.81": "ISO_14495_1", "1.2.840.10008.1.2.4.91": "ISO_15444_1",
 }  # fmt: skip
 QUALIFICATION = "RESEARCH"  # of the content: CycleINR is no approved medical device
-LONGEST_TEXT, LONGEST_DESCRIPTION = 1024, 64
+_LONGEST_TEXT, LONGEST_DESCRIPTION = 1024, 64
 ACQUIRED = 1e-3  # of the slice distance: so near, an output slice lies on an acquired one
 
 
@@ -172,7 +172,7 @@ def _derivation(report: dict[str, Any]) -> str:
     words += [f"{name} {report[name]}" for name in told if isinstance(report.get(name), (str, int, float))]
     if report.get("model"):
         words.append(f"model {report['model'].get('name')}, sha256 {report['model'].get('sha256')}")
-    return ", ".join(words)[:LONGEST_TEXT]
+    return ", ".join(words)[:_LONGEST_TEXT]
 
 
 def _equipment() -> Dataset:

@@ -25,7 +25,7 @@ from .dicomderived import Origin, Sources, code_of, decimal
 from .dicompixels import StoredSlices
 from .dicomvalues import informing, value_of
 
-STORAGE = {"CT": EnhancedCTImageStorage, "MR": EnhancedMRImageStorage}
+_STORAGE = {"CT": EnhancedCTImageStorage, "MR": EnhancedMRImageStorage}
 SHARED = """
     FrameAnatomySequence MRTimingAndRelatedParametersSequence MREchoSequence MRModifierSequence
     MRImagingModifierSequence MRAveragesSequence MRFOVGeometrySequence
@@ -33,7 +33,7 @@ SHARED = """
 """.split()  # what an enhanced source says of its frames and still holds
 COMPONENTS = {"P": "PHASE", "PHASE": "PHASE", "R": "REAL", "REAL": "REAL", "I": "IMAGINARY", "IMAGINARY": "IMAGINARY"}
 UNKNOWN = "unknown"  # what is asked for and no source says
-MOST_BYTES = 2**32 - 2  # of pixels that are not compressed
+_MOST_BYTES = 2**32 - 2  # of pixels that are not compressed
 _ITEM, _END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
 _ENDLESS = 0xFFFFFFFF
 
@@ -53,7 +53,7 @@ def check_origin(origin: Origin | None) -> None:
 def check_size(shape: tuple[int, ...], is_compressed: bool) -> None:
     """A RequestError where the pixels are more than one file holds."""
     size = _size_of(shape)
-    if size > MOST_BYTES and not is_compressed:
+    if size > _MOST_BYTES and not is_compressed:
         todo = "add --compress, or leave out --enhanced"
         raise RequestError("One DICOM file holds at most 4 GiB of pixels", f"{size / 2**30:.1f} GiB", todo)
 
@@ -103,7 +103,7 @@ def _bytes_of(group: Dataset) -> bytes:
 
 def facts_of_enhanced(facts: Dataset, modality: str, origin: Origin | None, count: int, is_tilted: bool) -> None:
     """Adds what the enhanced image module asks for of a derived image, without its functional groups."""
-    facts.SOPClassUID = STORAGE[modality]
+    facts.SOPClassUID = _STORAGE[modality]
     facts.SOPInstanceUID = generate_uid(prefix=None)
     facts.InstanceNumber, facts.NumberOfFrames = 1, count
     kinds = list(origin.planes[0].image_type) if origin is not None and origin.planes[0].frame is not None else []

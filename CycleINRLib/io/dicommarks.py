@@ -53,7 +53,7 @@ _PRIVATE = {  # GE, Siemens, Philips, United Imaging
         (0x2005, 0x10B2), (0x0065, 0x1037),
     ],
 }  # fmt: skip
-TAGS = [
+MARK_TAGS = [
     *{
         part
         for places in _ATTRIBUTES.values()

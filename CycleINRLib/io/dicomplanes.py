@@ -24,7 +24,7 @@ from .dicomvalues import DAMAGED, Get, counting, deciding, getter, informing, va
 from .headers import AGAIN, is_dicom
 
 NO_IMAGES = set("SR PR KO REG SEG RTSTRUCT RTPLAN RTDOSE RTRECORD DOC FID PLAN AU ECG".split())
-NO_SCANS = ("DICOMDIR", "LOCKFILE", "VERSION")  # what media hold beside the images
+_NO_SCANS = ("DICOMDIR", "LOCKFILE", "VERSION")  # what media hold beside the images
 TAGS: list[Any] = """
     SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesDescription SeriesNumber Modality ImageType
     Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated
@@ -32,7 +32,7 @@ TAGS: list[Any] = """
     RescaleIntercept RescaleType ModalityLUTSequence LossyImageCompression
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """.split()
-TAGS += dicommarks.TAGS
+TAGS += dicommarks.MARK_TAGS
 MOST_SKEW = 0.02  # of the right angle of rows and columns, what two decimals do
 
 
@@ -121,7 +121,7 @@ def contents_of(path: Path, needed: bool = True) -> Contents:
         if not planes and needed:
             raise VolumeError("The folder holds no DICOM images", str(path), "give the folder of the series, or a file")
     else:
-        planes = examine(path)
+        planes = image_planes_of(path)
         if planes[0].frame is None:
             for file in sorted(path.parent.iterdir()):
                 if file != path and file.name[0] != "." and _is_dicom_file(file, []):
@@ -136,7 +136,7 @@ def _examined(file: Path, damaged: list[Damaged], others: list[str]) -> list[Pla
     try:
         return _examine(file)
     except _NoImage as error:
-        if file.name not in NO_SCANS:
+        if file.name not in _NO_SCANS:
             others.append(f"{file.name} ({error})")
     except OSError as error:
         others.append(f"{file.name} ({error.strerror or error})")
@@ -171,7 +171,7 @@ def _is_dicom_file(file: Path, others: list[str]) -> bool:
         why = "no DICOM" if file.stat().st_size else "empty"
     except OSError as error:
         why = error.strerror or str(error)
-    if file.name not in NO_SCANS:
+    if file.name not in _NO_SCANS:
         others.append(f"{file.name} ({why})")
     return False
 
@@ -180,7 +180,7 @@ class _NoImage(Exception):
     """A sound DICOM file that holds no image with a place in the patient; says what it is."""
 
 
-def examine(file: Path) -> list[Plane]:
+def image_planes_of(file: Path) -> list[Plane]:
     """The image planes of one file.
 
     Raises

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..errors import RequestError, VolumeError
+from ..errors import RequestError
 from ..imaging.geometry import AXES
 from ..imaging.volume import Volume, choose_slice_axis
 
@@ -20,22 +20,6 @@ _NRRD_NAMES = {
 }  # fmt: skip
 _NIFTI_CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768}
 COMPRESSION = 1  # zlib level: 6 times faster than level 6 for files 2 % larger, since noise cannot be packed
-
-
-def storable(values: np.ndarray) -> np.ndarray:
-    """The same numbers in a type that every reader of the formats knows."""
-    kind = values.dtype
-    if kind.kind == "b":
-        return values.astype(np.uint8)
-    if kind.kind == "f":
-        return values.astype(np.float32 if kind.itemsize <= 4 else np.float64, copy=False)
-    if kind.kind not in "iu":
-        raise VolumeError("The voxels are no single numbers", str(kind), "give integers or floats")
-    if kind.itemsize < 8:
-        return values
-    low, high = int(values.min()), int(values.max())
-    fits = [t for t in (np.int16, np.uint16, np.int32, np.uint32) if np.iinfo(t).min <= low and high <= np.iinfo(t).max]
-    return values.astype(fits[0] if fits else np.float64)
 
 
 def _pour(stream: BinaryIO | gzip.GzipFile, values: np.ndarray) -> None:

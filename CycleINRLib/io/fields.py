@@ -2,7 +2,7 @@
 that are bounded before anything is done with them (floor 2, standard library and numpy).
 
 A header is input from elsewhere: a number in it may be infinite, have 400 digits, or name a billion lines to skip. What
-a parser takes from it goes through `whole`, `number` or `numbers`, which raise ValueError beyond sensible limits.
+a parser takes from it goes through `whole`, `float_of` or `numbers`, which raise ValueError beyond sensible limits.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def sizes_of(words: Iterable[str | int]) -> tuple[int, ...]:
         raise VolumeError("The header states an impossible size", " x ".join(map(str, words))[:80], AGAIN) from None
 
 
-def number(word: str | float, what: str) -> float:
+def float_of(word: str | float, what: str) -> float:
     """A float, NaN included (NRRD writes it for what is not stated); ValueError names `what`."""
     try:
         return float(str(word).strip())
@@ -93,7 +93,7 @@ def numbers(words: Iterable[str], what: str, count: int) -> list[float]:
     words = list(words)
     if len(words) != count:
         raise ValueError(f"{what} has {len(words)} numbers where {count} belong")
-    return [number(word, what) for word in words]
+    return [float_of(word, what) for word in words]
 
 
 def length_or_none(value: float | None) -> float | None:

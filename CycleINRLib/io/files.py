@@ -20,10 +20,10 @@ import numpy as np
 
 from ..errors import MissingPackageError, RequestError, ResourceError, VolumeError
 from ..imaging.geometry import SQUARE, Geometry
-from ..imaging.volume import UNITS, Volume, rescaled
+from ..imaging.volume import UNITS, Volume, rescaled, storable
 from ..wholefile import beside, check_name
 from .decode import decode
-from .encode import ENCODERS, storable
+from .encode import ENCODERS
 from .fields import Header
 from .headers import is_dicom, read_header
 from .names import EXTENSIONS, choose_frame, stem_of, suffix_of

@@ -13,10 +13,10 @@ from .fields import (
     AGAIN,
     LONGEST_FIELD,
     Header,
+    float_of,
     length_or_none,
     listed_files,
     mm_of,
-    number,
     numbers,
     refuse_non_scalar,
     sizes_of,
@@ -57,8 +57,8 @@ def parse_metaimage(path: Path) -> Header:
     compressed = _yes(fields.get("CompressedData", "False"))
     if offset == -1 and compressed:
         raise ValueError("HeaderSize is -1, which only raw data can have")
-    slope = number(fields.get("ElementToIntensityFunctionSlope", "1"), "ElementToIntensityFunctionSlope")
-    intercept = number(fields.get("ElementToIntensityFunctionOffset", "0"), "ElementToIntensityFunctionOffset")
+    slope = float_of(fields.get("ElementToIntensityFunctionSlope", "1"), "ElementToIntensityFunctionSlope")
+    intercept = float_of(fields.get("ElementToIntensityFunctionOffset", "0"), "ElementToIntensityFunctionOffset")
     if (slope, intercept) != (1, 0):
         if not np.isfinite([slope, intercept]).all() or slope == 0:
             raise ValueError(f"ElementToIntensityFunction has slope {slope} and offset {intercept}")

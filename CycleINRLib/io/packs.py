@@ -24,7 +24,7 @@ from ..errors import ModelError, VolumeError
 from ..imaging.geometry import Geometry
 from ..imaging.intensity import IntensityScale
 from ..imaging.volume import Volume, guess_modality
-from ..modelcard import read_header
+from ..modelcard import tensor_header
 
 ENDING = ".pack"
 VERSION = 1
@@ -33,7 +33,7 @@ NAMES = {np.dtype(kind): name for name, kind in TYPES.items()}
 FACTS_OF_VOLUME = ("name", "unit", "thickness_mm", "slice_axis", "ijk_to_ras", "scale", "crc32")  # the rest is told
 PAGE = 4096  # the first scan begins at a multiple, as memory is mapped
 ROOM = 1024  # bytes of the header that one scan needs beside what is told about it
-NEXT = "make the pack again with cycleinr pack, or copy it again"
+_NEXT = "make the pack again with cycleinr pack, or copy it again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def read_pack(path: str | os.PathLike) -> list[PackedScan]:
     """
     path = Path(path)
     try:
-        header = read_header(path)
+        header = tensor_header(path)
         told = json.loads(header.pop("__metadata__")["pack"])
         if told["version"] > VERSION:
             raise VolumeError("The pack is of a newer version", f"{told['version']} in {path}", "update CycleINR")
@@ -91,12 +91,12 @@ def read_pack(path: str | os.PathLike) -> list[PackedScan]:
             (length,) = struct.unpack("<Q", file.read(8))
         scans = [_entry(path, facts, header[facts["scan"]], 8 + length) for facts in told["scans"]]
     except ModelError as error:
-        raise VolumeError("The pack cannot be read", error.found, NEXT) from error
+        raise VolumeError("The pack cannot be read", error.found, _NEXT) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise VolumeError("The file is no pack of scans", str(path), NEXT) from error
+        raise VolumeError("The file is no pack of scans", str(path), _NEXT) from error
     end = max((scan.offset + math.prod(scan.shape) * np.dtype(scan.kind).itemsize for scan in scans), default=0)
     if path.stat().st_size < end:
-        raise VolumeError("The pack is truncated", f"{path}: {path.stat().st_size} of {end} bytes", NEXT)
+        raise VolumeError("The pack is truncated", f"{path}: {path.stat().st_size} of {end} bytes", _NEXT)
     return scans
 
 

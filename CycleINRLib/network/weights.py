@@ -10,21 +10,15 @@ import struct
 from pathlib import Path
 
 from ..errors import ModelError, ResourceError
-from ..modelcard import NEXT, ModelCard, read_card, read_header
-from ..wholefile import beside
+from ..modelcard import CHOOSE_MODEL, ModelCard, read_card, tensor_header
+from ..wholefile import MODELS, beside, files_of
 
-LIBRARY = Path(__file__).resolve().parents[1]
-FOLDERS = (LIBRARY / "models", LIBRARY.parent / "Resources" / "Models")  # installed; source tree
 BEST = "light"  # what "auto" means on every device; `base` has the same function so far, at more than twice the time
 
 
 def list_models() -> list[tuple[str, Path]]:
     """(name, path) of every bundled model."""
-    found: dict[str, Path] = {}
-    for folder in FOLDERS:
-        for path in sorted(folder.glob("*.safetensors")):
-            found.setdefault(path.stem, path)
-    return sorted(found.items())
+    return [(path.stem, path) for path in files_of(MODELS, "*.safetensors")]
 
 
 def find_model(model: str | Path) -> Path:
@@ -42,7 +36,7 @@ def find_model(model: str | Path) -> Path:
     if path.is_file():
         return path
     names = ", ".join(bundled) or "none"
-    raise ModelError("There is no such model", f"{model} (bundled: {names})", NEXT)
+    raise ModelError("There is no such model", f"{model} (bundled: {names})", CHOOSE_MODEL)
 
 
 def name_of_model(model: str | Path) -> str:
@@ -77,16 +71,20 @@ def load_model(path: str | Path):
     try:
         network = CycleINR(NetworkConfig(**card.network))
     except TypeError as error:
-        raise ModelError("The model card describes no network of this version", f"{path}: {error}", NEXT) from error
+        raise ModelError(
+            "The model card describes no network of this version", f"{path}: {error}", CHOOSE_MODEL
+        ) from error
     expected = {name: list(value.shape) for name, value in network.state_dict().items()}
-    stored = {name: facts["shape"] for name, facts in read_header(path).items() if name != "__metadata__"}
+    stored = {name: facts["shape"] for name, facts in tensor_header(path).items() if name != "__metadata__"}
     wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
     if wrong:
-        raise ModelError("The weights do not fit the model card", f"{len(wrong)} tensors, first {wrong[0]}", NEXT)
+        raise ModelError(
+            "The weights do not fit the model card", f"{len(wrong)} tensors, first {wrong[0]}", CHOOSE_MODEL
+        )
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError("The weights are unreadable", f"{path}: {error}", NEXT) from error
+        raise ModelError("The weights are unreadable", f"{path}: {error}", CHOOSE_MODEL) from error
     if card.weights_sha256 and card.weights_sha256 != weights_sha256(Path(path)):
         raise ModelError("The weights are not those that the model card tells of", str(path), "copy the file again")
     return network.eval().requires_grad_(False), card

@@ -31,7 +31,7 @@ LUNG_BETWEEN_HU, LUNG_SHARE = (-950.0, -500.0), 0.2  # of what is no air: more o
 MR_WINDOW_PERCENTILES = (1.0, 99.5)
 ZOOM = 3.0  # the second row shows 1 / ZOOM^2 of the first
 ZOOM_SHAPES = (0.75, 1.8)  # width / height of the second row: even a long spine gets a useful one
-ON_GRID = 0.01  # voxels: the in-plane grids of source and result are one
+_ON_GRID = 0.01  # voxels: the in-plane grids of source and result are one
 
 DPI = 150
 PANEL_INCHES = (3.6, 3.8)  # a panel of the first row is at most so wide and high
@@ -42,7 +42,7 @@ ACCENT = "#ffb000"
 
 
 @dataclass(frozen=True, eq=False)
-class Plane:
+class PicturePlane:
     """One row of voxels as a picture: values (rows, columns), top left first, and the place of its edges.
 
     extent_mm : (left, right, bottom, top) of the outer pixel edges; left < right, bottom < top
@@ -69,7 +69,7 @@ def plane_showing(geometry: Geometry, axis: str) -> str:
     return "sagittal" if geometry.plane_across(axis) == "coronal" else "coronal"
 
 
-def extract_plane(volume: Volume, plane: str, at_ras: np.ndarray | None = None) -> Plane:
+def extract_plane(volume: Volume, plane: str, at_ras: np.ndarray | None = None) -> PicturePlane:
     """The row of voxels nearest to a point, turned as radiologists expect it.
 
     Parameters
@@ -80,8 +80,8 @@ def extract_plane(volume: Volume, plane: str, at_ras: np.ndarray | None = None) 
 
     Returns
     -------
-    Plane; superior (axial: anterior) is up, the patient's right (sagittal: anterior) is on the left. Its edges are
-    measured along the array axes, so planes of volumes that share directions lie on one another.
+    PicturePlane; superior (axial: anterior) is up, the patient's right (sagittal: anterior) is on the left. Its edges
+    are measured along the array axes, so planes of volumes that share directions lie on one another.
     """
     geometry = volume.geometry
     normal, down, across = (geometry.axis_across(one) for one in ROLES[plane])
@@ -95,7 +95,7 @@ def extract_plane(volume: Volume, plane: str, at_ras: np.ndarray | None = None) 
     y_low, y_high, y_falls = _edges(geometry, down)
     # the picture's x runs to the left or posterior, its rows run downward: both against RAS
     values = values[:: 1 if y_falls else -1, :: 1 if x_falls else -1]
-    return Plane(values, (-x_high, -x_low, y_low, y_high), plane)
+    return PicturePlane(values, (-x_high, -x_low, y_low, y_high), plane)
 
 
 def _edges(geometry: Geometry, name: str) -> tuple[float, float, bool]:
@@ -119,14 +119,14 @@ def window_of(values: np.ndarray, modality: str) -> tuple[float, float]:
     return LUNG_HU if share > LUNG_SHARE else SOFT_TISSUE_HU
 
 
-def common_extent(planes: Sequence[Plane]) -> tuple[float, float, float, float]:
+def common_extent(planes: Sequence[PicturePlane]) -> tuple[float, float, float, float]:
     """(left, right, bottom, top) in mm of what all planes show."""
     left, right, bottom, top = np.array([plane.extent_mm for plane in planes]).T
     return float(left.max()), float(right.min()), float(bottom.max()), float(top.min())
 
 
 def detailed_part(
-    plane: Plane,
+    plane: PicturePlane,
     extent_mm: tuple[float, float, float, float],
     window: tuple[float, float],
     zoom: float = ZOOM,
@@ -195,7 +195,7 @@ def _cubic_row(source: Volume, target: Geometry, axis: str, plane: str, at_ras: 
     corners = np.array([[0, 0, 0], np.array(target.shape) - 1])
     places = source.geometry.kji_of(target.ras_of(corners))
     in_plane = [n for n in range(3) if n != at]
-    if np.abs(places - corners)[:, in_plane].max() > ON_GRID:
+    if np.abs(places - corners)[:, in_plane].max() > _ON_GRID:
         return None
     normal = AXES.index(source.geometry.axis_across(plane))
     row = min(max(round(float(source.geometry.kji_of(at_ras)[normal])), 0), source.geometry.shape[normal] - 1)
@@ -282,7 +282,7 @@ class _Layout:
 def _draw_panels(
     figure: Any,
     layout: _Layout,
-    planes: Sequence[Plane],
+    planes: Sequence[PicturePlane],
     titles: Sequence[str],
     window: tuple[float, float],
     extents: Sequence[tuple[float, float, float, float]],

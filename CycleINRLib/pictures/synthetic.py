@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from ..adapting.realism import FEATURES, draw_sample
+from ..adapting.realism import PATCH_FEATURES, draw_sample
 from ..imaging.intensity import value_range
 from ..imaging.noise import target_positions
 from .planes import save_picture, window_of
 
-PANEL_INCHES, GAP_INCHES, TITLE_INCHES, CURVE_INCHES = 2.9, 0.1, 0.3, 2.6
+_PANEL_INCHES, _GAP_INCHES, _TITLE_INCHES, CURVE_INCHES = 2.9, 0.1, 0.3, 2.6
 DETAIL_SHARE = 0.3  # of rows and columns that the detail shows
 DIFFERENCE_SHARE = 0.25  # of the window: the differences' own range
-COLORS = {"acquired": "black", "between": "C3", "at_acquired": "C0"}
-NAMES = {"acquired": "acquired", "between": "synthetic, between", "at_acquired": "synthetic, at acquired"}
+_COLORS = {"acquired": "black", "between": "C3", "at_acquired": "C0"}
+_NAMES = {"acquired": "acquired", "between": "synthetic, between", "at_acquired": "synthetic, at acquired"}
 SHOWN_FEATURE = "log Laplacian"
-BINS = 24
+_BINS = 24
 
 
 def realism_picture(
@@ -58,7 +58,7 @@ def realism_picture(
     planes = [below, np.asarray(synthetic[j], np.float32), above]
     difference = planes[1] - ((1 - share) * below + share * above)
     titles = [f"acquired, slice {k}", f"synthetic, at {j / z_scale:.2f}", f"acquired, slice {k + 1}"]
-    tall = PANEL_INCHES * spacing_mm[0] * below.shape[0] / (spacing_mm[1] * below.shape[1])
+    tall = _PANEL_INCHES * spacing_mm[0] * below.shape[0] / (spacing_mm[1] * below.shape[1])
     layout = _Layout(tall)
 
     def draw(figure: Any) -> None:
@@ -81,13 +81,13 @@ class _Layout:
 
     def __init__(self, tall: float) -> None:
         self.tall = tall
-        self.row = tall + TITLE_INCHES + GAP_INCHES
-        self.inches = 4 * (PANEL_INCHES + GAP_INCHES) + GAP_INCHES, 2 * self.row + CURVE_INCHES + 0.2
+        self.row = tall + _TITLE_INCHES + _GAP_INCHES
+        self.inches = 4 * (_PANEL_INCHES + _GAP_INCHES) + _GAP_INCHES, 2 * self.row + CURVE_INCHES + 0.2
 
     def image(self, row: int, column: int) -> tuple[float, float, float, float]:
-        left = GAP_INCHES + column * (PANEL_INCHES + GAP_INCHES)
+        left = _GAP_INCHES + column * (_PANEL_INCHES + _GAP_INCHES)
         bottom = self.inches[1] - (row + 1) * self.row
-        return self._shares(left, bottom, PANEL_INCHES, self.tall)
+        return self._shares(left, bottom, _PANEL_INCHES, self.tall)
 
     def curve(self, column: int) -> tuple[float, float, float, float]:
         wide = self.inches[0] / 3
@@ -116,9 +116,9 @@ def _image(figure: Any, box: tuple, values: np.ndarray, title: str, window: tupl
 
 def _spectra(axes: Any, facts: Mapping[str, Any]) -> None:
     spectra = facts["spectra"]
-    for name, color in COLORS.items():
+    for name, color in _COLORS.items():
         if spectra[name] is not None:
-            axes.semilogy(spectra["frequency"], spectra[name], color=color, label=NAMES[name], linewidth=1.2)
+            axes.semilogy(spectra["frequency"], spectra[name], color=color, label=_NAMES[name], linewidth=1.2)
     _dress(
         axes, "in-plane frequency, cycles a pixel", "power", _told("sharpness between", facts["sharpness"]["between"])
     )
@@ -129,7 +129,7 @@ def _noise(axes: Any, facts: Mapping[str, Any], z_scale: float) -> None:
     for name, key, scale, size in kinds:
         sigmas = np.array([np.nan if value is None else value for value in facts["noise_per_slice"][key]], float)
         label = "acquired" if key == "input" else "synthetic"
-        look = {"color": COLORS[name], "label": label, "markersize": size, "fillstyle": "none"}
+        look = {"color": _COLORS[name], "label": label, "markersize": size, "fillstyle": "none"}
         axes.plot(np.arange(len(sigmas)) / scale, sigmas, "o", **look)
     axes.set_ylim(bottom=0)
     _dress(axes, "acquired slice", "noise of the slice", _told("noise ratio", facts["noise_ratio"]))
@@ -141,15 +141,15 @@ def _patches(
     """One feature of random patches of both kinds, and what the test says of all of them."""
     places, peak = target_positions(len(synthetic), z_scale), value_range(acquired, modality)
     between = synthetic[np.abs(places - np.round(places)) > 1e-3]
-    random, column = np.random.default_rng(0), FEATURES.index(SHOWN_FEATURE)
+    random, column = np.random.default_rng(0), PATCH_FEATURES.index(SHOWN_FEATURE)
     samples = {"acquired": acquired, "between": between}
     drawn = {name: draw_sample(values, modality, peak, random) for name, values in samples.items()}
     known = {name: sample.features[:, column] for name, sample in drawn.items() if sample is not None}
     if known:
         low, high = np.percentile(np.concatenate(list(known.values())), [0.5, 99.5])
-        edges = np.linspace(low, high, BINS + 1)
+        edges = np.linspace(low, high, _BINS + 1)
         for name, values in known.items():
-            axes.hist(values, edges, histtype="step", color=COLORS[name], label=NAMES[name], linewidth=1.2)
+            axes.hist(values, edges, histtype="step", color=_COLORS[name], label=_NAMES[name], linewidth=1.2)
     test = facts["two_sample"]
     title = "" if test is None else f"two-sample AUC {test['auc']:.2f} (acquired {test['acquired']['auc']:.2f})"
     _dress(axes, f"{SHOWN_FEATURE} of 8 x 8 patches", "patches", title)

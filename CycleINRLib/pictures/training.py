@@ -9,7 +9,7 @@ from pathlib import Path
 from ..wholefile import write_whole
 
 LOSS = "loss"
-INCHES, DPI = (7.0, 6.0), 120
+INCHES, _DPI = (7.0, 6.0), 120
 
 
 def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -38,7 +38,7 @@ def _draw(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
     losses = {kind: points for kind, points in curves.items() if kind == LOSS}
     held_out = {kind: points for kind, points in curves.items() if kind.startswith("held_out")}
     shown = [(part, name) for part, name in ((losses, LOSS), (held_out, "dB over the base, held out")) if part]
-    figure = Figure(INCHES, DPI, layout="constrained")
+    figure = Figure(INCHES, _DPI, layout="constrained")
     for axes, (part, name) in zip(figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0], shown):
         for kind, points in part.items():
             axes.plot(*zip(*points), label=kind.removeprefix("held_out_gain_db_"), linewidth=1)

@@ -49,7 +49,7 @@ def inside(volume: Volume, volume_node: Any, region_node: Any) -> Volume:
     return replace(volume, values=block, geometry=geometry)
 
 
-def fit(region_node: Any, volume_node: Any) -> None:
+def give_size(region_node: Any, volume_node: Any) -> None:
     """Lets a region that has no size yet hold the whole volume, so that there is something to drag."""
     if region_node is None or volume_node is None or volume_node.GetImageData() is None:
         return

@@ -19,7 +19,7 @@ import vtk
 
 from ..errors import RequestError, VolumeError
 from ..imaging.geometry import Geometry
-from ..imaging.volume import UNITS, Volume
+from ..imaging.volume import UNITS, Volume, storable
 
 SOURCE_ROLE = "CycleINR.source"  # node reference from a result to its input
 PREFIX = "CycleINR."  # attributes that say how a result was made
@@ -28,7 +28,7 @@ MODALITY = "DICOM.Modality"
 SLICE_THICKNESS = "0018,0050"  # DICOM tag
 HOUNSFIELD = "[hnsf'U]"  # UCUM code of the unit
 QUANTITIES = {"112031": "CT", "110852": "MR"}  # DICOM codes: attenuation coefficient, MR signal intensity
-KINDS = {
+_KINDS = {
     "vtkMRMLLabelMapVolumeNode": "a label map: labels have no values in between",
     "vtkMRMLVectorVolumeNode": "a vector or color volume",
     "vtkMRMLDiffusionTensorVolumeNode": "a diffusion tensor volume",
@@ -110,7 +110,7 @@ def node_from_result(
     RequestError : `output_node` is the source, or no scalar volume; nothing was changed
     """
     check_output_node(output_node, source_node)
-    values = storable(result_volume.values)
+    values = _native(result_volume.values)
     node = output_node
     if node is None:
         wanted = name or f"{source_node.GetName()} {_label(report)}"
@@ -141,26 +141,14 @@ def check_output_node(output_node: Any, source_node: Any) -> None:
             "The output is the input", source_node.GetName(), "choose another output volume, or a new one"
         )
     if output_node.GetClassName() != "vtkMRMLScalarVolumeNode":
-        found = f"{output_node.GetName()} is {KINDS.get(output_node.GetClassName(), output_node.GetClassName())}"
+        found = f"{output_node.GetName()} is {_KINDS.get(output_node.GetClassName(), output_node.GetClassName())}"
         raise RequestError("The output is no scalar volume", found, "choose another output volume, or a new one")
 
 
-def storable(values: np.ndarray) -> np.ndarray:
-    """The values as one contiguous array of a type that MRML keeps; bit for bit where it keeps theirs.
-
-    float16 becomes float32, bool uint8; 64-bit integers become int32 where they fit, else float64.
-    """
-    kind, size = values.dtype.kind, values.dtype.itemsize
-    target = values.dtype.newbyteorder("=")
-    if kind == "f" and size not in (4, 8):
-        target = np.dtype(np.float32 if size < 4 else np.float64)
-    elif kind == "b":
-        target = np.dtype(np.uint8)
-    elif kind in "iu" and size == 8:
-        limits = np.iinfo(np.int32)
-        fits = values.size == 0 or (values.min() >= limits.min and values.max() <= limits.max)
-        target = np.dtype(np.int32 if fits else np.float64)
-    return np.ascontiguousarray(values, dtype=target)
+def _native(values: np.ndarray) -> np.ndarray:
+    """The values as VTK takes them: one block, in the byte order of this machine."""
+    values = storable(values)
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -168,7 +156,7 @@ def _check_kind(node: Any) -> None:
     if node is None:
         raise VolumeError("No volume is chosen", "", "choose a CT or MR volume")
     if node.GetClassName() != "vtkMRMLScalarVolumeNode":  # label maps and vectors answer IsA(scalar) with yes
-        found = f"{node.GetName()} is {KINDS.get(node.GetClassName(), node.GetClassName())}"
+        found = f"{node.GetName()} is {_KINDS.get(node.GetClassName(), node.GetClassName())}"
         raise VolumeError("Only scalar volumes can be upsampled", found, "choose a CT or MR volume")
     image = node.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
@@ -324,7 +312,7 @@ def plane_node(scene: Any, plane: Volume, source_node: Any, name: str) -> Any:
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
     node.SetSaveWithScene(False)
     node.SetHideFromEditors(True)
-    slicer.util.updateVolumeFromArray(node, storable(plane.values))
+    slicer.util.updateVolumeFromArray(node, _native(plane.values))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.array(plane.geometry.ijk_to_ras)))
     node.SetAndObserveTransformNodeID(source_node.GetTransformNodeID())
     node.SetAttribute(f"{PREFIX}preview", source_node.GetID())

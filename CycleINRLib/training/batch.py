@@ -14,9 +14,9 @@ from ..imaging.consistency import KEEP_RATIO, gate
 from ..imaging.intensity import IntensityScale
 from ..imaging.interpolation import base_weights
 from ..network.model import Conditions
-from .degradation import Protocol
+from .degradation import ScanProtocol
 
-LEAST_BODY = 0.25  # of a patch
+LEAST_BODY_SHARE = 0.25  # of a patch
 OUTSIDE = 0.15  # weight of what is not body
 
 Sample = dict[str, Any]  # of one patch, what `Batch` holds of many
@@ -135,7 +135,7 @@ def _stacked(column: list):
 def sample_of(
     images: Sequence[np.ndarray],
     z: np.ndarray,
-    protocol: Protocol,
+    protocol: ScanProtocol,
     mm: Sequence[float],
     whole: IntensityScale,
     cycle: float,
@@ -181,7 +181,7 @@ def _places(z: np.ndarray, count: int, told: Conditions, z_scale: float) -> dict
     }
 
 
-def _cycle(count: int, delay: float, protocol: Protocol, told: Conditions) -> dict:
+def _cycle(count: int, delay: float, protocol: ScanProtocol, told: Conditions) -> dict:
     """There and back: slices made at k + delay, thick again, and from these the inner acquired slices k + 1."""
     offsets, nodes = protocol.nodes()
     there = (np.arange(count - 1)[:, None] + delay + offsets).ravel()

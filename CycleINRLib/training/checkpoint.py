@@ -20,7 +20,7 @@ from ..errors import ModelError
 from ..network.weights import save_tensors
 from ..wholefile import beside
 
-COLUMNS = ("step", "kind", "value", "seconds")
+LOG_COLUMNS = ("step", "kind", "value", "seconds")
 
 
 @dataclass
@@ -82,7 +82,7 @@ def log(path: Path, step: int, kind: str, value: float, seconds: float) -> None:
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(COLUMNS)
+            writer.writerow(LOG_COLUMNS)
         writer.writerow([step, kind, repr(float(value)), f"{seconds:.1f}"])
 
 
@@ -92,7 +92,7 @@ def forget_after(path: Path, step: int) -> None:
         return
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    kept = rows[:1] + [row for row in rows[1:] if len(row) == len(COLUMNS) and int(row[0]) <= step]
+    kept = rows[:1] + [row for row in rows[1:] if len(row) == len(LOG_COLUMNS) and int(row[0]) <= step]
     temporary = beside(path)
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(kept)

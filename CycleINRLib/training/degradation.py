@@ -16,7 +16,7 @@ FORMS = {"skip": 0.0, "box": 0.0, "trapezoid": 0.2, "gaussian": 1.0}  # -> Condi
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScanProtocol:
     """One scan protocol: z_scale thin slices to a thick one's spacing, thickness ratio times that, by `profile`."""
 
     z_scale: float
@@ -24,7 +24,7 @@ class Protocol:
     profile: str
 
     @classmethod
-    def drawn(cls, z_scales, ratios, skip_share: float, full_share: float, rng: np.random.Generator) -> Protocol:
+    def drawn(cls, z_scales, ratios, skip_share: float, full_share: float, rng: np.random.Generator) -> ScanProtocol:
         """z-scale from the range `z_scales`; no thickness, a thickness equal to the spacing, or one of `ratios`."""
         whole = [z for z in WHOLE_Z_SCALES if z_scales[0] <= z <= z_scales[1]]
         z_scale = float(rng.choice(whole)) if whole and rng.random() < 0.6 else float(rng.uniform(*z_scales))

@@ -22,7 +22,7 @@ from .patches import Batch, Places, Told, base_of
 NOISE_FLOOR = 0.02  # of detail: noise far below it is none
 
 
-LEAST_FLAT = 30  # pixels: a place with fewer flat ones tells nothing of its noise
+_LEAST_FLAT = 30  # pixels: a place with fewer flat ones tells nothing of its noise
 
 
 Mean = Callable[[Tensor, Tensor], Tensor]  # of values and weights; `Ranks.mean` is that of several processes
@@ -71,7 +71,7 @@ def noise_difference(output: Tensor, bracket: Tensor, t: Tensor, weight: Tensor,
     t = t[..., None, None]
     flat = _flat(torch.lerp(bracket[0], bracket[1], t), weight >= 1)
     acquired = torch.lerp(_level(bracket[0], flat), _level(bracket[1], flat), t[..., 0, 0])
-    known = flat.sum((-2, -1)) >= LEAST_FLAT
+    known = flat.sum((-2, -1)) >= _LEAST_FLAT
     floor = floor[:, None]
     return torch.where(known, torch.log((_level(output, flat) + floor) / (acquired + floor)).abs(), 0.0)
 

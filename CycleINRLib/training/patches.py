@@ -20,15 +20,15 @@ import numpy as np
 from ..errors import VolumeError
 from ..imaging.consistency import KEEP_RATIO
 from ..imaging.intensity import IntensityScale
-from .batch import LEAST_BODY, OUTSIDE, Batch, Places, Sample, SampleConfig, Told, base_of, batch_of, sample_of
-from .degradation import Contrast, Noise, Protocol, Smooth
-from .scans import Scan, View
+from .batch import LEAST_BODY_SHARE, OUTSIDE, Batch, Places, Sample, SampleConfig, Told, base_of, batch_of, sample_of
+from .degradation import Contrast, Noise, ScanProtocol, Smooth
+from .scans import LazyValues, Scan
 
 __all__ = ["Batch", "Places", "SampleConfig", "Told", "base_of", "draw_batch"]
 
 
 KNOWN = 0.2  # chance of an acquired slice that consistency keeps, relative to that of another place
-ON_GRID = 1e-6  # in slices
+_ON_GRID = 1e-6  # in slices
 SETTINGS = 64  # of one axis of one scan
 _FOUND: WeakKeyDictionary[Scan, dict[tuple, IntensityScale]] = WeakKeyDictionary()  # in the settings used so far
 
@@ -98,7 +98,7 @@ class _Setting:
 
     scan: Scan
     axis: int
-    protocol: Protocol
+    protocol: ScanProtocol
     changes: _Changes
     first: float
     key: tuple  # tells the settings of one scan apart
@@ -116,7 +116,7 @@ class _Setting:
         mm = self.scan.spacing_mm
         return [mm[self.axis], *(s for n, s in enumerate(mm) if n != self.axis)]
 
-    def found(self, values: View) -> IntensityScale:
+    def found(self, values: LazyValues) -> IntensityScale:
         """What IntensityScale finds in the whole thick scan, from some of its rows; `values` are all the thin ones."""
         known = _FOUND.setdefault(self.scan, {})
         if self.key not in known:
@@ -130,23 +130,25 @@ class _Setting:
         return known[self.key]
 
 
-def _begun(first: float, protocol: Protocol, rng: np.random.Generator) -> float:
+def _begun(first: float, protocol: ScanProtocol, rng: np.random.Generator) -> float:
     """`first`, or the thin slice below it: acquired slices lie at thin ones in scans that skip, and in most others."""
     return float(np.floor(first)) if rng.random() < 0.6 or protocol.profile == "skip" else float(first)
 
 
-def _asked(inside: np.ndarray, z: np.ndarray, protocol: Protocol, count: int, rng: np.random.Generator) -> np.ndarray:
+def _asked(
+    inside: np.ndarray, z: np.ndarray, protocol: ScanProtocol, count: int, rng: np.random.Generator
+) -> np.ndarray:
     """`count` of the thin slices `inside`, which lie at `z` in thick ones. Where consistency keeps the acquired slices,
     few of these: nothing can be learned there."""
-    known = (protocol.ratio <= KEEP_RATIO) & (np.abs(z - np.rint(z)) < ON_GRID)
+    known = (protocol.ratio <= KEEP_RATIO) & (np.abs(z - np.rint(z)) < _ON_GRID)
     chance = np.where(known, KNOWN, 1.0)
     return np.sort(rng.choice(inside, count, replace=len(inside) < count, p=chance / chance.sum()))
 
 
-def _protocol(scan: Scan, config: SampleConfig, rng: np.random.Generator) -> Protocol:
+def _protocol(scan: Scan, config: SampleConfig, rng: np.random.Generator) -> ScanProtocol:
     if scan.protocols:
         return scan.protocols[int(rng.integers(len(scan.protocols)))]
-    return Protocol.drawn(config.z_scale, config.ratio, config.skip_share, config.full_share, rng)
+    return ScanProtocol.drawn(config.z_scale, config.ratio, config.skip_share, config.full_share, rng)
 
 
 def _patch(setting: _Setting, config: SampleConfig, rng: np.random.Generator) -> Sample | None:
@@ -166,7 +168,7 @@ def _patch(setting: _Setting, config: SampleConfig, rng: np.random.Generator) ->
     j, i = (int(rng.integers(n - config.crop + 1)) for n in (J, width))
     block = values[seen, j : j + config.crop, i : i + config.crop]
     kept = slice(window.start - seen.start, window.stop - seen.start)
-    if np.mean(block[kept][::4] > scan.body_floor) < LEAST_BODY:
+    if np.mean(block[kept][::4] > scan.body_floor) < LEAST_BODY_SHARE:
         return None
     ends = zip((seen.start, j, i), (seen.stop, j + config.crop, i + config.crop), shape)
     block = changes.of(block, scan.scale, [np.arange(a, b) / n for a, b, n in ends], kept=kept)
@@ -224,7 +226,7 @@ def _window(
     k, j, i = (int(rng.integers(n - m + 1)) for n, m in zip(acquired.shape, size))
     rows, columns = slice(j, j + config.crop), slice(i, i + config.crop)
     body = np.mean(acquired[k : k + config.slices, rows, columns] > scan.body_floor)
-    return None if body < LEAST_BODY else (k, rows, columns)
+    return None if body < LEAST_BODY_SHARE else (k, rows, columns)
 
 
 def _of_slices(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import RequestError
 
-NEEDED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+_NEEDED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def joined(device: str) -> Iterator[Ranks]:
         yield Ranks()
         return
     rank, world, local = (_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if missing := [name for name in NEEDED if name not in os.environ]:
+    if missing := [name for name in _NEEDED if name not in os.environ]:
         raise RequestError("The other processes cannot be found", f"no {', '.join(missing)}", "start with torchrun")
     if not 0 <= rank < world:
         raise RequestError("The number of this process makes no sense", f"{rank} of {world}", "start with torchrun")

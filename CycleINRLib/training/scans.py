@@ -10,7 +10,7 @@ from ..imaging.intensity import BODY_CT_HU, BODY_MR, IntensityScale
 from ..imaging.interpolation import cubic_weights
 from ..imaging.volume import Volume, guess_modality
 from ..io.packs import PackedScan
-from .degradation import Protocol
+from .degradation import ScanProtocol
 
 ANISOTROPIC = 1.5  # coarsest / finest spacing; beyond it the coarse axis is no truth
 
@@ -39,7 +39,7 @@ class Scan:
     modality: str
     scale: float
     finer: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    protocols: tuple[Protocol, ...] = ()
+    protocols: tuple[ScanProtocol, ...] = ()
     acquired: np.ndarray | None = None
     share: float = 1.0
 
@@ -68,15 +68,15 @@ class Scan:
     def body_floor(self) -> float:
         return BODY_CT_HU if self.modality == "CT" else BODY_MR * self.scale
 
-    def along(self, axis: int) -> View:
+    def along(self, axis: int) -> LazyValues:
         """The values with that axis first."""
         values = self.held.values() if isinstance(self.held, PackedScan) else self.held
         finer = [self.finer[axis], *(z for n, z in enumerate(self.finer) if n != axis)]
-        return View(np.moveaxis(values, axis, 0), (finer[0], finer[1], finer[2]))
+        return LazyValues(np.moveaxis(values, axis, 0), (finer[0], finer[1], finer[2]))
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class LazyValues:
     """Values (L, J, I) that are filled where they are looked at: `view[:, 10:50, ::2]`."""
 
     stored: np.ndarray

@@ -19,7 +19,7 @@ import numpy as np
 from ..jobs import UpsampleJob
 from ..machine import recall, remember
 from .engine import Engine, Settings
-from .gain import central_block
+from .gain import middle_block
 
 PLANNED = {  # fields of a job that the plan, the engine or the voxels hold already, as what they came to
     "z_scale", "spacing_mm", "like", "axis", "model", "modality", "series", "frame", "thickness_mm", "profile",
@@ -66,7 +66,7 @@ def checksum(engine: Engine, values: np.ndarray, job: UpsampleJob) -> str:
         plan.ratio, plan.profile, plan.consistency, asked, values.shape, str(values.dtype),
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    digest.update(central_block(values).tobytes())
+    digest.update(middle_block(values).tobytes())
     for weight in engine.loaded.state_dict().values():
         digest.update(weight.cpu().numpy().tobytes())
     return digest.hexdigest()

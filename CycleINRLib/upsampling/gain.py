@@ -39,10 +39,10 @@ from ..imaging.spectrum import half_band, probability_of_detail, spectrum_along_
 from ..jobs import MOST_GAIN, UpsampleJob
 from .engine import Engine, Settings
 
-BLOCK = (48, 128, 128)  # slices, rows and columns at most, from the middle
+GAIN_BLOCK = (48, 128, 128)  # slices, rows and columns at most, from the middle
 CYCLE_BLOCK = (48, 96, 96)  # the same for the cycle, which costs four times as much a voxel
 LEAST_KNOWN = 3  # slices that are left after dropping
-LEAST_BODY = 300  # voxels of body among the dropped ones
+_LEAST_BODY = 300  # voxels of body among the dropped ones
 LOW = 0.5  # gain below which it is said
 FADES = {"CT": 1.0, "MR": 0.5}  # from z-scale 2 on, until no gain above 1 is believed: MR is interpolated more often
 NEGLIGIBLE = 0.01  # probability of a band that ends at Nyquist, below which the second experiment is not made
@@ -82,7 +82,7 @@ class Dropped:
         """The least squares gain on the correction, in [0, 1.5]; 1 where there is nothing to fit."""
         correction = self.correction[self.body].astype(np.float64)
         power = float(correction @ correction)
-        if np.count_nonzero(self.body) < LEAST_BODY or power == 0:
+        if np.count_nonzero(self.body) < _LEAST_BODY or power == 0:
             return 1.0
         missing = (self.truth - self.base)[self.body].astype(np.float64)
         return float(np.clip(missing @ correction / power, 0, MOST_GAIN))
@@ -115,7 +115,7 @@ def fit_gain(engine: Engine, values: np.ndarray, job: UpsampleJob) -> GainFit:
         return GainFit(float(job.gain), None, 0.0)
     start = time.monotonic()
     watch = Stopwatch("self_check", 1, engine.progress)
-    block = central_block(values)
+    block = middle_block(values)
     dropped = Dropped.of(engine, block)
     gain = float(job.gain) if job.gain is not None else round(_fitted(engine, block, dropped), 4)
     if job.gain is None and gain < LOW:
@@ -139,7 +139,7 @@ def self_check(engine: Engine, values: np.ndarray, settings: Settings, dropped: 
         them, at the gain and texture in use. Low where the result does not agree with itself. No measure of accuracy:
         interpolation, which undoes itself almost, scores high whatever lies between the slices
     """
-    block = central_block(values, CYCLE_BLOCK)
+    block = middle_block(values, CYCLE_BLOCK)
     modality = engine.plan.modality
     if dropped is None:
         return dict.fromkeys(("psnr_db", "psnr_cubic_db", "cycle_psnr_db"))
@@ -199,7 +199,7 @@ def _most(engine: Engine) -> float:
     return 1 + (MOST_GAIN - 1) * float(np.clip(1 - beyond / FADES[engine.plan.modality], 0, 1))
 
 
-def central_block(values: np.ndarray, most: tuple[int, int, int] = BLOCK) -> np.ndarray:
+def middle_block(values: np.ndarray, most: tuple[int, int, int] = GAIN_BLOCK) -> np.ndarray:
     """The middle of (N, J, I) `values`, at most so large, as float32."""
     middle = (slice(max(0, (n - m) // 2), (n + min(n, m)) // 2) for n, m in zip(values.shape, most))
     return np.ascontiguousarray(values[tuple(middle)], np.float32)

@@ -7,7 +7,7 @@ import os
 from ..errors import ResourceError
 from ..imaging.slabs import MIN_ROWS, rows_within
 
-FEATURES = 5  # that the encoder sees of a voxel, see `network.model`
+_FEATURES = 5  # that the encoder sees of a voxel, see `network.model`
 WORKING_BYTES = 1.2e9  # what one slab may take; with torch itself it stays within the promised 2 GB
 
 
@@ -47,7 +47,7 @@ def bytes_per_row(channels: int, slices: int, width: int, outputs: int, element:
     channels : of the encoder, on 2 x 2 folded pixels; element : bytes of a number in the network's precision
     """
     encoded = channels / 4 * element
-    return width * (slices * (encoded + FEATURES * element + 3 * 4) + outputs * 3 * 4)
+    return width * (slices * (encoded + _FEATURES * element + 3 * 4) + outputs * 3 * 4)
 
 
 def usual_rows(shape: tuple[int, ...], outputs: int, channels: int, element: int, halo: int, working: float) -> int:

@@ -37,7 +37,7 @@ HALO = 0.6  # of what other rows cost: the halo gets narrower from layer to laye
 BESIDES = 1.2  # base, consistency and measures beside the network
 
 
-class Work(NamedTuple):
+class Pass(NamedTuple):
     """One pass of the network: slices, rows and columns to encode, output places, and whether texture is added."""
 
     slices: int
@@ -80,7 +80,7 @@ class Speed:
         rows_read = rows_read or self._rows_read(shape, len(planned.grid.positions))
         textured = self.textured_s is not None and job.texture != 0
         halo = HALO * self.encode_s * slices * columns * (max(rows, rows_read or rows) - rows)
-        whole = Work(slices, rows, columns, len(planned.grid.positions), textured)
+        whole = Pass(slices, rows, columns, len(planned.grid.positions), textured)
         passes = [whole, *_beside((slices, rows, columns), planned, job, textured)]
         return START_S + BESIDES * (halo + sum(self._pass(one) for one in passes))
 
@@ -91,7 +91,7 @@ class Speed:
         size = usual_rows(shape, places, channels, element, halo, working)
         return sum(slab.read_last - slab.read_first for slab in plan_slabs(shape[1], halo, size))
 
-    def _pass(self, work: Work) -> float:
+    def _pass(self, work: Pass) -> float:
         decode = self.textured_s if work.textured and self.textured_s is not None else self.decode_s
         return work.rows * work.columns * (self.encode_s * work.slices + decode * work.places)
 
@@ -153,21 +153,21 @@ def _key(job: UpsampleJob) -> str:
     return " | ".join([__version__, processor(), f"{usable_cores()} cores", sizes, job.device, job.precision])
 
 
-def _beside(shape: tuple[int, int, int], planned: Plan, job: UpsampleJob, textured: bool) -> Iterator[Work]:
+def _beside(shape: tuple[int, int, int], planned: Plan, job: UpsampleJob, textured: bool) -> Iterator[Pass]:
     """What is computed on central blocks of (N, J, I) `shape` beside the result: gain, texture and self-check."""
     from . import gain, texture
 
-    count, rows, columns = map(min, shape, gain.BLOCK)
+    count, rows, columns = map(min, shape, gain.GAIN_BLOCK)
     if job.gain is None or job.self_check:
-        yield Work(-(-count // 2), rows, columns, count // 2, False)
+        yield Pass(-(-count // 2), rows, columns, count // 2, False)
     if job.texture is None and textured:
         count, rows, columns = map(min, shape, texture.most_of(planned.z_scale))
-        yield Work(count, rows, columns, int(count * planned.z_scale), True)  # both ends of the dial in one pass
+        yield Pass(count, rows, columns, int(count * planned.z_scale), True)  # both ends of the dial in one pass
     if job.self_check:
         count, rows, columns = map(min, shape, gain.CYCLE_BLOCK)
         times = 1 if planned.ratio <= KEEP_RATIO else 2
         for one in (count, count - 1):
-            yield Work(one, rows, columns, times * one, textured)
+            yield Pass(one, rows, columns, times * one, textured)
 
 
 def _calibrated(engine: Engine, values: np.ndarray) -> Speed:

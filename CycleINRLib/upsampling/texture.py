@@ -18,11 +18,11 @@ from ..imaging.consistency import Grid
 from ..imaging.noise import AcquiredQuery, NoiseGauge
 from ..jobs import UpsampleJob
 from .engine import Engine
-from .gain import central_block
+from .gain import middle_block
 
-BLOCK = (24, 96, 96)  # slices, rows and columns at most, from the middle
+TEXTURE_BLOCK = (24, 96, 96)  # slices, rows and columns at most, from the middle
 MOST_OUTPUT = 72  # slices of the block's result
-LEAST_SLICES = 6
+_LEAST_SLICES = 6
 ALLOWED = 0.02  # generated gap that stays: less than what is called hidden (0.05), since a block is not the whole scan
 HALVINGS = 5
 
@@ -34,11 +34,11 @@ def fit_texture(engine: Engine, values: np.ndarray, job: UpsampleJob, gain: floa
 
     The same scan, job and device give the same texture, whatever part of the scan is then computed.
     """
-    if job.texture is not None or not engine.card.texture or len(values) < LEAST_SLICES:
+    if job.texture is not None or not engine.card.texture or len(values) < _LEAST_SLICES:
         return float(job.texture or 0.0), 0.0
     start = time.monotonic()
     watch = Stopwatch("self_check", 1, engine.progress)
-    block = central_block(values, most_of(engine.plan.z_scale))
+    block = middle_block(values, most_of(engine.plan.z_scale))
     texture = round(_least_hiding(engine, block, gain), 3)
     watch.step()
     return texture, time.monotonic() - start
@@ -86,4 +86,4 @@ def _mixed(one: Output, other: Output, share: float) -> Output:
 
 def most_of(z_scale: float) -> tuple[int, int, int]:
     """Slices, rows and columns that are looked at, at most."""
-    return max(LEAST_SLICES, min(BLOCK[0], int(MOST_OUTPUT / z_scale) + 1)), *BLOCK[1:]
+    return max(_LEAST_SLICES, min(TEXTURE_BLOCK[0], int(MOST_OUTPUT / z_scale) + 1)), *TEXTURE_BLOCK[1:]

@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a bare checkout
 
 import CycleINRLib as cycleinr
-from CycleINRLib.evaluation.case import Case, Protocol, central_block
+from CycleINRLib.evaluation.case import Acquisition, Case, central_block
 from CycleINRLib.imaging import intensity, noise
 from CycleINRLib.imaging.intensity import CT_RANGE_HU
 from CycleINRLib.imaging.interpolation import cubic_weights
@@ -70,7 +70,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def row_of(truth: Volume, protocol: Protocol, model: str) -> Row:
+def row_of(truth: Volume, protocol: Acquisition, model: str) -> Row:
     """Runs gain 0 and 1 and the fit for one case."""
     case = Case.of(truth, protocol)
     source = case.source.with_values(case.source.values.astype(np.float32))  # unrounded: linear in the gain
@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         named = {"ct_": "CT", "mr_": "MR"}.get(path.name[:3].lower())
         facts = {"name": path.name.split(".")[0], "modality": named or guess_modality(volume), "slice_axis": "k"}
         truth = central_block(replace(volume, **facts), asked.crop)
-        for protocol in (Protocol(z, profile) for profile in asked.profiles for z in asked.z_scales):
+        for protocol in (Acquisition(z, profile) for profile in asked.profiles for z in asked.z_scales):
             rows.append(row_of(truth, protocol, asked.model))
             print(f"{rows[-1]}", file=sys.stderr)
             if asked.json:

@@ -46,8 +46,8 @@ import pairing  # noqa: E402
 from thick_thin import ThinScorer, agreement, pair_case  # noqa: E402
 
 import CycleINRLib as cycleinr  # noqa: E402
-from CycleINRLib.evaluation.case import Case, Protocol  # noqa: E402
-from CycleINRLib.evaluation.interpolators import RIVALS  # noqa: E402
+from CycleINRLib.evaluation.case import Acquisition, Case  # noqa: E402
+from CycleINRLib.evaluation.interpolators import INTERPOLATORS  # noqa: E402
 from CycleINRLib.imaging.geometry import Geometry, isotropic_z_scale  # noqa: E402
 from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
@@ -125,7 +125,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="pairs at a time")
     parser.add_argument("--model", default="auto")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rivals-only", action="store_true", help="without CycleINR: needs no torch")
+    parser.add_argument("--interpolators-only", action="store_true", help="without CycleINR: needs no torch")
     parser.add_argument("--json", type=Path, help="write every figure here")
     return parser.parse_args(argv)
 
@@ -166,7 +166,7 @@ def _read(path: Path, modality: str) -> Volume:
 
 def textures(asked: argparse.Namespace) -> dict[str, float | None]:
     """Our columns: texture 0, and fitted to the scan where the model knows it."""
-    if asked.rivals_only:
+    if asked.interpolators_only:
         return {}
     from CycleINRLib.modelcard import read_card
 
@@ -181,9 +181,9 @@ def ours(source: Volume, like: Geometry, pair: Pair, texture: float | None, aske
     return cycleinr.upsample(source, like=like, axis="k", **physics, **choice).volume.values
 
 
-def rivals(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+def interpolators(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     """(name, values) of every interpolator; cubic + projection several times."""
-    for name, method in RIVALS.items():
+    for name, method in INTERPOLATORS.items():
         several = name == "cubic + projection"
         for step, attempt in enumerate(method(case)):
             if not several or step in STEPS:
@@ -205,7 +205,7 @@ def thick_and_thin(pair: Pair, thick: Volume, thin: Volume, asked: argparse.Name
     """One frame, one acquisition: the thin slices are the truth, apart from kernel and noise."""
     case = pair_case(thick, thin, pair.source_mm, "box" if pair.profile == "auto" else pair.profile)
     scorer = ThinScorer(case)
-    rows = [Row(pair.name, pair.kind, name, scorer(values)) for name, values in rivals(case)]
+    rows = [Row(pair.name, pair.kind, name, scorer(values)) for name, values in interpolators(case)]
     target = slice(case.first, case.first + len(case.positions))
     for name, texture in textures(asked).items():
         values = ours(thick, thin.geometry, pair, texture, asked)[target]
@@ -230,7 +230,9 @@ def orthogonal(pair: Pair, source: Volume, reference: Volume, asked: argparse.Na
         figures = figures_of(fine.averaged(values), reference.values, mask, reference.spacing_mm, axis)
         return Row(pair.name, pair.kind, name, figures)
 
-    rows = [row(name, on_grid(values)) for name, values, on_grid in isotropic_rivals(pair, source, fine.geometry)]
+    rows = [
+        row(name, on_grid(values)) for name, values, on_grid in isotropic_interpolators(pair, source, fine.geometry)
+    ]
     rows += [row(name, ours(source, fine.geometry, pair, texture, asked)) for name, texture in textures(asked).items()]
     facts = {
         "pair": pair.name,
@@ -255,7 +257,7 @@ def compared(source: Volume, reference: Volume, motion: pairing.Motion, half: fl
     return block, pairing.around(reference, in_reference[:3], (half, half, half))
 
 
-def isotropic_rivals(
+def isotropic_interpolators(
     pair: Pair, source: Volume, like: Geometry
 ) -> Iterator[tuple[str, np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
     """(name, isotropic values, what resamples them to `like` as the product resamples its own) of each interpolator."""
@@ -271,13 +273,13 @@ def isotropic_rivals(
     matrix = np.array(target.ijk_to_ras)
     matrix[:3, 3] -= center * matrix[:3, 2]
     truth = source.with_values(unknown, Geometry(unknown.shape, matrix))
-    case = Case(truth, source, Protocol(z_scale, "gaussian", ratio), "MR", weights, float(center), center)
+    case = Case(truth, source, Acquisition(z_scale, "gaussian", ratio), "MR", weights, float(center), center)
 
     def on_grid(values: np.ndarray) -> np.ndarray:
         place = target.cropped((0, 0, 0), values.shape)
         return resampled(replace(source, values=np.asarray(values, np.float32), geometry=place), like).values
 
-    for name, values in rivals(case):
+    for name, values in interpolators(case):
         yield name, values, on_grid
 
 

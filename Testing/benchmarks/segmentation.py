@@ -37,8 +37,8 @@ import structures as st  # noqa: E402
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.evaluation import score as ev  # noqa: E402
-from CycleINRLib.evaluation.case import Case, Protocol, central_block  # noqa: E402
-from CycleINRLib.evaluation.interpolators import RIVALS  # noqa: E402
+from CycleINRLib.evaluation.case import Acquisition, Case, central_block  # noqa: E402
+from CycleINRLib.evaluation.interpolators import INTERPOLATORS  # noqa: E402
 from CycleINRLib.imaging import accuracy, intensity, noise  # noqa: E402
 from CycleINRLib.imaging.interpolation import linear_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
@@ -112,13 +112,13 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     parser.add_argument("--model", default="auto")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rivals-only", action="store_true", help="without CycleINR: needs no torch")
+    parser.add_argument("--interpolators-only", action="store_true", help="without CycleINR: needs no torch")
     parser.add_argument("--json", type=Path, help="write every figure here")
     return parser.parse_args(argv)
 
 
 # --- cases ----------------------------------------------------------------------------------------------------
-def work(asked: argparse.Namespace) -> list[tuple[Scan, Protocol]]:
+def work(asked: argparse.Namespace) -> list[tuple[Scan, Acquisition]]:
     """Every scan and protocol asked for; --quick alternates the profiles over scans and z-scales."""
     chosen = [scan for scan in SCANS if any(fnmatch(scan.name, f"{pattern}*") for pattern in asked.scans)]
     if not chosen:
@@ -128,7 +128,7 @@ def work(asked: argparse.Namespace) -> list[tuple[Scan, Protocol]]:
         for z, z_scale in enumerate(scan.z_scales):
             quick = scan.profiles[(s + z) % len(scan.profiles)]
             profiles = [quick] if asked.quick else scan.profiles
-            found += [(scan, Protocol(z_scale, profile)) for profile in profiles]
+            found += [(scan, Acquisition(z_scale, profile)) for profile in profiles]
     return found
 
 
@@ -162,9 +162,9 @@ def segmenter(scan: Scan, case: Case, masks: Mapping[str, np.ndarray]) -> st.Seg
 
 
 def methods(asked: argparse.Namespace) -> dict[str, ev.Method]:
-    """The rivals, CycleINR at texture 0, and with the texture fitted to the scan where the model knows it."""
-    found: dict[str, ev.Method] = dict(RIVALS)
-    if not asked.rivals_only:
+    """The interpolators, CycleINR at texture 0, and with the texture fitted to the scan where the model knows it."""
+    found: dict[str, ev.Method] = dict(INTERPOLATORS)
+    if not asked.interpolators_only:
         from CycleINRLib.modelcard import read_card
 
         choice = {"model": asked.model, "device": asked.device}
@@ -174,7 +174,7 @@ def methods(asked: argparse.Namespace) -> dict[str, ev.Method]:
     return found
 
 
-def one_case(scan: Scan, protocol: Protocol, asked: argparse.Namespace) -> list[Agreement]:
+def one_case(scan: Scan, protocol: Acquisition, asked: argparse.Namespace) -> list[Agreement]:
     """All methods on one scan and protocol; runs in a process of its own where --jobs asks for it."""
     start = time.monotonic()
     truth, drawn = read(asked.data, scan, QUICK_CROP if asked.quick else asked.crop)
@@ -191,7 +191,7 @@ def one_case(scan: Scan, protocol: Protocol, asked: argparse.Namespace) -> list[
 
 
 def best(case: Case, results: Sequence[np.ndarray]) -> np.ndarray:
-    """The result of highest PSNR on generated slices: generous to a rival that gives several."""
+    """The result of highest PSNR on generated slices: generous to an interpolator that gives several."""
     if len(results) == 1:
         return results[0]
     _, generated = counted(case)
@@ -282,18 +282,18 @@ def table(found: Sequence[Agreement], figure: str, digits: int) -> str:
 def summary(found: Sequence[Agreement]) -> str:
     """Mean Dice on generated slices for each structure over all its cases, the winner, and our lead."""
     names = [name for name in dict.fromkeys(each.method for each in found) if name != THIN]
-    rivals = [name for name in names if name not in OURS]
-    header = ["structure", "cases", *names, "winner", "our lead", "mean surface mm, best rival / ours"]
+    interpolators = [name for name in names if name not in OURS]
+    header = ["structure", "cases", *names, "winner", "our lead", "mean surface mm, best interpolator / ours"]
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for structure in dict.fromkeys((each.scan, each.structure) for each in found):
         mine = [each for each in found if (each.scan, each.structure) == structure and each.dice_generated is not None]
         means = {name: _mean(each.dice_generated for each in mine if each.method == name) for name in names}
         surface = {name: _mean(each.surface_mm for each in mine if each.method == name) for name in names}
         winner = _winner(means, "dice_generated")
-        best_rival = max((means[name] for name in rivals if means[name] is not None), default=None)
+        best_interpolator = max((means[name] for name in interpolators if means[name] is not None), default=None)
         ours = means.get(OURS[0])
-        lead = "-" if ours is None or best_rival is None else f"{ours - best_rival:+.4f}"
-        nearest = min((surface[name] for name in rivals if surface[name] is not None), default=None)
+        lead = "-" if ours is None or best_interpolator is None else f"{ours - best_interpolator:+.4f}"
+        nearest = min((surface[name] for name in interpolators if surface[name] is not None), default=None)
         count = len({_case(each) for each in mine})
         cells = [f"{structure[1]} ({structure[0]})", str(count)]
         cells += [_cell(means[name], 4, name == winner) for name in names]

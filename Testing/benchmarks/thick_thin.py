@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from CycleINRLib.evaluation.case import ON_GRID, Case, Protocol
+from CycleINRLib.evaluation.case import ON_GRID, Acquisition, Case
 from CycleINRLib.imaging import accuracy, intensity, noise
 from CycleINRLib.imaging.accuracy import Likeness
 from CycleINRLib.imaging.intensity import CT_RANGE_HU
@@ -23,7 +23,7 @@ def pair_case(thick: Volume, thin: Volume, thickness_mm: float, profile: str) ->
     weights = profile_weights(centers, ratio * z_scale, len(thin.values), profile)
     source = replace(thick, thickness_mm=thickness_mm)
     first = int(np.ceil(center - ON_GRID))
-    return Case(thin, source, Protocol(z_scale, profile, ratio), "CT", weights, center, first)
+    return Case(thin, source, Acquisition(z_scale, profile, ratio), "CT", weights, center, first)
 
 
 def agreement(averaged: np.ndarray, thick: np.ndarray) -> dict[str, float]:

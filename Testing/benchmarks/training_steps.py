@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a bare checkout
 
 import CycleINRLib as cycleinr
-from CycleINRLib.evaluation.case import Case, Protocol, central_block
+from CycleINRLib.evaluation.case import Acquisition, Case, central_block
 from CycleINRLib.io.discover import find_scans, read_volume
 from CycleINRLib.network.model import CycleINR
 from CycleINRLib.network.weights import find_model, load_model
@@ -117,7 +117,7 @@ def rows(asked: argparse.Namespace) -> list[Row]:
         for part, samples in (("network", learning), ("texture", textured))
     }
     scored = [draw_batch(held_out, plain, 4, 77, n).to(asked.device) for n in range(SCORED)]
-    case = Case.of(central_block(known[0][0].slices_first("k"), CROP), Protocol(Z_SCALE))
+    case = Case.of(central_block(known[0][0].slices_first("k"), CROP), Acquisition(Z_SCALE))
     found = []
     for model in asked.models:
         for precision in asked.precisions:

@@ -28,7 +28,7 @@ from CycleINRLib.network.weights import (  # noqa: E402
     weights_sha256,  # noqa: E402
 )
 
-RIVALS = ("cubic", "cubic + projection")
+INTERPOLATORS = ("cubic", "cubic + projection")
 BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 FIGURES = (
     "psnr_generated", "psnr_all", "ssim", "gradient_error", "snli", "snli_detrended", "generated_gap", "noise_ratio",
@@ -45,8 +45,8 @@ def columns_of(record: dict, digest: str) -> list[str]:
 
 
 def card_figures(record: dict, ours: list[str]) -> dict:
-    """Every case with the figures of the rivals and of ours, for the card."""
-    shown = [name for name in record["methods"] if name in (*ours, "linear", *RIVALS)]
+    """Every case with the figures of the interpolators and of ours, for the card."""
+    shown = [name for name in record["methods"] if name in (*ours, "linear", *INTERPOLATORS)]
     facts = ("scan", "modality", "z_scale", "profile", "ratio", "phase", "noise_ceiling")
     cases = [
         {name: case[name] for name in facts}
@@ -91,7 +91,7 @@ def _where(record: dict) -> str:
 
 
 def _gains(cases: list[dict], name: str) -> str:
-    gains = [[lead(case, name, [rival]) for rival in RIVALS] for case in cases]
+    gains = [[lead(case, name, [interpolator]) for interpolator in INTERPOLATORS] for case in cases]
     known = [pair for pair in gains if None not in pair]
     if not known:
         return "-"
@@ -101,7 +101,7 @@ def _gains(cases: list[dict], name: str) -> str:
 
 def _end(record: dict, name: str) -> str:
     cases = record["cases"]
-    leads = [lead(case, name, RIVALS) for case in cases]
+    leads = [lead(case, name, INTERPOLATORS) for case in cases]
     ahead = sum(value is not None and value > 0 for value in leads)
     gaps = [gap for case in cases if (gap := figure_of(case, name, "generated_gap")) is not None]
     gap = f"Its generated gap is {mean(gaps):+.2f} on average. " if gaps else ""

@@ -10,13 +10,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="training samples need torch")
 
 from CycleINRLib.network.model import CycleINR, NetworkConfig  # noqa: E402
-from CycleINRLib.training.degradation import Protocol  # noqa: E402
+from CycleINRLib.training.degradation import ScanProtocol  # noqa: E402
 from CycleINRLib.training.objective import Objective  # noqa: E402
 from CycleINRLib.training.patches import SampleConfig, draw_batch  # noqa: E402
 from CycleINRLib.training.scans import Scan  # noqa: E402
 
 SIZES = SampleConfig(slices=5, crop=24, places=4, smooth_share=0.0, contrast_share=0.0, noise_share=0.0, ct_share=0.0)
-OWN = Protocol(4.0, 0.8, "gaussian")
+OWN = ScanProtocol(4.0, 0.8, "gaussian")
 
 
 @pytest.fixture

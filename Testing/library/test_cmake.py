@@ -202,7 +202,8 @@ standins.install(tempfile.gettempdir(), pytest.MonkeyPatch())
 import CycleINR
 from CycleINRParts import samples
 logic = CycleINR.CycleINRLogic()
-print(CycleINR.__file__, CycleINR.CycleINRLib.__file__, samples.folder(), *logic.modelNames(), sep="\\n")
+scans = samples.files_of(samples.SAMPLES, "*")[0].parent
+print(CycleINR.__file__, CycleINR.CycleINRLib.__file__, scans, *logic.modelNames(), sep="\\n")
 """
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from CycleINRLib.imaging.profile import profile_weights
-from CycleINRLib.training.degradation import Contrast, Noise, Protocol, Smooth
+from CycleINRLib.training.degradation import Contrast, Noise, ScanProtocol, Smooth
 
 L = 240
 
@@ -28,7 +28,7 @@ def test_a_thick_slice_weakens_a_wave_as_its_profile_says(profile, response, thi
     """Box: sinc(thickness / period); a trapezoid is a box of the thickness averaged over half of it."""
     period = 20.0
     centers = np.arange(40, 200, 10.0)
-    thick = Protocol(10.0, thickness / 10, profile).thicken(_wave(period), centers)
+    thick = ScanProtocol(10.0, thickness / 10, profile).thicken(_wave(period), centers)
     expected = 1000 * np.cos(2 * np.pi * centers / period) * response(thickness / period)
     np.testing.assert_allclose(thick[:, 0, 0], expected, atol=12)  # HU of 1000: cells of one thin slice
 
@@ -37,7 +37,7 @@ def test_a_thick_slice_weakens_a_wave_as_its_profile_says(profile, response, thi
 def test_noise_falls_by_the_root_of_the_sum_of_squares_of_the_profile(profile):
     noise = np.random.default_rng(0).normal(0, 100, (L, 80, 80)).astype(np.float32)
     centers = np.arange(20, 220, 8.0)
-    thick = Protocol(8.0, 1.0, profile).thicken(noise, centers)
+    thick = ScanProtocol(8.0, 1.0, profile).thicken(noise, centers)
     weights = profile_weights(centers, 8.0, L, profile)
     expected = 100 * np.sqrt((weights**2).sum(1).mean())
     assert thick.std() == pytest.approx(expected, rel=0.02)
@@ -45,14 +45,14 @@ def test_noise_falls_by_the_root_of_the_sum_of_squares_of_the_profile(profile):
 
 def test_a_box_as_thick_as_four_slices_halves_white_noise():
     noise = np.random.default_rng(1).normal(0, 100, (L, 80, 80)).astype(np.float32)
-    thick = Protocol(4.0, 1.0, "box").thicken(noise, np.arange(10, 220, 4) + 0.5)
+    thick = ScanProtocol(4.0, 1.0, "box").thicken(noise, np.arange(10, 220, 4) + 0.5)
     assert thick.std() == pytest.approx(50, rel=0.02)
 
 
 @pytest.mark.parametrize("profile", ["box", "trapezoid", "gaussian"])
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.3])
 def test_three_places_average_a_smooth_function_as_the_profile_does(profile, ratio):
-    protocol = Protocol(20.0, ratio, profile)
+    protocol = ScanProtocol(20.0, ratio, profile)
     offsets, nodes = protocol.nodes()
     assert nodes.sum() == pytest.approx(1)
     fine = _wave(100.0)[:, 0, 0]  # five spacings long
@@ -62,13 +62,13 @@ def test_three_places_average_a_smooth_function_as_the_profile_does(profile, rat
 
 
 def test_a_slice_that_skips_is_one_place():
-    offsets, nodes = Protocol(3.0, 0.0, "skip").nodes()
+    offsets, nodes = ScanProtocol(3.0, 0.0, "skip").nodes()
     assert not offsets.any() and nodes.tolist() == [1, 0, 0]
 
 
 def test_protocols_are_drawn_within_their_ranges_and_every_profile_occurs():
     rng = np.random.default_rng(0)
-    drawn = [Protocol.drawn((1.5, 6.0), (0.0, 1.3), 0.3, 0.3, rng) for _ in range(400)]
+    drawn = [ScanProtocol.drawn((1.5, 6.0), (0.0, 1.3), 0.3, 0.3, rng) for _ in range(400)]
     assert {one.profile for one in drawn} == {"skip", "box", "gaussian", "trapezoid"}
     assert all(1.5 <= one.z_scale <= 6 and 0 <= one.ratio <= 1.3 for one in drawn)
     assert max(one.ratio for one in drawn) > 1.2
@@ -121,7 +121,7 @@ def test_magnitude_noise_is_rician_rayleigh_where_there_is_no_signal():
 @pytest.mark.parametrize("profile", ["box", "trapezoid", "gaussian", "skip"])
 def test_a_window_of_thin_slices_gives_the_same_thick_ones_as_all_of_them(profile):
     block = np.random.default_rng(0).normal(0, 100, (L, 4, 4)).astype(np.float32)
-    protocol, centers = Protocol(3.5, 1.2, profile), 80.25 + 3.5 * np.arange(6)
+    protocol, centers = ScanProtocol(3.5, 1.2, profile), 80.25 + 3.5 * np.arange(6)
     window = protocol.window(centers, L)
     assert window.stop - window.start < 60
     from_window = protocol.thicken(block[window], centers - window.start)

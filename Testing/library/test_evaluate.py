@@ -1,4 +1,4 @@
-"""Evaluation against a known truth: thick slices, rivals, ceilings, and the outside second opinion."""
+"""Evaluation against a known truth: thick slices, interpolators, ceilings, and the outside second opinion."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from CycleINRLib.errors import RequestError, VolumeError
 from CycleINRLib.evaluation import score as ev
-from CycleINRLib.evaluation.case import Case, Protocol, central_block
-from CycleINRLib.evaluation.interpolators import RIVALS
+from CycleINRLib.evaluation.case import Acquisition, Case, central_block
+from CycleINRLib.evaluation.interpolators import INTERPOLATORS
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 
@@ -25,7 +25,7 @@ def ramp(slices: int = 40) -> Volume:
 @pytest.mark.parametrize("profile", ["box", "gaussian", "skip"])
 @pytest.mark.parametrize("z_scale", [2.0, 3.5, 4.0])
 def test_thick_slices_lie_where_their_values_say(z_scale: float, profile: str):
-    case = Case.of(ramp(), Protocol(z_scale, profile))
+    case = Case.of(ramp(), Acquisition(z_scale, profile))
     centers = case.first + z_scale * np.arange(len(case.source.values))
     inner = slice(1, -1)  # a profile that leaves the scan is cut there
     assert case.source.values[inner, 0, 0] == pytest.approx(10 * centers[inner], abs=6 if profile == "skip" else 1)
@@ -36,13 +36,13 @@ def test_thick_slices_lie_where_their_values_say(z_scale: float, profile: str):
     assert case.source.values.dtype == np.int16
 
 
-def scored(scan: Volume, protocol: Protocol, **methods) -> dict[str, dict]:
-    return ev.evaluate(scan, [protocol], methods or RIVALS)[0]["results"]
+def scored(scan: Volume, protocol: Acquisition, **methods) -> dict[str, dict]:
+    return ev.evaluate(scan, [protocol], methods or INTERPOLATORS)[0]["results"]
 
 
 @pytest.mark.parametrize("profile, phase", [("box", 0.5), ("gaussian", 1.25), ("skip", 2.0)])
 def test_a_phase_moves_the_thick_slices_and_the_target_stays_on_thin_ones(profile: str, phase: float):
-    case = Case.of(ramp(), Protocol(4.0, profile, phase=phase))
+    case = Case.of(ramp(), Acquisition(4.0, profile, phase=phase))
     centers = 4 + phase + 4.0 * np.arange(case.count)
     assert case.source.values[1:-1, 0, 0] == pytest.approx(10 * centers[1:-1], abs=1)
     assert case.source.geometry.ras_of(np.zeros(3))[2] == pytest.approx(0.8 * centers[0])
@@ -55,7 +55,7 @@ def test_a_phase_moves_the_thick_slices_and_the_target_stays_on_thin_ones(profil
 def test_thinner_and_thicker_slices_than_their_spacing_average_less_and_more(mr_thin: Volume):
     noise = {}
     for ratio in (0.25, 1.0, 1.3):
-        case = Case.of(mr_thin, Protocol(4.0, "box", ratio))
+        case = Case.of(mr_thin, Acquisition(4.0, "box", ratio))
         assert case.source.thickness_mm == pytest.approx(ratio * 4 * mr_thin.spacing_mm[0])
         noise[ratio] = np.abs(np.diff(case.source.values.astype(float), 2, axis=1)).mean()
     assert noise[0.25] > noise[1.0] > noise[1.3]
@@ -68,7 +68,7 @@ def test_a_truth_that_is_given_back_scores_without_error_or_gap(mr_thin: Volume)
     def shifted(case: Case):
         yield case.truth.values[case.first - 1 : case.first - 1 + len(case.positions)]
 
-    results = scored(mr_thin, Protocol(4.0, "skip"), truth=truth, late=shifted)
+    results = scored(mr_thin, Acquisition(4.0, "skip"), truth=truth, late=shifted)
     exact, late = results["truth"], results["late"]
     assert exact["psnr_generated"] is None  # infinite
     assert [exact["ssim"], *exact["ssim_planes"].values()] == pytest.approx([1, 1, 1, 1], abs=2e-5)
@@ -86,18 +86,18 @@ def test_the_best_step_of_a_method_counts_and_each_figure_picks_its_own(mr_thin:
     def middle(case: Case):
         yield list(steps(case))[1]
 
-    results = scored(mr_thin, Protocol(3.0), steps=steps, middle=middle)
+    results = scored(mr_thin, Acquisition(3.0), steps=steps, middle=middle)
     several, one = results["steps"], results["middle"]
     assert (several["psnr_generated"], several["psnr_all"]) == (one["psnr_generated"], one["psnr_all"])
 
 
 def test_projection_gains_on_thick_slices_and_generated_slices_are_harder_than_all(mr_thin: Volume):
-    thick = scored(mr_thin, Protocol(4.0))
+    thick = scored(mr_thin, Acquisition(4.0))
     psnr = {name: figures["psnr_generated"] for name, figures in thick.items()}
     assert psnr["linear"] < psnr["cubic"] < psnr["cubic + projection"]
     assert psnr["sinc"] == pytest.approx(psnr["cubic"], abs=0.5)
     assert thick["cubic + projection"]["facts"]["step"] > 0
-    thin = scored(mr_thin, Protocol(4.0, "skip"))
+    thin = scored(mr_thin, Acquisition(4.0, "skip"))
     assert thin["cubic"]["psnr_generated"] < thin["cubic"]["psnr_all"]
     assert thin["linear"]["generated_gap"] > 0.1
 
@@ -105,11 +105,11 @@ def test_projection_gains_on_thick_slices_and_generated_slices_are_harder_than_a
 def test_projection_as_matrices_is_the_loop_it_stands_for(mr_thin: Volume):
     from scipy.interpolate import make_interp_spline
 
-    case = Case.of(central_block(mr_thin, 16), Protocol(3.5, "gaussian"))
+    case = Case.of(central_block(mr_thin, 16), Acquisition(3.5, "gaussian"))
     thick = case.source.values.astype(float)
     grid = np.clip(case.thin_places, 0, case.count - 1)
     x = make_interp_spline(np.arange(case.count), thick, axis=0)(grid)
-    for attempt in RIVALS["cubic + projection"](case):
+    for attempt in INTERPOLATORS["cubic + projection"](case):
         seen = x[case.first : case.first + len(case.positions)]
         assert np.abs(attempt.values - seen).max() < 0.02
         missing = thick - np.tensordot(case.weights, x, 1)
@@ -117,7 +117,7 @@ def test_projection_as_matrices_is_the_loop_it_stands_for(mr_thin: Volume):
 
 
 def test_a_gap_is_told_where_no_target_slice_lies_at_an_acquired_one(mr_thin: Volume):
-    figures = scored(mr_thin, Protocol(3.0, "box", phase=0.5), linear=RIVALS["linear"])["linear"]
+    figures = scored(mr_thin, Acquisition(3.0, "box", phase=0.5), linear=INTERPOLATORS["linear"])["linear"]
     assert figures["generated_gap"] > 0.05
 
 
@@ -126,7 +126,7 @@ def test_the_ceiling_of_white_noise_is_its_own_level():
     values = np.rint(100 + rng.normal(0, 20, (60, 64, 64))).astype(np.int16)
     noise = Volume(values, Geometry.from_spacing(values.shape, (1.0, 1.0, 1.0)), "CT", "HU", name="noise")
     expected = 10 * np.log10(2000**2 / 20**2)
-    thick, thin = (ev.Ruler(Case.of(noise, Protocol(3.0, profile))) for profile in ("box", "skip"))
+    thick, thin = (ev.Ruler(Case.of(noise, Acquisition(3.0, profile))) for profile in ("box", "skip"))
     for ruler in (thick, thin):
         ceiling = ruler.noise_ceiling()
         assert ceiling["sigma"] == pytest.approx(20, rel=0.03)
@@ -148,16 +148,16 @@ def test_smooth_noise_makes_the_ceiling_too_high_and_the_one_through_the_slices_
     smooth = gaussian_filter(rng.normal(0, 1, (60, 64, 64)), (0, 0.8, 0.8))
     values = np.rint(100 + 20 * smooth / smooth.std()).astype(np.int16)
     noise = Volume(values, Geometry.from_spacing(values.shape, (1.0, 1.0, 1.0)), "CT", "HU", name="noise")
-    ceiling = ev.Ruler(Case.of(noise, Protocol(4.0, "skip"))).noise_ceiling()
+    ceiling = ev.Ruler(Case.of(noise, Acquisition(4.0, "skip"))).noise_ceiling()
     assert ceiling["sigma"] < 8
     assert ceiling["sigma_through"] == pytest.approx(20, rel=0.05)
 
 
 def test_too_few_slices_are_refused_with_the_number_that_would_do():
     with pytest.raises(VolumeError, match=r"Found: 20\. Next: take a scan of at least 25") as refused:
-        Case.of(ramp(20), Protocol(4.0))
+        Case.of(ramp(20), Acquisition(4.0))
     assert refused.value.exit_code == 3
-    Case.of(ramp(25), Protocol(4.0))
+    Case.of(ramp(25), Acquisition(4.0))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_too_few_slices_are_refused_with_the_number_that_would_do():
 )
 def test_an_impossible_protocol_is_refused(asked: dict):
     with pytest.raises(RequestError):
-        Protocol(**asked)
+        Acquisition(**asked)
 
 
 def test_a_central_block_keeps_its_place(mr_thin: Volume):
@@ -189,21 +189,21 @@ def test_a_central_block_keeps_its_place(mr_thin: Volume):
     "scan, modality, z_scale, profile",
     [("ct_chest_stephamar_0117", "CT", 3.5, "box"), ("mr_t1_brain_brainmrt", "MR", 4.0, "gaussian")],
 )
-def test_degraded_scan_and_rivals_agree_with_the_outside_yardstick(
+def test_degraded_scan_and_interpolators_agree_with_the_outside_yardstick(
     yardstick: Callable, scan: str, modality: str, z_scale: float, profile: str
 ):
     outside = yardstick(scan)
     outside.degrade(z_scale, profile)
     thin = outside.thin()
     truth = Volume(thin, Geometry.from_spacing(thin.shape, (1.0, 1.0, 1.0)), modality, name=scan)
-    case = Case.of(truth, Protocol(z_scale, profile))
+    case = Case.of(truth, Acquisition(z_scale, profile))
     # float32 or float64 sums may round a half to either side
     difference = np.abs(case.source.values.astype(int) - outside.source())
     assert difference.max() <= 1 and difference.mean() < 0.01
 
-    record = ev.evaluate(truth, [case.protocol], RIVALS)[0]
+    record = ev.evaluate(truth, [case.protocol], INTERPOLATORS)[0]
     ours = record["results"]
-    outside.write_result(next(RIVALS["linear"](case)).values.round().astype(np.int16), z_scale)
+    outside.write_result(next(INTERPOLATORS["linear"](case)).values.round().astype(np.int16), z_scale)
     theirs = outside.score(modality, profile)
     names = {"linear": "linear", "cubic": "cubic", "cubic_projection": "cubic + projection"}
     for their_name, name in names.items():
@@ -227,7 +227,7 @@ def test_the_score_of_a_real_run_agrees_with_the_outside_yardstick(
     outside.degrade(z_scale, profile)
     thin = outside.thin()
     truth = Volume(thin, Geometry.from_spacing(thin.shape, (1.0, 1.0, 1.0)), modality, name=scan)
-    case = Case.of(truth, Protocol(z_scale, profile))
+    case = Case.of(truth, Acquisition(z_scale, profile))
     ours, output = ev.Ruler(case).score(ev.PRODUCT, ev.product(device="cpu", model="light"))
     outside.write_result(output, z_scale)
     theirs = outside.score(modality, profile)
@@ -240,7 +240,9 @@ def test_the_score_of_a_real_run_agrees_with_the_outside_yardstick(
 
 def test_scores_of_a_turned_scan_are_those_of_the_scan(mr_thin: Volume):
     turned = replace(mr_thin.slices_back("i"), slice_axis="i").slices_first("i")
-    seen, expected = (scored(scan, Protocol(4.0), cubic=RIVALS["cubic"])["cubic"] for scan in (turned, mr_thin))
+    seen, expected = (
+        scored(scan, Acquisition(4.0), cubic=INTERPOLATORS["cubic"])["cubic"] for scan in (turned, mr_thin)
+    )
     assert seen["psnr_generated"] == expected["psnr_generated"]
 
 
@@ -248,7 +250,10 @@ def test_the_network_at_a_fractional_phase_answers_on_the_thin_slices(mr_thin: V
     pytest.importorskip("torch")
     thin = central_block(mr_thin, 32)
     results = scored(
-        thin, Protocol(3.0, "box", phase=0.5), cubic=RIVALS["cubic"], ours=ev.product(device="cpu", model="light")
+        thin,
+        Acquisition(3.0, "box", phase=0.5),
+        cubic=INTERPOLATORS["cubic"],
+        ours=ev.product(device="cpu", model="light"),
     )
     assert results["ours"]["psnr_generated"] > results["cubic"]["psnr_generated"]  # half a slice off costs several dB
     assert results["ours"]["facts"]["consistency"] == "project"

@@ -12,7 +12,7 @@ import pytest
 
 from CycleINRLib.cli.main import main
 from CycleINRLib.evaluation import runner as evaluation_cases
-from CycleINRLib.evaluation.case import Case, Protocol, central_block
+from CycleINRLib.evaluation.case import Acquisition, Case, central_block
 from CycleINRLib.evaluation.pictures import chosen, texture_curves
 from CycleINRLib.evaluation.tables import behind, case_table, lead, markdown
 from CycleINRLib.imaging.volume import Volume
@@ -74,7 +74,7 @@ def test_json_prints_the_record_alone_and_writes_nothing(scans: Path, run, tmp_p
     status, out, _ = run(scans / "mr_head.nrrd", "--z-scales", 4, *FAST, "--json")
     assert status == 0
     record = json.loads(out)
-    assert record["methods"]["cubic"]["kind"] == "rival" and record["setting"]["axis"] == "k"
+    assert record["methods"]["cubic"]["kind"] == "interpolator" and record["setting"]["axis"] == "k"
     assert list(tmp_path.iterdir()) == [scans]
 
 
@@ -108,13 +108,13 @@ def test_resume_computes_a_new_method_alone_and_a_changed_scan_again(scans: Path
     works, whole = [], evaluation_cases.do_case
     monkeypatch.setattr(evaluation_cases, "do_case", lambda work: works.append(work) or whole(work))
     assert run(*asked, "--resume", "--methods", "linear", "cubic")[0] == 0
-    assert [one.name for one in works[0].contenders] == ["linear"]
+    assert [one.name for one in works[0].methods] == ["linear"]
     results = record_of(tmp_path / "out")["cases"][0]["results"]
     assert list(results) == ["linear", "cubic"] and results["cubic"] == before
     scan = read(scans / "mr_head.nrrd")
     write(scan.with_values(scan.values[:, ::-1]), scans / "mr_head.nrrd", overwrite=True)
     assert run(*asked, "--resume", "--methods", "cubic")[0] == 0
-    assert [one.name for one in works[1].contenders] == ["cubic"]
+    assert [one.name for one in works[1].methods] == ["cubic"]
 
 
 def test_sources_are_written_in_their_place_and_added_results_are_scored(scans: Path, run, tmp_path: Path):
@@ -126,7 +126,7 @@ def test_sources_are_written_in_their_place_and_added_results_are_scored(scans: 
     answers.mkdir()
     for name, facts in told.items():
         source, truth = read(sources / f"{name}.nrrd"), read(scans / f"{facts['scan']}.nrrd")
-        case = Case.of(truth, Protocol(4.0, facts["profile"], phase=facts["phase"]))
+        case = Case.of(truth, Acquisition(4.0, facts["profile"], phase=facts["phase"]))
         assert source.geometry.same_place_as(case.source.geometry)
         assert source.thickness_mm == (None if facts["profile"] == "skip" else pytest.approx(facts["thickness_mm"]))
         write(truth.with_values(case.wanted, case.target), answers / f"{name}.nrrd")
@@ -142,7 +142,7 @@ def test_sources_are_written_in_their_place_and_added_results_are_scored(scans: 
 
 def test_an_added_result_on_another_grid_is_resampled_and_says_so(scans: Path, run, tmp_path: Path):
     truth = read(scans / "mr_head.nrrd")
-    case = Case.of(truth, Protocol(4.0))
+    case = Case.of(truth, Acquisition(4.0))
     folder = tmp_path / "answers"
     folder.mkdir()
     shape = (len(case.positions) + 4, *truth.values.shape[1:])
@@ -216,7 +216,7 @@ def made_up(**psnr: list[float | None]) -> dict:
         if name == "ours":
             return {"kind": "model", "model": "light", "texture": 0.0, "texture_is_default": True,
                     "consistency": "auto", "sha256": "0" * 64}  # fmt: skip
-        return {"kind": "rival", "about": "closed form"}
+        return {"kind": "interpolator", "about": "closed form"}
 
     count = len(next(iter(psnr.values())))
     empty = dict.fromkeys(("snli", "snli_detrended", "generated_gap", "noise_ratio"))
@@ -242,7 +242,7 @@ def test_the_table_tells_leads_and_the_cases_behind_cubic():
     assert "lead" not in case_table(record, "snli")
 
 
-def test_a_picture_has_room_for_the_best_rivals_and_ours():
+def test_a_picture_has_room_for_the_best_interpolators_and_ours():
     record = made_up(linear=[20.0], cubic=[30.0], projection=[31.0], ours=[29.0])
     assert chosen(record["cases"][0], record) == ["projection", "cubic", "ours"]
 

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
-from CycleINRLib.evaluation.case import Case, Protocol  # noqa: E402
+from CycleINRLib.evaluation.case import Acquisition, Case  # noqa: E402
 from CycleINRLib.imaging import accuracy, intensity  # noqa: E402
 
 
@@ -20,8 +20,8 @@ def bench(benchmark_module):
 def test_psnr_at_the_fitted_gain_is_that_of_a_run_with_it(bench, mr_thin):
     block = mr_thin.values[:30, 10:42, 10:42]
     truth = mr_thin.with_values(block, mr_thin.geometry.cropped((0, 10, 10), block.shape))
-    row = bench.row_of(truth, Protocol(2, "skip"), "light")
-    case = Case.of(truth, Protocol(2, "skip"))
+    row = bench.row_of(truth, Acquisition(2, "skip"), "light")
+    case = Case.of(truth, Acquisition(2, "skip"))
     floats = case.source.with_values(case.source.values.astype(np.float32))
     result = cycleinr.upsample(floats, z_scale=2, profile="skip", modality="mr", texture=0.0).volume.values
     generated = slice(3, len(result) - 3, 2)

@@ -53,7 +53,7 @@ def test_a_speed_is_that_of_one_model_device_and_precision(empty_cache, thick_ct
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(empty_cache, monkeypatch):
-    monkeypatch.setattr(machine, "MOST", 3)
+    monkeypatch.setattr(machine, "_MOST", 3)
     for n in (1, 2, 3, 1, 4):  # 1 is told again, so 2 is the oldest
         machine.remember("kind", str(n), {"n": n})
     assert [n for n in range(1, 5) if machine.recall("kind", str(n))] == [1, 3, 4]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import CycleINRLib as cycleinr
-from CycleINRLib.evaluation.case import Case, Protocol
+from CycleINRLib.evaluation.case import Acquisition, Case
 from CycleINRLib.imaging.geometry import Geometry
 
 torch = pytest.importorskip("torch")
@@ -176,7 +176,7 @@ def ramp_case(z_scale: float = 4.0, pixel_mm: float = 0.9, profile: str = "box")
     values = (k + 0.3 * j * i).astype(np.float32)
     geometry = Geometry.from_spacing(values.shape, (1.0, pixel_mm, pixel_mm))
     volume = cycleinr.Volume(values, geometry, "MR", "", 1.0, "k", name="ramp")
-    return Case.of(volume, Protocol(z_scale, profile))
+    return Case.of(volume, Acquisition(z_scale, profile))
 
 
 def made_of(case: Case, declared: cycleinr.Volume, pixel_mm: float) -> cycleinr.Volume:
@@ -220,7 +220,7 @@ def test_registration_finds_a_quarter_of_a_slice():
     smooth = torch.nn.functional.avg_pool3d(torch.from_numpy(rng.standard_normal((1, 1, 64, 15, 14))), 5, 1).numpy()
     truth = case.truth.with_values(100 * smooth[0, 0].astype(np.float32))
     truth = replace(truth, modality="MR")
-    case = Case.of(truth, Protocol(2.0, "skip"))
+    case = Case.of(truth, Acquisition(2.0, "skip"))
     wanted = case.wanted.astype(float)
     later = wanted.copy()
     later[:-1] = 0.75 * wanted[:-1] + 0.25 * wanted[1:]  # shows what comes a quarter of a slice later

@@ -119,7 +119,9 @@ def test_the_zoomed_part_holds_the_detail_and_stays_inside(rows: int, columns: i
     at_row, at_column = int(0.7 * rows), int(0.3 * columns)
     values[at_row - 3 : at_row + 3, at_column - 3 : at_column + 3] = np.indices((6, 6)).sum(0) % 2
     extent = (10.0, 10.0 + columns, -5.0, -5.0 + rows)
-    left, right, bottom, top = pictures.detailed_part(pictures.Plane(values, extent, "coronal"), extent, (0.0, 1.0))
+    left, right, bottom, top = pictures.detailed_part(
+        pictures.PicturePlane(values, extent, "coronal"), extent, (0.0, 1.0)
+    )
     assert extent[0] <= left <= 10 + at_column - 3 and 10 + at_column + 3 <= right <= extent[1] + 1e-9
     assert extent[2] - 1e-9 <= bottom <= extent[3] - at_row - 3 and extent[3] - at_row + 3 <= top <= extent[3]
 

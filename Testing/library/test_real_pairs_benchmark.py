@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import real_pairs as rp  # noqa: E402
 
-RIVALS = {"linear", "cubic", "sinc", "histospline", "cubic + projection"}
+INTERPOLATORS = {"linear", "cubic", "sinc", "histospline", "cubic + projection"}
 
 
 def stack(body: Volume, axis: str, each: int) -> Volume:
@@ -50,12 +50,12 @@ def folder(tmp_path: Path, ct_thin: Volume, mr_thin: Volume) -> Path:
 
 
 def test_thick_slices_that_are_means_of_thin_ones_are_seen_as_such(folder: Path):
-    asked = rp.options([str(folder), "--rivals-only"])
+    asked = rp.options([str(folder), "--interpolators-only"])
     pair = replace(rp.PAIRS[0], source_mm=5 * 0.625)
     outcome = rp.one_pair(pair, asked)
     assert outcome.facts["thick_minus_mean_of_thin_rms_hu"] < 0.5  # rounding alone
     figures = {row.method: row.figures for row in outcome.rows}
-    assert set(figures) == RIVALS and len(outcome.rows) == len(RIVALS)
+    assert set(figures) == INTERPOLATORS and len(outcome.rows) == len(INTERPOLATORS)
     assert figures["cubic + projection"]["psnr"] > figures["linear"]["psnr"] + 0.1
     assert all(one["psnr_line"] >= one["psnr"] - 0.02 for one in figures.values())  # a line can only help
     gaussian = rp.one_pair(replace(pair, profile="gaussian"), asked)
@@ -73,19 +73,19 @@ def test_the_pair_is_scored_where_the_thick_slices_lie(folder: Path):
 
 
 def test_orthogonal_stacks_are_compared_in_place(folder: Path):
-    asked = rp.options([str(folder), "--rivals-only", "--half-mm", "16"])
+    asked = rp.options([str(folder), "--interpolators-only", "--half-mm", "16"])
     pair = replace(rp.PAIRS[2], source_mm=3.6, reference_mm=3.4)
     outcome = rp.one_pair(pair, asked)
     assert outcome.facts["shift_mm"] < 1.0 and outcome.facts["turn_deg"] < 1.5
     figures = {row.method: row.figures for row in outcome.rows}
-    assert set(figures) == RIVALS
+    assert set(figures) == INTERPOLATORS
     assert figures["linear"]["local_ncc"] > 0.8  # half a voxel off would lose it
     assert figures["cubic + projection"]["local_ncc"] > figures["linear"]["local_ncc"]
     assert figures["linear"]["sharpness"] < figures["cubic + projection"]["sharpness"] < 1.2
 
 
 def test_a_reference_elsewhere_scores_worse_than_in_place(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    asked = rp.options([str(folder), "--rivals-only", "--half-mm", "16"])
+    asked = rp.options([str(folder), "--interpolators-only", "--half-mm", "16"])
     pair = replace(rp.PAIRS[2], source_mm=3.6, reference_mm=3.4)
     still = rp.pairing.Motion(np.eye(4), 0.0, 0.0, True)
     away = np.eye(4)
@@ -95,7 +95,7 @@ def test_a_reference_elsewhere_scores_worse_than_in_place(folder: Path, monkeypa
         monkeypatch.setattr(rp.pairing.Motion, "between", lambda *_, motion=motion: motion)
         rows = rp.one_pair(pair, asked).rows
         scores.append({row.method: row.figures["local_ncc"] for row in rows})
-    assert all(scores[1][name] < scores[0][name] - 0.1 for name in RIVALS)
+    assert all(scores[1][name] < scores[0][name] - 0.1 for name in INTERPOLATORS)
 
 
 def test_our_columns_go_through_the_public_door(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -114,7 +114,7 @@ def test_our_columns_go_through_the_public_door(folder: Path, monkeypatch: pytes
 
 def test_one_command_gives_tables_and_figures(folder: Path, capsys: pytest.CaptureFixture):
     record = folder / "pairs.json"
-    rp.main([str(folder), "--rivals-only", "--pairs", "phantom", "--json", str(record)])
+    rp.main([str(folder), "--interpolators-only", "--pairs", "phantom", "--json", str(record)])
     assert [one["facts"]["kind"] for one in json.loads(record.read_text())] == ["thick and thin"] * 2
     shown = capsys.readouterr().out
     assert shown.count("\n| headphantom_dcmqact_s2010_5mm onto headphantom_dcmqact_s2020_1mm |") == 5

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from CycleINRLib.adapting.realism import (
-    Sample,
+    PatchSample,
     classifier_auc,
     compare,
     draw_sample,
@@ -151,7 +151,7 @@ def test_the_classifier_sees_a_change_of_spread_and_is_tested_on_other_places():
 
 def test_comparing_a_sample_with_itself_finds_nothing():
     random = np.random.default_rng(0)
-    sample = Sample(random.normal(0, 1, (80, 5)), np.linspace(0, 1, 80))
+    sample = PatchSample(random.normal(0, 1, (80, 5)), np.linspace(0, 1, 80))
     found = compare(sample, sample, random)
     assert found["mmd2"] <= 0 and found["p"] > 0.5 and found["auc"] == pytest.approx(0.5)
 

@@ -100,10 +100,10 @@ def test_a_region_elsewhere_or_without_size_is_refused(a_scan):
 
 def test_a_new_region_is_fitted_to_the_scan_and_a_drawn_one_is_left_alone(a_scan):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
-    region.fit(node, a_scan)
+    region.give_size(node, a_scan)
     assert inside(a_scan, node).values.shape == (10, 12, 14)
     drawn = a_region((-3, 27, 117.5), (8, 6, 17))
-    region.fit(drawn, a_scan)
+    region.give_size(drawn, a_scan)
     assert inside(a_scan, drawn).values.shape == (4, 4, 4)
-    region.fit(None, a_scan)
-    region.fit(node, None)
+    region.give_size(None, a_scan)
+    region.give_size(node, None)

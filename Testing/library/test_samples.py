@@ -13,7 +13,7 @@ from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
 from CycleINRLib.imaging.interpolation import base_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.training import patches  # noqa: E402
-from CycleINRLib.training.degradation import Protocol  # noqa: E402
+from CycleINRLib.training.degradation import ScanProtocol  # noqa: E402
 from CycleINRLib.training.patches import Places, SampleConfig, Scan, draw_batch  # noqa: E402
 
 SAMPLES = SampleConfig(slices=6, crop=24, margin=4, places=4, z_scale=(1.5, 3.5))
@@ -157,7 +157,7 @@ def test_a_scan_is_drawn_as_often_as_its_share_says(mr_thin):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "share"), [(Protocol(2.0, 0.0, "skip"), 1 / 6), (Protocol(2.0, 1.0, "box"), 1 / 2)]
+    ("protocol", "share"), [(ScanProtocol(2.0, 0.0, "skip"), 1 / 6), (ScanProtocol(2.0, 1.0, "box"), 1 / 2)]
 )
 def test_slices_that_consistency_keeps_are_seldom_asked_for(protocol, share):
     inside, rng = np.arange(10, 410), np.random.default_rng(0)  # every second one is acquired

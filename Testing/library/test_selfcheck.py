@@ -259,5 +259,5 @@ def test_the_cycle_is_told_for_kept_slices_too(small_mr):
 def test_the_block_is_the_middle_and_never_larger_than_said():
     values = np.zeros((60, 200, 100))
     values[30, 100, 50] = 1
-    block = selfcheck.central_block(values)
+    block = selfcheck.middle_block(values)
     assert block.shape == (48, 128, 100) and block[24, 64, 50] == 1

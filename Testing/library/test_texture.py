@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="the network needs torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import Cancelled  # noqa: E402
-from CycleINRLib.evaluation.case import Case, Protocol  # noqa: E402
+from CycleINRLib.evaluation.case import Acquisition, Case  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
 from CycleINRLib.upsampling import engine  # noqa: E402
 from CycleINRLib.upsampling import preview as tasks_preview  # noqa: E402
@@ -21,7 +21,7 @@ from CycleINRLib.upsampling.texture import ALLOWED, fit_texture  # noqa: E402
 
 @pytest.fixture(scope="module")
 def thick(mr_thin):
-    return Case.of(mr_thin, Protocol(3, "skip")).source
+    return Case.of(mr_thin, Acquisition(3, "skip")).source
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_preview_has_the_texture_of_the_whole(thick, result):
 
 
 def test_several_planes_are_those_of_single_previews_and_fitted_once(ct_thin, monkeypatch):
-    thick = Case.of(ct_thin, Protocol(3, "box")).source
+    thick = Case.of(ct_thin, Acquisition(3, "box")).source
     fits: list[str] = []
     real = tasks_preview.fit
     monkeypatch.setattr(tasks_preview, "fit", lambda *rest: fits.append("fit") or real(*rest))
@@ -77,7 +77,7 @@ def test_a_texture_that_is_asked_for_is_not_fitted(thick):
 
 
 def test_too_few_slices_get_least_error(mr_thin):
-    source = Case.of(mr_thin, Protocol(3, "skip")).source
+    source = Case.of(mr_thin, Acquisition(3, "skip")).source
     few = source.with_values(source.values[:5], source.geometry.cropped((0, 0, 0), (5, *source.values.shape[1:])))
     assert cycleinr.upsample(few, z_scale=3, axis="k").report["texture"] == 0
 
@@ -93,7 +93,7 @@ def test_one_encoding_gives_the_texture_that_two_runs_give(ct_thin, profile, mon
             found.append((output, beside))
         return found
 
-    thick = Case.of(ct_thin, Protocol(3, profile)).source
+    thick = Case.of(ct_thin, Acquisition(3, profile)).source
     job = UpsampleJob(z_scale=3, axis="k", profile=profile)
     settled = []
     for way in (Engine.at_textures, twice):
@@ -108,7 +108,7 @@ def test_one_encoding_gives_the_texture_that_two_runs_give(ct_thin, profile, mon
 def interpolated(mr_thin):
     """A thick scan whose pixels are twice as many as its scanner resolved."""
     fine = ndimage.gaussian_filter(mr_thin.values.astype(np.float32), (0, 0.8, 0.8))
-    return Case.of(mr_thin.with_values(np.rint(fine).astype(mr_thin.values.dtype)), Protocol(4, "skip")).source
+    return Case.of(mr_thin.with_values(np.rint(fine).astype(mr_thin.values.dtype)), Acquisition(4, "skip")).source
 
 
 def test_detail_finer_than_the_scan_has_is_smoothed_away_by_no_more_than_needed(interpolated):
@@ -137,5 +137,5 @@ def test_a_smoothed_preview_is_that_of_the_whole_in_both_directions(interpolated
 def test_smoothed_slabs_are_the_whole(interpolated, monkeypatch):
     asked = {"z_scale": 4, "axis": "k", "profile": "skip", "texture": -0.7}
     whole = cycleinr.upsample(interpolated, **asked).volume.values
-    monkeypatch.setattr(engine, "rows_within", lambda *_: 16)
+    monkeypatch.setattr(engine, "usual_rows", lambda *_: 16)
     assert np.abs(cycleinr.upsample(interpolated, **asked).volume.values.astype(int) - whole).max() <= 1

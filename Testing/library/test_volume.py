@@ -7,7 +7,7 @@ import pytest
 
 from CycleINRLib.errors import VolumeError
 from CycleINRLib.imaging.geometry import Geometry
-from CycleINRLib.imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality, rescaled
+from CycleINRLib.imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality, rescaled, storable
 
 
 def volume_of(values: np.ndarray, spacing=(5.0, 1.0, 1.0), **facts) -> Volume:
@@ -115,3 +115,23 @@ def test_sixteen_labels_are_a_label_map_and_seventeen_values_a_scan():
         check_usable(volume_of(ramp % 16))
     check_usable(volume_of(ramp % 17))
     check_usable(volume_of((ramp % 5) / 2))  # halves are no labels
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kept"),
+    [
+        ([0, 5], "int16"),
+        ([0, 60000], "uint16"),
+        ([-1, 60000], "int32"),
+        ([0, 2**32 - 1], "uint32"),
+        ([2**40], "float64"),
+    ],
+)
+def test_integers_of_64_bits_are_stored_in_the_smallest_type_that_holds_them(numbers, kept):
+    stored = storable(np.array(numbers, np.int64))
+    assert stored.dtype == kept and stored.tolist() == numbers
+
+
+def test_what_is_no_number_is_not_stored():
+    with pytest.raises(VolumeError):
+        storable(np.zeros(3, complex))

@@ -196,7 +196,7 @@ def test_missing_sample_data_are_not_registered(the_module, monkeypatch, tmp_pat
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace())
     from CycleINRParts import samples
 
-    monkeypatch.setattr(samples, "folder", lambda: tmp_path)
+    monkeypatch.setattr(samples, "SAMPLES", (tmp_path,))
     the_module.registerSampleData()
 
 

@@ -32,7 +32,7 @@ import numpy as np
 import CycleINRLib as cycleinr
 from CycleINRLib.cli.train import read_scan
 from CycleINRLib.evaluation import score as ev
-from CycleINRLib.evaluation.case import Case, Protocol, central_block
+from CycleINRLib.evaluation.case import Acquisition, Case, central_block
 from CycleINRLib.imaging.intensity import IntensityScale
 from CycleINRLib.imaging.volume import guess_modality
 from CycleINRLib.io.discover import find_scans
@@ -62,7 +62,7 @@ NO_VERDICT = (
 
 
 @dataclass(frozen=True)
-class Rival:
+class Compared:
     """One line of the table: how it is called, how it is computed, what is known of it beside its scores."""
 
     name: str
@@ -76,7 +76,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="thin-slice scans that no training touched, slices along k")
     parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="SCAN:Z:PROFILE", help="a ratio may follow")
     parser.add_argument("--crop", type=int, default=96, help="central rows and columns; 0: whole slices")
-    parser.add_argument("--only", nargs="*", choices=[*training.RECIPES, "eclare"], help="what runs beside the rivals")
+    parser.add_argument("--only", nargs="*", choices=[*training.RECIPES, "eclare"], help="what runs beside the others")
     parser.add_argument("--train", type=Path, help="thin-slice scans to train on")
     parser.add_argument("--facts", type=Path, help="which of them, and which are held out, as cycleinr train --scans")
     parser.add_argument("--minutes", type=float, default=20.0, help="of each of the three trainings")
@@ -99,7 +99,7 @@ def case_of(text: str, folder: Path, crop: int) -> Case:
     """From "SCAN:Z:PROFILE" or "SCAN:Z:PROFILE:RATIO"; exits with one line where it cannot be."""
     try:
         scan, z_scale, profile, *ratio = text.split(":")
-        protocol = Protocol(float(z_scale), profile, *map(float, ratio))
+        protocol = Acquisition(float(z_scale), profile, *map(float, ratio))
     except (ValueError, TypeError):
         sys.exit(f"peers: {text!r} is no case: write SCAN:Z:PROFILE, such as mr_brain:4:gaussian")
     path = next((path for path in sorted(folder.iterdir()) if _named(path, scan)), None)
@@ -115,17 +115,17 @@ def _named(path: Path, scan: str) -> bool:
     return any(path.name == scan + ending for ending in ENDINGS)
 
 
-# --- rivals -------------------------------------------------------------------------------------------------------
-def rivals(asked: argparse.Namespace) -> list[Rival]:
+# --- methods ------------------------------------------------------------------------------------------------------
+def compared(asked: argparse.Namespace) -> list[Compared]:
     """Everything that is scored; trains what has to be trained."""
-    found = [Rival(name, ev.RIVALS[name]) for name in INTERPOLATORS]
-    found.append(Rival("CycleINR light, bundled", ev.product(model="light"), _parameters("light")))
+    found = [Compared(name, ev.INTERPOLATORS[name]) for name in INTERPOLATORS]
+    found.append(Compared("CycleINR light, bundled", ev.product(model="light"), _parameters("light")))
     scans = list(_scans(asked)) if set(asked.only) & set(training.RECIPES) else []
     for name in training.RECIPES:
         if name in asked.only:
             found.append(_trained(name, scans, asked))
     if "eclare" in asked.only:
-        found.append(Rival(_eclare_title(asked), EclareRun(asked), eclare.PARAMETERS, {"patches": asked.patches}))
+        found.append(Compared(_eclare_title(asked), EclareRun(asked), eclare.PARAMETERS, {"patches": asked.patches}))
     return found
 
 
@@ -139,7 +139,7 @@ def _scans(asked: argparse.Namespace) -> Iterator[Any]:
             yield read_scan(place, facts["modality"])
 
 
-def _trained(name: str, scans: list[Any], asked: argparse.Namespace) -> Rival:
+def _trained(name: str, scans: list[Any], asked: argparse.Namespace) -> Compared:
     asked.work.mkdir(parents=True, exist_ok=True)
     path = asked.work / f"{name}_{asked.minutes:g}min.safetensors"
     recipe = training.RECIPES[name]
@@ -149,9 +149,9 @@ def _trained(name: str, scans: list[Any], asked: argparse.Namespace) -> Rival:
     facts = {"minutes": asked.minutes, "steps": trained.steps, "loss": trained.loss}
     if name == "light":
         title = f"CycleINR light, trained from scratch for {asked.minutes:g} minutes on CPU"
-        return Rival(title, ev.product(model=str(path)), trained.parameters, facts)
+        return Compared(title, ev.product(model=str(path)), trained.parameters, facts)
     title = f"{recipe.title} (re-implementation, trained by us for {asked.minutes:g} minutes on CPU)"
-    return Rival(title, peer(trained.network), trained.parameters, facts)
+    return Compared(title, peer(trained.network), trained.parameters, facts)
 
 
 def peer(network: Any) -> ev.Method:
@@ -198,12 +198,12 @@ def _parameters(model: str) -> int:
 
 
 # --- scores -------------------------------------------------------------------------------------------------------
-def scored(ruler: ev.Ruler, rival: Rival) -> dict[str, Any]:
-    """Every figure of one rival in one case."""
-    score, _ = ruler.score(rival.name, rival.method)
-    line = {**ruler.case.facts(), **asdict(score), "parameters": rival.parameters, **(rival.facts or {})}
-    if isinstance(rival.method, EclareRun) and rival.method.result is not None:
-        line |= {"seconds": round(rival.method.result.seconds, 1), "shift": rival.method.result.shift}
+def scored(ruler: ev.Ruler, one: Compared) -> dict[str, Any]:
+    """Every figure of one method in one case."""
+    score, _ = ruler.score(one.name, one.method)
+    line = {**ruler.case.facts(), **asdict(score), "parameters": one.parameters, **(one.facts or {})}
+    if isinstance(one.method, EclareRun) and one.method.result is not None:
+        line |= {"seconds": round(one.method.result.seconds, 1), "shift": one.method.result.shift}
     return line
 
 
@@ -220,7 +220,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     rows = ["| scan | thick slices | method | " + " | ".join(title for title, *_ in COLUMNS) + " | parameters |"]
     rows.append("|" + " --- |" * (len(COLUMNS) + 4))
     for line in lines:
-        protocol = Protocol(line["z_scale"], line["profile"], line["ratio"])
+        protocol = Acquisition(line["z_scale"], line["profile"], line["ratio"])
         rows.append(_row([line["scan"], str(protocol), line["method"]], line))
     cases = {line["case"] for line in lines}
     for method in dict.fromkeys(line["method"] for line in lines):
@@ -253,18 +253,18 @@ def main(argv: list[str] | None = None) -> int:
         import torch
 
         torch.set_num_threads(asked.threads)
-    beside, lines, failed = rivals(asked), [], 0
+    beside, lines, failed = compared(asked), [], 0
     for case in cases:
         ruler = ev.Ruler(case, asked.threads)
         lines.append(truth_line(ruler))
-        for rival in beside:
+        for one in beside:
             try:
-                lines.append(scored(ruler, rival))
+                lines.append(scored(ruler, one))
             except eclare.EclareError as error:
                 failed += 1
                 _say(f"peers: {case.name}: {error}")
                 continue
-            _say(f"{case.name}: {rival.name}: {lines[-1]['psnr_generated']} dB")
+            _say(f"{case.name}: {one.name}: {lines[-1]['psnr_generated']} dB")
         if asked.json:
             asked.json.write_text(json.dumps(lines, indent=1, allow_nan=False) + "\n")
     print(table(lines))

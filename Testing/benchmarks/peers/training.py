@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from CycleINRLib.modelcard import ModelCard, read_header
+from CycleINRLib.modelcard import ModelCard, tensor_header
 from CycleINRLib.network.model import CONFIGS, CycleINR
 from CycleINRLib.network.weights import load_model, save_model
 from CycleINRLib.training.patches import Batch, SampleConfig, Scan, draw_batch
@@ -191,6 +191,6 @@ def load(name: str, path: Path) -> Trained:
     else:
         network = RECIPES[name].make()
         network.load_state_dict(load_file(path))
-        facts = read_header(path)["__metadata__"]
+        facts = tensor_header(path)["__metadata__"]
     network.eval().requires_grad_(False)
     return Trained(network, int(facts["steps"]), float(facts["seconds"]), float(facts["loss"]))
