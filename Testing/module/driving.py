@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from CycleINRLib.errors import Cancelled
@@ -62,3 +64,46 @@ def assert_gone(pid: int) -> None:
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < end, f"process {pid} is still there"
         time.sleep(0.02)
+
+
+def checksum(node) -> str:
+    """Of its voxels."""
+    import slicer
+
+    return hashlib.sha256(slicer.util.arrayFromVolume(node).tobytes()).hexdigest()
+
+
+def asked(widget):
+    """The parameters, as a script gets them."""
+    return widget.logic.getParameterNode()
+
+
+def add_scan(like, name: str):
+    """Another CT of the same grid, with other values."""
+    import slicer
+
+    values = slicer.util.arrayFromVolume(like)[::-1] + 1
+    node = slicer.util.addVolumeFromArray(values, np.diag([1.0, 1.0, 4.0, 1.0]), name=name)
+    node.SetAttribute("DICOM.Modality", "CT")
+    return node
+
+
+def apply(widget) -> None:
+    """Clicks, and waits for the result."""
+    widget.ui.applyButton.click()
+    finish(widget)
+
+
+def settle(widget, milliseconds: int = 30) -> None:
+    """All that Qt has to do at once."""
+    end = time.monotonic() + milliseconds / 1000
+    run_until(widget, lambda: time.monotonic() > end)
+
+
+def background(app, view: str) -> str:
+    """The name of the volume that a view shows."""
+    import slicer
+
+    composite = app.manager.sliceWidget(view).sliceLogic().GetSliceCompositeNode()
+    node = slicer.mrmlScene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
+    return node.GetName() if node is not None else ""
