@@ -46,6 +46,20 @@ def usable_cores() -> int:
     return cores
 
 
+def memory_bytes() -> float:
+    """Memory of the machine, or what its control group grants; infinity where the system does not say."""
+    try:
+        most = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # Windows
+        return float("inf")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            most = min(most, float((GROUPS / name).read_text("ascii")))
+        except (OSError, ValueError):  # no such file, or "max"
+            pass
+    return most
+
+
 def _quotas() -> list[str]:
     """ "QUOTA PERIOD" of each control group above this process, in microseconds (cgroup 2, then 1)."""
     found = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,15 +52,18 @@ class Outputs:
         ------
         RequestError : folder missing, wrong ending, a file that exists, an output that is the input or another output,
             a sheared volume to NIfTI, DICOM of neither CT nor MR
+        ResourceError : no room on the disk
         MissingPackageError : a picture without matplotlib
         """
         from ..imaging.volume import choose_slice_axis
-        from ..io.files import check_output
+        from ..io.files import check_output, check_room
 
         known: dict[str, Any] = {"overwrite": self.overwrite, "inputs": self.inputs, "dicom": self.dicom}
         if source is not None:
             known.update(modality=source.modality, slice_axis=choose_slice_axis(source))
         check_output(self.volume, geometry=geometry, **known)
+        if geometry is not None and source is not None:
+            check_room(self.volume, math.prod(geometry.shape) * source.values.dtype.itemsize)
         if self.report:
             check_file(self.report, ".json", self.overwrite, self.inputs)
         if self.picture:

@@ -21,10 +21,13 @@ from .fields import AGAIN, Header
 MOST_BYTES = 1 << 42  # 4 TiB: no machine holds such a volume
 MOST_DEFLATE = 1040  # deflate cannot shrink data more than 1032 to 1
 CHUNK = 1 << 20
+MAPPED_BYTES = 1 << 28  # from 256 MiB, uncompressed voxels are mapped, not read
 
 
 def decode(header: Header) -> np.ndarray:
     """(..., K, J, I) values as stored, in the byte order of the file.
+
+    Large uncompressed ones stay in the file and come into memory as they are used; writing to them changes a copy.
 
     Raises
     ------
@@ -38,8 +41,10 @@ def decode(header: Header) -> np.ndarray:
     if rest:
         found = f"{need} bytes of voxels in {len(header.files)} files"
         raise VolumeError("The voxels cannot be shared among the data files", found, AGAIN)
-    data = np.empty(need, np.uint8)
     surplus = need // header.sizes[-1]  # more than a slice too much: the header is wrong
+    if (mapped := _mapped(header, need, surplus)) is not None:
+        return mapped
+    data = np.empty(need, np.uint8)
     for n, file in enumerate(header.files):
         part = data.data[n * share : (n + 1) * share]
         with open(file, "rb") as stream:
@@ -51,6 +56,22 @@ def decode(header: Header) -> np.ndarray:
                 "copy or export it again",
             )
     return data.view(header.dtype).reshape(header.sizes[::-1])
+
+
+def _mapped(header: Header, need: int, surplus: int) -> np.ndarray | None:
+    """The voxels where they lie in the file; None for small ones, and for what must be decoded or is damaged."""
+    plain = header.encoding == "raw" and len(header.files) == 1 and not header.line_skip
+    if not plain or need < MAPPED_BYTES:
+        return None
+    size = header.files[0].stat().st_size
+    at = size - need if header.offset == -1 else header.offset + header.skip
+    if at < 0 or not need <= size - at < need + surplus:
+        return None  # reading it says what is wrong
+    try:
+        found = np.memmap(header.files[0], header.dtype, "c", at, header.sizes[::-1])
+    except (OSError, ValueError):  # a file system that maps no files
+        return None
+    return found.view(np.ndarray)
 
 
 def _check_claim(header: Header, need: int) -> None:

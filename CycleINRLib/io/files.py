@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from .encode import ENCODERS
 from .fields import Header
 from .headers import is_dicom, read_header
 from .names import EXTENSIONS, choose_frame, stem_of, suffix_of
+
+PACKED = 1 / 3  # of the voxels' bytes, the least that a compressed scan was seen to take
 
 if TYPE_CHECKING:
     from .dicomread import SeriesFacts
@@ -185,6 +188,24 @@ def check_output(
             raise RequestError("NIfTI cannot hold so many voxels along one axis", found, "write .nrrd")
     if not os.access(path.resolve().parent, os.W_OK):
         raise ResourceError("The folder of the output is read-only", str(path.parent), "choose another")
+
+
+def check_room(path: str | os.PathLike, values_bytes: float) -> None:
+    """Refuses an output for which its disk has no room, before anything is computed.
+
+    values_bytes : of the voxels. What compression saves is not known: noise leaves more than a third of them
+
+    Raises
+    ------
+    ResourceError : how much is needed and free
+    """
+    path = Path(path)
+    needed = values_bytes * (PACKED if suffix_of(path) in (".nrrd", ".nii.gz", ".mha") else 1.0)
+    with contextlib.suppress(OSError):  # a system that does not say
+        free = shutil.disk_usage(path.resolve().parent).free
+        if free < needed:
+            found = f"at least {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free in {path.resolve().parent}"
+            raise ResourceError("The disk has no room for the output", found, "free some space, or choose another disk")
 
 
 def refuse_in_plane_shear(geometry: Geometry) -> None:

@@ -21,7 +21,7 @@ from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
-from .memory import bytes_per_row, is_out_of_memory, rows_that_fit, usual_rows, working_bytes
+from .memory import bytes_per_row, empty_volume, is_out_of_memory, rows_that_fit, usual_rows, working_bytes
 from .plan import Plan, doubts
 from .smoothing import REACH, smoothed, widened
 
@@ -145,7 +145,7 @@ class Engine:
         first, last = rows or (0, values.shape[1])
         slices = grid.crop.stop - grid.crop.start
         size = (last - first, columns.stop - columns.start)
-        output = np.empty((len(textures), slices, *size), self.kind if whole else np.float32)
+        output = empty_volume((len(textures), slices, *size), self.kind if whole else np.float32)
         wanted = positions_to_query(grid.positions[grid.crop], len(values)) if whole else np.zeros(0, int)
         beside = np.empty((len(textures), len(wanted), *size), np.float32)
         errors = Remainder()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
+import tempfile
+
+import numpy as np
 
 from ..errors import ResourceError
 from ..imaging.slabs import MIN_ROWS, rows_within
+from ..machine import memory_bytes
 
 _FEATURES = 5  # that the encoder sees of a voxel, see `network.model`
 WORKING_BYTES = 1.2e9  # what one slab may take; with torch itself it stays within the promised 2 GB
@@ -28,7 +34,39 @@ def available_memory_bytes() -> float:
         return float("inf")
 
 
+HELD_SHARE = 1 / 3  # of the machine's memory that a result may take
 CUDA_WORKING_BYTES = 6e9  # what one slab may take there
+
+
+def empty_volume(shape: tuple[int, ...], kind: np.dtype | type) -> np.ndarray:
+    """An array to be filled: in memory, or, for more than a third of the machine's, in a file that vanishes with it.
+
+    `CYCLEINR_SCRATCH` names the folder of such files, else the system's temporary one is taken.
+
+    Raises
+    ------
+    ResourceError : the disk has no room for it
+    """
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    if size <= HELD_SHARE * memory_bytes():
+        return np.empty(shape, kind)
+    folder = os.environ.get("CYCLEINR_SCRATCH") or tempfile.gettempdir()
+    try:
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise OSError(f"{free / 1e9:.1f} GB free")
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # taken now, so that the disk cannot fill on the way
+            else:
+                file.truncate(size)
+            return np.memmap(file, kind, "r+", shape=shape)
+    except OSError as error:
+        raise ResourceError(
+            "The result fits neither into memory nor onto the disk for scratch",
+            f"{size / 1e9:.1f} GB in {folder}: {error}",
+            "free some space, or name a larger disk in CYCLEINR_SCRATCH",
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -59,9 +97,9 @@ def working_bytes(device: str) -> float:
     """What one slab may take on a device: from what the machine is, not from its load."""
     if device != "cuda":
         return WORKING_BYTES
-    from ..network.device import memory_bytes
+    from ..network import device as network_device
 
-    return min(CUDA_WORKING_BYTES, 0.5 * memory_bytes()[1])
+    return min(CUDA_WORKING_BYTES, 0.5 * network_device.memory_bytes()[1])
 
 
 def rows_that_fit(rows: int, all_rows: int, bytes_per_row: float, halo: int, device: str) -> int:
@@ -73,9 +111,9 @@ def rows_that_fit(rows: int, all_rows: int, bytes_per_row: float, halo: int, dev
     """
     free = available_memory_bytes()
     if device == "cuda":
-        from ..network.device import memory_bytes
+        from ..network import device as network_device
 
-        free = memory_bytes()[0]
+        free = network_device.memory_bytes()[0]
     needed = bytes_per_row * (MIN_ROWS + 2 * halo)
     if needed > 0.9 * free:
         found = f"{needed / 1e9:.1f} GB for the smallest slab, {free / 1e9:.1f} GB free"
