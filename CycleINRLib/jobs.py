@@ -88,7 +88,7 @@ class UpsampleJob(Job):
     spacing_mm: float | None = None  # target spacing along the slice axis
     like: str | None = None  # path of a reference whose grid is filled
     axis: str = "auto"
-    model: str = "auto"  # a name (light, base) or a .safetensors file
+    model: str = "auto"  # a name (light) or a .safetensors file
     modality: str = "auto"
     series: str | None = None  # DICOM series instance UID
     frame: int | None = None  # which volume of a 4D file
@@ -145,7 +145,7 @@ class AdaptJob(Job):
 
     inputs: tuple[str, ...] = ()  # paths of the scans; empty where the caller holds Volumes
     output: str | None = None  # path of the adapted model
-    model: str = "auto"  # the starting weights: a name (light, base), a .safetensors file, or "scratch"
+    model: str = "auto"  # the starting weights: a name (light), a .safetensors file, or "scratch"
     route: str = "auto"  # where training pairs come from
     minutes: float = 20.0  # of all stages together
     steps: int | None = None  # of the network, instead of minutes

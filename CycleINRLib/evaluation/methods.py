@@ -29,7 +29,7 @@ ABOUT_ADAPTED = {
     "synthesis": "the synthetic volume of the first stage, taken for the result",
     "supervised": "trained as long on the truth of the very case: an upper bound",
 }
-BUNDLED = ("light", "base")  # those that take part where nobody says otherwise
+BUNDLED = ("light",)  # those that take part where nobody says otherwise
 SECONDS = "seconds.json"  # in the folder of an added method: {case: seconds}
 
 

@@ -32,7 +32,7 @@ NEIGHBORS = [(dz, dy, dx) for dz in (0, 1) for dy in (-1, 0, 1) for dx in (-1, 0
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of the network; two sets of them are named, `light` (CPU) and `base` (CUDA)."""
+    """Sizes of the network; two sets of them are named: `light`, which is bundled, and `base`, larger, to train."""
 
     channels: int = 64  # of the encoder, on 2 x 2 folded pixels
     blocks: int = 10

@@ -13,7 +13,8 @@ from ..errors import ModelError, ResourceError
 from ..modelcard import CHOOSE_MODEL, ModelCard, read_card, tensor_header
 from ..wholefile import MODELS, beside, files_of
 
-BEST = "light"  # what "auto" means on every device; `base` has the same function so far, at more than twice the time
+BEST = "light"  # what "auto" means on every device
+GONE = {"base": "it computed the very same at twice the time: choose light, or a .safetensors file"}  # once bundled
 
 
 def list_models() -> list[tuple[str, Path]]:
@@ -36,7 +37,7 @@ def find_model(model: str | Path) -> Path:
     if path.is_file():
         return path
     names = ", ".join(bundled) or "none"
-    raise ModelError("There is no such model", f"{model} (bundled: {names})", CHOOSE_MODEL)
+    raise ModelError("There is no such model", f"{model} (bundled: {names})", GONE.get(str(model), CHOOSE_MODEL))
 
 
 def name_of_model(model: str | Path) -> str:

@@ -2,7 +2,7 @@
 """How long a training step takes, and what reduced precision costs in accuracy and saves in time.
 
     python Testing/benchmarks/training_steps.py THIN_SCANS [--scans FILE.json] [--steps 12] [--threads 2]
-        [--models light base] [--precisions float32 bfloat16] [--device cpu] [--json FILE.json]
+        [--models light FILE.safetensors ...] [--precisions float32 bfloat16] [--device cpu] [--json FILE.json]
 
 For each model and precision, in one run: median seconds of a training step of the network and of the part for texture
 (drawing not counted: a thread does it meanwhile); gain over the closed-form base in dB on fixed patches of the scans
@@ -61,7 +61,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scans", metavar="FILE.json", help="facts about the scans; held_out ones are scored")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--models", nargs="+", default=["light", "base"])
+    parser.add_argument("--models", nargs="+", default=["light"])
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", type=Path)

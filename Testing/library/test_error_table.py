@@ -250,6 +250,7 @@ VOLUMES: dict[str, tuple[Build, str]] = {
 
 MODELS: dict[str, tuple[Build, str]] = {
     "no such model": (upsample(good, "--model", "heavy"), "model|heavy"),
+    "model that was bundled once": (upsample(good, "--model", "base"), "no such model|base|choose light"),
     "pickle": (model_file(lambda folder: pickle.dumps(Touch(folder / "opened"))), "safetensors"),
     "empty file": (model_file(lambda folder: b""), "safetensors"),
     "no card": (model_file(safetensors_with(None)), "card"),

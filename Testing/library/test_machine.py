@@ -43,12 +43,19 @@ def test_info_loads_no_network_and_tells_the_time_once_a_run_has_made_the_table(
     assert facts["upsample"]["seconds"] > 0 and loaded == set()
 
 
-def test_a_speed_is_that_of_one_model_device_and_precision(empty_cache, thick_ct):
+def test_a_speed_is_that_of_one_size_device_and_precision(empty_cache, thick_ct, tmp_path):
     pytest.importorskip("torch")
+    from CycleINRLib.modelcard import ModelCard
+    from CycleINRLib.network.model import CONFIGS, CycleINR
+    from CycleINRLib.network.weights import save_model
+
+    larger = save_model(
+        CycleINR(CONFIGS["base"]), ModelCard("larger", CONFIGS["base"].to_dict()), tmp_path / "l.safetensors"
+    )
     cycleinr.upsample(thick_ct, z_scale=2, gain=1.0, device="cpu", precision="float32")
     assert known_speed(UpsampleJob(device="cpu", precision="float32")) is not None
     assert known_speed(UpsampleJob(device="cpu", precision="bfloat16")) is None
-    assert known_speed(UpsampleJob(model="base", device="cpu", precision="float32")) is None
+    assert known_speed(UpsampleJob(model=str(larger), device="cpu", precision="float32")) is None
     assert known_speed(UpsampleJob(model="no such model")) is None
 
 
