@@ -46,10 +46,10 @@ def test_a_case_is_computed_again_as_the_card_had_it(worst_cases: ModuleType, tm
     (tmp_path / "b.nrrd").touch()
     model = tmp_path / "tiny.safetensors"
     asked = worst_cases.request(FIGURES["cases"][2], FIGURES, model, tmp_path, tmp_path / "out")
-    options = build_parser().parse_args(asked)
+    options = build_parser("evaluate").parse_args(asked)
     assert (options.z_scales, options.profiles, options.ratios, options.phases) == ([2.5], ["gaussian"], [1.3], [0.5])
     assert options.block == 96 and options.methods == ["cubic+projection", str(model)]
-    skipped = build_parser().parse_args(
+    skipped = build_parser("evaluate").parse_args(
         worst_cases.request(FIGURES["cases"][3], FIGURES, model, tmp_path, tmp_path / "out")
     )
     assert (skipped.profiles, skipped.ratios) == (["skip"], [1.0])
