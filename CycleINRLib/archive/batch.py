@@ -28,7 +28,7 @@ from . import manifest as manifests
 from .lock import FolderLock
 from .manifest import Manifest, ScanRow
 from .naming import named
-from .order import Order, Outcome, close_staging, open_staging, run_file, staging_of, told, undo
+from .order import STAGING, Order, Outcome, close_staging, open_staging, run_file, staging_of, told, undo
 from .pool import Pool, pool_of
 from .summary import Summary, write_summary
 from .task import FIGURES, bytes_of, stamp_of
@@ -172,7 +172,8 @@ class _Run:
         self.token = open_staging(self.folder)
         try:
             if before.get("waiting"):
-                with pool_of(self.request.workers, self.request.scheduler, self.say) as pool, _Stop(self.say) as stop:
+                asked, home = self.request, self.folder / STAGING
+                with pool_of(asked.workers, asked.scheduler, home, self.say) as pool, _Stop(self.say) as stop:
                     if pool.dashboard:
                         self.say(f"dashboard     {pool.dashboard}")
                     self._work(pool, stop)

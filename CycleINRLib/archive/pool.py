@@ -7,10 +7,9 @@ import glob
 import importlib.util
 import os
 import queue
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import CycleINRError, MissingPackageError, RequestError, ResourceError
@@ -147,13 +146,14 @@ def _lost(order: Order, future: Any) -> Outcome:
 
 
 @contextlib.contextmanager
-def pool_of(workers: int | None, scheduler: str | None, tell: Callable[[str], None]) -> Iterator[Pool]:
+def pool_of(workers: int | None, scheduler: str | None, home: Path, tell: Callable[[str], None]) -> Iterator[Pool]:
     """The pool that is asked for.
 
     Parameters
     ----------
     workers : processes on this machine; 0: none but this one; None: as many as cores, memory and GPUs suggest
     scheduler : address of a running scheduler, tcp:// or tls://
+    home : a private folder for what worker processes put on a disk; whoever made it removes it
 
     Raises
     ------
@@ -173,12 +173,12 @@ def pool_of(workers: int | None, scheduler: str | None, tell: Callable[[str], No
             "--scheduler" if scheduler else f"--workers {workers}",
             'pip install "CycleINR[batch]"; without it one scan is done after another',
         )
-    with _remote(scheduler) if scheduler else _local(int(workers or 1)) as pool:
+    with _remote(scheduler) if scheduler else _local(int(workers or 1), home) as pool:
         yield pool
 
 
 def has_dask() -> bool:
-    return importlib.util.find_spec("distributed") is not None
+    return all(importlib.util.find_spec(name) for name in ("distributed", "cryptography"))
 
 
 def usual_workers() -> int:
@@ -224,35 +224,32 @@ def threads_of(worker: int, workers: int, all_cores: int) -> int:
 
 
 @contextlib.contextmanager
-def _local(workers: int) -> Iterator[Pool]:
+def _local(workers: int, home: Path) -> Iterator[Pool]:
     """A scheduler in this process and worker processes, on the loopback device alone, with keys of their own."""
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
     from distributed.security import Security
 
-    folder = tempfile.mkdtemp(prefix="cycleinr-batch-")  # its owner's alone
+    folder = str(home / "workers")
     gpus, all_cores = visible_gpus(), cores()
-    try:
-        with dask.config.set({**QUIET, "temporary-directory": folder}), _silence():
-            security = Security.temporary()
-            common = {"host": HERE, "security": security}
-            workers_of = {
-                n: {
-                    "cls": Nanny,
-                    "options": {
-                        **common, "nthreads": 1, "memory_limit": _share_of_memory(workers), "local_directory": folder,
-                        "env": environment_of(n, workers, all_cores, gpus), "dashboard": False,
-                        "silence_logs": 50, "name": f"worker-{n}",
-                    },
-                }
-                for n in range(workers)
-            }  # fmt: skip
-            scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "dashboard_address": f"{HERE}:0"}}
-            with SpecCluster(workers_of, scheduler, security=security, silence_logs=50) as cluster:
-                with Client(cluster, set_as_default=False) as client:
-                    yield OnDask(client, cluster.dashboard_link)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with dask.config.set({**QUIET, "temporary-directory": folder}), _silence():
+        security = Security.temporary()
+        common = {"host": HERE, "security": security}
+        workers_of = {
+            n: {
+                "cls": Nanny,
+                "options": {
+                    **common, "nthreads": 1, "memory_limit": _share_of_memory(workers), "local_directory": folder,
+                    "env": environment_of(n, workers, all_cores, gpus), "dashboard": False,
+                    "silence_logs": 50, "name": f"worker-{n}",
+                },
+            }
+            for n in range(workers)
+        }  # fmt: skip
+        scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "dashboard_address": f"{HERE}:0"}}
+        with SpecCluster(workers_of, scheduler, security=security, silence_logs=50) as cluster:
+            with Client(cluster, set_as_default=False) as client:
+                yield OnDask(client, cluster.dashboard_link)
 
 
 @contextlib.contextmanager

@@ -55,17 +55,17 @@ def test_the_devices_that_the_user_allows_are_the_ones_shared_out(monkeypatch, t
 def test_without_dask_one_process_does_it_and_workers_are_refused_by_name(monkeypatch):
     monkeypatch.setattr(pool, "has_dask", lambda: False)
     said: list[str] = []
-    with pool.pool_of(None, None, said.append) as one:
+    with pool.pool_of(None, None, Path("unused"), said.append) as one:
         assert isinstance(one, pool.InProcess)
     assert "CycleINR[batch]" in said[0]
     for asked in ((2, None), (None, "tcp://127.0.0.1:1")):
-        with pytest.raises(MissingPackageError, match="distributed"), pool.pool_of(*asked, said.append):
+        with pytest.raises(MissingPackageError, match="distributed"), pool.pool_of(*asked, Path("unused"), said.append):
             pass
 
 
 def test_an_address_that_is_none_is_refused():
     pytest.importorskip("distributed", reason="workers need the extra batch")
-    with pytest.raises(RequestError, match="address"), pool.pool_of(None, "http://example.org", print):
+    with pytest.raises(RequestError, match="address"), pool.pool_of(None, "http://example.org", Path("unused"), print):
         pass
 
 
