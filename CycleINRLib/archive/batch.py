@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import signal
 import threading
 import time
@@ -28,7 +29,7 @@ from . import manifest as manifests
 from .lock import FolderLock
 from .manifest import Manifest, ScanRow
 from .naming import named
-from .order import STAGING, Order, Outcome, close_staging, open_staging, run_file, staging_of, told, undo
+from .order import STAGING, Order, Outcome, close_staging, open_staging, placing, run_file, told, undo
 from .pool import Pool, pool_of
 from .summary import Summary, write_summary
 from .task import FIGURES, bytes_of, stamp_of
@@ -157,7 +158,7 @@ class _Run:
     ) -> None:
         self.request, self.manifest, self.tell, self.say = request, manifest, tell, say
         self.folder, self.root = request.folder.absolute(), root_of(list(request.scans))
-        self.token = ""
+        self.token = secrets.token_hex(8)
         self.failures: dict[int, int] = {}  # tries of this command that failed
         self.halted: CycleINRError | None = None
         self.summary_due = time.monotonic() + SUMMARY_S
@@ -169,7 +170,7 @@ class _Run:
         before = manifest.count()
         if done := before.get("done"):
             self.say(f"{done} of {sum(before.values())} scans were done before")
-        self.token = open_staging(self.folder)
+        open_staging(self.folder, self.token)
         try:
             if before.get("waiting"):
                 asked, home = self.request, self.folder / STAGING
@@ -194,8 +195,7 @@ class _Run:
         dicom, anonymous = self.request.settings.dicom, manifest.anonymous
         scans = list(named(found, known, dicom, anonymous))
         manifest.add((str(one.path.absolute()), name) for one, name in scans)
-        for row in manifest.rows("running"):  # of a command that was killed
-            self._settle(row)
+        self._settle(manifest.token)  # what a command that was killed did not note
         for row in manifest.rows("done"):
             if self._is_touched(row):
                 manifest.put_back(row.id)
@@ -204,19 +204,30 @@ class _Run:
             if one.problem is not None:
                 error = told(one.problem)
                 manifest.fail(manifest.id_of(str(one.path.absolute())), {**error, "found": ""} if anonymous else error)
+        manifest.token = self.token  # with all of this, or not at all
         manifest.commit()
 
-    def _settle(self, row: ScanRow) -> None:
-        """What a command that was killed did not note: the scan is done where its report is there, else it waits."""
+    def _settle(self, token: str) -> None:
+        """What the command of that token left: a scan is done where its report is there, else it waits."""
+        for scan, staging in placing(self.folder):
+            row = self.manifest.row(scan)
+            if row is not None and self._report(row, token) is None:
+                job = self._job(row)
+                undo(staging, [Path(place) for place in (job.output, job.picture) if place])
+        for state in ("running", "waiting"):
+            for row in self.manifest.rows(state):
+                report = self._report(row, token)
+                if report is not None:
+                    facts = {"figures": _figures(report), "output_bytes": bytes_of(Path(str(self._job(row).output)))}
+                    self.manifest.finish(row.id, {**self._places(row), **facts})
+                elif state == "running":
+                    self.manifest.put_back(row.id)
+
+    def _report(self, row: ScanRow, token: str) -> dict[str, Any] | None:
+        """That of a result which the command of that token completed."""
         job = self._job(row)
-        output, staging = Path(str(job.output)), staging_of(self.folder, row.id, row.tries)
         report = _read(Path(str(job.report)))
-        if report.get("batch") == row.token and output.exists():
-            facts = {"figures": _figures(report), "output_bytes": bytes_of(output)}
-            self.manifest.finish(row.id, {**self._places(row), **facts})
-        else:
-            undo(staging, [output, *([Path(job.picture)] if job.picture else [])])
-            self.manifest.put_back(row.id)
+        return report if token and report.get("batch") == token and Path(str(job.output)).exists() else None
 
     def _is_touched(self, row: ScanRow) -> bool:
         """Whether a result was removed or cut, or its input changed, since it was made."""
@@ -271,7 +282,7 @@ class _Run:
                 if row is None:
                     break
                 order = self._order(row)
-                self.manifest.begin(row.id, self.token)
+                self.manifest.begin(row.id)
                 pool.submit(order)
             if not pool.running:
                 return
@@ -323,8 +334,7 @@ class _Run:
         """What workers had when all was stopped is done or waits."""
         run_file(self.folder, self.token).unlink(missing_ok=True)  # those elsewhere stop, too
         with contextlib.suppress(CycleINRError):  # then the next command does it
-            for row in self.manifest.rows("running"):
-                self._settle(row)
+            self._settle(self.token)
             self.manifest.commit()
 
     def _summarize(self) -> Summary:

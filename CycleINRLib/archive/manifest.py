@@ -29,7 +29,6 @@ CREATE TABLE scans (
     name TEXT NOT NULL UNIQUE,                 -- of the results in the folder, without extension
     state TEXT NOT NULL DEFAULT 'waiting',
     tries INTEGER NOT NULL DEFAULT 0,          -- how often it was begun
-    token TEXT,                                -- of the command that began it last, also in the report
     hash TEXT,                                 -- SHA-256 of the voxels and their geometry, as read
     stamp TEXT,                                -- files, bytes and newest change of the input
     output TEXT, output_bytes INTEGER, report TEXT, picture TEXT,  -- relative to the folder
@@ -52,7 +51,6 @@ class ScanRow:
     name: str
     state: str
     tries: int
-    token: str | None
     hash: str | None
     stamp: str | None
     output: str | None
@@ -65,7 +63,7 @@ class ScanRow:
 
 
 _COLUMNS = """
-    scans.id, path, name, state, tries, token, hash, stamp, output, output_bytes, report, picture, seconds, figures,
+    scans.id, path, name, state, tries, hash, stamp, output, output_bytes, report, picture, seconds, figures,
     error
 """
 
@@ -187,6 +185,12 @@ class Manifest:
             yield from map(_row, rows)
             words = (rows[-1][0], *words[1:])
 
+    def row(self, scan: int) -> ScanRow | None:
+        """One scan by its number."""
+        query = f"SELECT {_COLUMNS} FROM scans JOIN {self._paths} USING (id) WHERE scans.id = ?"
+        found = self._db.execute(query, (scan,)).fetchone()
+        return None if found is None else _row(found)
+
     def next_waiting(self) -> ScanRow | None:
         """The scan to begin next; those that were begun before come last, in case they end the process."""
         query = f"SELECT {_COLUMNS} FROM scans JOIN {self._paths} USING (id) WHERE state = 'waiting'"
@@ -197,10 +201,19 @@ class Manifest:
         return dict(self._db.execute("SELECT id, png FROM thumbnails"))
 
     # --- writing ----------------------------------------------------------------------------------------------
-    def begin(self, scan: int, token: str) -> None:
+    def begin(self, scan: int) -> None:
         """A worker gets the scan."""
-        query = "UPDATE scans SET state = 'running', tries = tries + 1, token = ? WHERE id = ?"
-        self._change(query, (token, scan))
+        self._change("UPDATE scans SET state = 'running', tries = tries + 1 WHERE id = ?", (scan,))
+
+    @property
+    def token(self) -> str:
+        """Of the command that wrote here last; it stands in the reports of its scans, too."""
+        found = self._db.execute("SELECT value FROM facts WHERE name = 'token'").fetchone()
+        return json.loads(found[0]) if found else ""
+
+    @token.setter
+    def token(self, token: str) -> None:
+        self._change("INSERT OR REPLACE INTO facts VALUES ('token', ?)", (json.dumps(token),))
 
     def put_back(self, scan: int) -> None:
         """Nothing came of it yet: it waits again."""

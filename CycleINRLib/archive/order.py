@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,19 +90,24 @@ def run_file(folder: Path, token: str) -> Path:
     return folder / STAGING / f"run-{token}"
 
 
-def open_staging(folder: Path) -> str:
-    """A new, private `.batch`, without what an earlier command left there; the token of this one."""
-    token = secrets.token_hex(8)
+def open_staging(folder: Path, token: str) -> None:
+    """A new, private `.batch`, without what an earlier command left there."""
     close_staging(folder)
     try:
         (folder / STAGING).mkdir(mode=0o700)
         write_text(run_file(folder, token), f"{os.getpid()}\n")
     except OSError as error:
         found = f"{folder / STAGING}: {error.strerror or error}"
-        raise ResourceError(
-            "The folder of the batch cannot be written", found, "free the disk, or choose another"
-        ) from error
-    return token
+        next_step = "free the disk, or choose another"
+        raise ResourceError("The folder of the batch cannot be written", found, next_step) from error
+
+
+def placing(folder: Path) -> Iterator[tuple[int, Path]]:
+    """(scan, its staging folder) of each try that was putting its results in place."""
+    for mark in (folder / STAGING).glob(f"*.*/{PLACING}"):
+        number = mark.parent.name.partition(".")[0]
+        if number.isdigit():
+            yield int(number), mark.parent
 
 
 def close_staging(folder: Path) -> None:

@@ -77,12 +77,12 @@ def test_a_request_that_contradicts_itself_is_refused(fields):
 
 def test_scans_that_were_begun_before_come_last(manifest):
     first = manifest.next_waiting()
-    manifest.begin(first.id, "token")
+    manifest.begin(first.id)
     manifest.put_back(first.id)
     order = []
     while (row := manifest.next_waiting()) is not None:
         order.append(row.id)
-        manifest.begin(row.id, "token")
+        manifest.begin(row.id)
     assert order == [2, 3, 4, 5, 1]
     assert manifest.count() == {"running": 5}
 
@@ -90,7 +90,7 @@ def test_scans_that_were_begun_before_come_last(manifest):
 def test_what_was_committed_is_there_after_a_kill_and_what_was_not_is_not(manifest, tmp_path):
     manifest.finish(1, {"figures": {"snli": {"input": 0.1}}, "output": "0.nrrd"})
     manifest.commit()
-    manifest.begin(2, "token")  # never committed
+    manifest.begin(2)  # never committed
     with sqlite3.connect(tmp_path / "batch.sqlite") as other:
         states = dict(other.execute("SELECT id, state FROM scans"))
     other.close()
@@ -105,7 +105,7 @@ def test_a_scan_is_known_by_its_path_and_added_once(manifest):
 def test_a_manifest_whose_folder_was_removed_says_so(manifest, tmp_path):
     (tmp_path / "batch.sqlite").unlink()
     with pytest.raises(ResourceError, match="removed"):
-        manifest.begin(1, "token")
+        manifest.begin(1)
         manifest.commit()
 
 

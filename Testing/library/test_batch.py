@@ -128,34 +128,35 @@ def test_results_that_exist_are_not_replaced_unasked(folder, tmp_path):
 
 
 # --- killed commands ----------------------------------------------------------------------------------------------
-def killed_while_running(out: Path, name: str) -> str:
-    """Leaves the manifest as a command leaves it that is killed while a worker has the scan; its token."""
+def killed_while_running(out: Path, name: str, state: str = "running") -> None:
+    """Leaves the manifest as a command leaves it that is killed while a worker has the scan.
+
+    `state` is waiting where not even the begin was written to the disk.
+    """
     with sqlite3.connect(out / "batch.sqlite") as db:
-        db.execute("UPDATE scans SET state = 'running', hash = NULL, figures = NULL WHERE name = ?", (name,))
-        (token,) = db.execute("SELECT token FROM scans WHERE name = ?", (name,)).fetchone()
+        facts = "hash = NULL, figures = NULL, output = NULL, report = NULL, output_bytes = NULL, stamp = NULL"
+        db.execute(f"UPDATE scans SET state = ?, {facts} WHERE name = ?", (state, name))
     db.close()
-    return token
 
 
-def test_a_scan_that_was_finished_but_not_noted_is_not_done_again(folder, tmp_path):
+@pytest.mark.parametrize("state", ["running", "waiting"])
+def test_a_scan_that_was_finished_but_not_noted_is_not_done_again(folder, tmp_path, state):
     out = tmp_path / "out"
     run(folder, "--output", out, *ASKED)
     before = told(out)[0]
     kept = (out / "a_ct.nrrd").stat().st_mtime_ns
-    killed_while_running(out, "a_ct")
+    killed_while_running(out, "a_ct", state)
     run(folder, "--output", out, "--resume", *ASKED)
     assert (out / "a_ct.nrrd").stat().st_mtime_ns == kept
     assert told(out)[0]["snli"] == before["snli"] and told(out)[0]["state"] == "done"
 
 
-def test_half_a_result_of_a_killed_worker_is_removed_and_the_scan_done_again(folder, tmp_path):
+@pytest.mark.parametrize("state", ["running", "waiting"])
+def test_half_a_result_of_a_killed_worker_is_removed_and_the_scan_done_again(folder, tmp_path, state):
     out = tmp_path / "out"
     run(folder, "--output", out, *ASKED)
     right = (out / "a_ct.nrrd").read_bytes()
-    killed_while_running(out, "a_ct")
-    with sqlite3.connect(out / "batch.sqlite") as db:  # a first try: nothing was there before
-        db.execute("UPDATE scans SET output = NULL, report = NULL WHERE name = 'a_ct'")
-    db.close()
+    killed_while_running(out, "a_ct", state)
     (out / "a_ct.json").unlink()
     (out / "a_ct.nrrd").write_bytes(b"half")
     staging = out / ".batch" / "1.1"
@@ -174,8 +175,8 @@ def test_a_report_of_another_run_does_not_make_a_scan_done(folder, tmp_path):
     report = json.loads((out / "a_ct.json").read_text())
     (out / "a_ct.json").write_text(json.dumps({**report, "batch": "another"}))
     kept = (out / "a_ct.nrrd").stat().st_mtime_ns
-    run(folder, "--output", out, "--resume", *ASKED)
-    assert (out / "a_ct.nrrd").stat().st_mtime_ns != kept
+    assert run(folder, "--output", out, "--resume", *ASKED) == 2  # it is not ours: neither taken over nor replaced
+    assert (out / "a_ct.nrrd").stat().st_mtime_ns == kept and told(out)[0]["state"] == "failed"
 
 
 def test_two_commands_do_not_work_on_one_folder_and_a_stale_lock_is_no_obstacle(folder, tmp_path, capsys):

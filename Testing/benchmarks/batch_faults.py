@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""Kills `cycleinr batch` at random moments and takes its disk away; says what was lost and what was left behind.
+
+    python Testing/benchmarks/batch_faults.py FOLDER [--kills 40] [--scans 24] [--seed 0] [--only kills|disk|others]
+
+kills: a batch is begun, and at random moments a worker, the command, or the scheduler (the command's own) is killed by
+SIGKILL; a killed command is begun again with --resume. Each finished batch is compared, byte for byte, with one that
+nobody disturbed; then the next begins, until there were `--kills`. The panel's child and its parent are killed too.
+disk: a small tmpfs (needs root) that fills up, a read-only folder, one that is removed, a removed `.batch`.
+others: two commands on one folder, a clock that jumps (`faketime` where it is installed), a worker that needs
+more memory than it gets. FOLDER keeps everything, also FOLDER/faults.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+
+import psutil  # noqa: E402
+from small_scans import command, environment, make_scans, start  # noqa: E402
+
+ASKED = ("--z-scale", "2", "--model", "light", "--axis", "k", "--gain", "1", "--texture", "0", "--no-thumbnails")
+
+
+class Place:
+    """A folder of scans, the results of an undisturbed batch, and everything that is tried."""
+
+    def __init__(self, folder: Path, scans: int, seed: int) -> None:
+        self.folder, self.temporary, self.rng = folder, folder / "tmp", random.Random(seed)
+        self.scans = folder / "scans"
+        make_scans(self.scans, scans, seed)
+        self.right = folder / "right"
+        assert self.run(self.words(self.right, "--workers", 0)).returncode == 0
+
+    def words(self, out: Path, *more: object) -> list[str]:
+        return command("batch", self.scans, "--output", out, *ASKED, *more)
+
+    def run(self, words: list[str]) -> subprocess.CompletedProcess:
+        return subprocess.run(words, env=environment(self.temporary), capture_output=True, text=True)
+
+    def compare(self, out: Path) -> dict:
+        """Results that are missing or other than right, files left behind, and scans that are not done."""
+        wrong = [
+            path.relative_to(self.right).as_posix()
+            for path in self.right.rglob("*.nrrd")
+            if not (out / path.relative_to(self.right)).exists()
+            or (out / path.relative_to(self.right)).read_bytes() != path.read_bytes()
+        ]
+        with sqlite3.connect(out / "batch.sqlite") as db:
+            undone = db.execute("SELECT count(*) FROM scans WHERE state != 'done'").fetchone()[0]
+            most = db.execute("SELECT max(tries) FROM scans").fetchone()[0]
+        db.close()
+        expected = {path.relative_to(self.right) for path in self.right.rglob("*")}
+        more = [path.as_posix() for path in (p.relative_to(out) for p in out.rglob("*")) if path not in expected]
+        left = more + [path.name for path in self.temporary.iterdir()]
+        return {"wrong": wrong, "undone": undone, "left_behind": left, "most_tries": most}
+
+
+def orphans(family: list[psutil.Process], patience_s: float = 60) -> list[str]:
+    """Who of a family lives on after its head has gone."""
+    end = time.monotonic() + patience_s
+    while True:
+        alive = [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        if not alive or time.monotonic() > end:
+            return [" ".join(one.cmdline())[:80] for one in alive]
+        time.sleep(0.1)
+
+
+def kills(place: Place, wanted: int) -> dict:
+    """Random kills until there were `wanted`, over as many batches as that takes."""
+    told: Counter = Counter()
+    found: list[dict] = []
+    left: list[str] = []
+    while sum(told.values()) < wanted:
+        out = place.folder / f"killed_{len(found)}"
+        process = start(place.words(out, "--workers", 2), place.temporary)
+        batch: Counter = Counter()
+        while True:
+            pause = place.rng.uniform(0.2, 8.0)
+            end = time.monotonic() + pause
+            while process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+            if process.poll() is not None:
+                break
+            if sum(told.values()) >= wanted:
+                continue
+            family = psutil.Process(process.pid).children(recursive=True)
+            workers = [one for one in family if "spawn_main" in " ".join(one.cmdline())]
+            if workers and place.rng.random() < 0.6:
+                place.rng.choice(workers).kill()
+                batch["worker"] += 1
+                told["worker"] += 1
+            else:
+                process.kill()  # the scheduler lives in it
+                process.communicate()
+                batch["command with its scheduler"] += 1
+                told["command with its scheduler"] += 1
+                left += orphans(family)
+                there = (out / "batch.sqlite").exists()
+                process = start(place.words(out, "--workers", 2, *(["--resume"] if there else [])), place.temporary)
+        err = process.communicate()[1].decode()
+        if process.returncode:  # a scan whose worker was killed more often than it may be tried again
+            err = place.run(place.words(out, "--workers", 0, "--resume")).stderr
+        found.append({"kills": dict(batch), "status": process.returncode, **place.compare(out), "said": err[-300:]})
+        print(json.dumps(found[-1]), flush=True)
+        shutil.rmtree(out)
+    return {"kills": dict(told), "orphans": left, "batches": found}
+
+
+def child_and_parent(place: Place, times: int) -> dict:
+    """The panel's child killed under its parent, and the parent killed above its child."""
+    found: Counter = Counter()
+    scan = next(place.scans.rglob("*.nrrd"))
+    script = (
+        "import sys, time\nfrom CycleINRLib.child.run import Run\nfrom CycleINRLib.io.files import read\n"
+        "run = Run({'task': 'upsample', 'z_scale': 2.0}, read(sys.argv[1]), lambda folder, facts: facts)\n"
+        "print('begun', flush=True)\n"
+        "try:\n    run.wait()\n    print('done', flush=True)\n"
+        "except Exception as error:\n    print(type(error).__name__, flush=True)\n"
+    )
+    for n in range(times):
+        words = [sys.executable, "-c", script, str(scan)]
+        parent = subprocess.Popen(words, env=environment(place.temporary), stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None and parent.stdout.readline().strip() == "begun"
+        time.sleep(place.rng.uniform(0.1, 4.0))
+        family = psutil.Process(parent.pid).children(recursive=True)
+        if n % 2 and family:
+            family[0].kill()
+            found[f"child killed: parent says {parent.communicate()[0].strip()}"] += 1
+        else:
+            parent.kill()
+            parent.communicate()
+            found[f"parent killed: {len(orphans(family, 90))} children live on"] += 1
+    left = [path.name for path in place.temporary.iterdir()]
+    return {**found, "left_behind": left}
+
+
+def disk(place: Place) -> dict:
+    """Disks that refuse."""
+    found = {}
+    small = place.folder / "small"
+    small.mkdir()
+    size = sum(path.stat().st_size for path in place.right.rglob("*") if path.is_file()) * 2 // 3
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
+    if os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0:
+        try:
+            full = place.run(place.words(small / "out", "--workers", 0))
+            halves = [path.name for path in (small / "out").rglob(".*")]
+            subprocess.run(["mount", "-o", f"remount,size={size * 4}", str(small)], check=True)
+            again = place.run(place.words(small / "out", "--workers", 0, "--resume"))
+            found["disk full, then larger"] = {
+                "status": full.returncode, "said": full.stderr.splitlines()[-1:], "hidden": halves,
+                "status_of_resume": again.returncode, **place.compare(small / "out"),
+            }  # fmt: skip
+            subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+            refused = place.run(place.words(small / "new", "--workers", 0))
+            found["read-only"] = {"status": refused.returncode, "said": refused.stderr.splitlines()[-1:]}
+        finally:
+            subprocess.run(["umount", str(small)], check=False)
+    for name, target in (("folder removed meanwhile", ""), (".batch removed meanwhile", ".batch")):
+        out = place.folder / "removed"
+        process = start(place.words(out, "--workers", 0), place.temporary)
+        while process.poll() is None and not list(out.rglob("*_scan.json")):
+            time.sleep(0.02)
+        shutil.rmtree(out / target, ignore_errors=True)
+        err = process.communicate()[1].decode()
+        again = place.run(place.words(out, "--workers", 0, "--resume"))
+        found[name] = {
+            "status": process.returncode,
+            "said": err.splitlines()[-1:],
+            "status_of_resume": again.returncode,
+        }
+        found[name] |= place.compare(out)
+        shutil.rmtree(out)
+    return found
+
+
+def others(place: Place) -> dict:
+    """A second command, a clock that jumps, too little memory."""
+    found = {}
+    out = place.folder / "two"
+    process = start(place.words(out, "--workers", 0), place.temporary)
+    while not (out / "batch.lock").exists():
+        time.sleep(0.02)
+    second = place.run(place.words(out, "--workers", 0, "--resume"))
+    process.communicate()
+    found["two commands"] = {"second": second.returncode, "said": second.stderr.splitlines()[-1:]}
+    found["two commands"] |= {"first": process.returncode, **place.compare(out)}
+    shutil.rmtree(out)
+    if faketime := shutil.which("faketime"):
+        words = [faketime, "-f", "-30d", *place.words(out, "--workers", 0)]
+        process = start(words, place.temporary)
+        while process.poll() is None and not list(out.rglob("*_scan.json")):
+            time.sleep(0.02)
+        os.killpg(process.pid, 9)
+        process.communicate()
+        again = place.run([faketime, "-f", "+3650d", *place.words(out, "--workers", 0, "--resume")])
+        found["clock 30 days back, then 10 years on"] = {"status_of_resume": again.returncode, **place.compare(out)}
+        shutil.rmtree(out)
+    limited = ["bash", "-c", 'ulimit -v 1500000; exec "$@"', "-", *place.words(out, "--workers", 0)]
+    short = place.run(limited)
+    again = place.run(place.words(out, "--workers", 0, *(["--resume"] if (out / "batch.sqlite").exists() else [])))
+    found["1.5 GB of addresses"] = {"status": short.returncode, "said": short.stderr.splitlines()[-1:]}
+    found["1.5 GB of addresses"] |= {"status_of_resume": again.returncode, **place.compare(out)}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--children", type=int, default=8)
+    parser.add_argument("--scans", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=["kills", "disk", "others"])
+    asked = parser.parse_args()
+    asked.folder.mkdir()
+    place = Place(asked.folder, asked.scans, asked.seed)
+    found: dict = {}
+    if asked.only in (None, "disk"):
+        found["disk"] = disk(place)
+    if asked.only in (None, "others"):
+        found["others"] = others(place)
+    if asked.only in (None, "kills"):
+        found["kills"] = kills(place, asked.kills)
+        found["child and parent"] = child_and_parent(place, asked.children)
+    text = json.dumps(found, indent=2)
+    (asked.folder / "faults.json").write_text(text + "\n", "utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
