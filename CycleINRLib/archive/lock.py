@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
+import platform
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,7 +59,7 @@ class FolderLock:
                     self.stale = bool(self._owner(file))
                     file.seek(0)
                     file.truncate()
-                    json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)
+                    json.dump({"process": os.getpid(), "host": platform.node()}, file)
                     file.flush()
                     return file
         except BaseException:
@@ -77,7 +77,7 @@ class FolderLock:
     def _owner_may_live(file: IO[str]) -> bool:
         """Where the file system knows no locks: whether the process that the file names could still be there."""
         facts = _facts(file)
-        if not facts or (facts["host"] == socket.gethostname() and not _lives(facts["process"])):
+        if not facts or (facts["host"] == platform.node() and not _lives(facts["process"])):
             return False
         return facts["process"] != os.getpid()
 
