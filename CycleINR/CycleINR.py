@@ -29,7 +29,7 @@ except ModuleNotFoundError:
 from CycleINRParts.logic import Logic
 
 from CycleINRLib.errors import CycleINRError
-from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE
+from CycleINRLib.jobs import CHOICES, MAX_Z_SCALE, NOISES
 
 TARGETS = ("isotropic", "z-scale", "spacing")
 
@@ -107,8 +107,7 @@ class CycleINRParameterNode:
     adaptMinutes - How long a model is adapted to the scans.
     thickness - Slice thickness in mm; 0: as the scan says.
     consistency - How the result keeps to the acquired slices.
-    textureDefault - Whether the texture is fitted to the scan.
-    texture - 0: least error, 1: natural noise, -1: smoothed.
+    noise - Whether the grain is new in each slice, as acquired, or removed.
     selfCheck - Whether every second slice is rebuilt from the others, to say how well that goes.
     device - Where the network runs.
     precision - Of the network's arithmetic.
@@ -128,8 +127,7 @@ class CycleINRParameterNode:
     adaptMinutes: Annotated[float, WithinRange(1.0, 600.0)] = 20.0
     thickness: Annotated[float, WithinRange(0.0, 100.0)] = 0.0
     consistency: Annotated[str, Choice(list(CHOICES["consistency"]))] = "auto"
-    textureDefault: bool = True
-    texture: Annotated[float, WithinRange(-1.0, 1.0)] = 0.0
+    noise: Annotated[str, Choice(list(NOISES.values()))] = NOISES["auto"]
     selfCheck: bool = True
     device: Annotated[str, Choice(list(CHOICES["device"]))] = "auto"
     precision: Annotated[str, Choice(list(CHOICES["precision"]))] = "auto"

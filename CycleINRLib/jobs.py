@@ -18,20 +18,39 @@ MOST_GAIN = 1.5  # on the network's correction
 TOLERANCE = 1e-4  # of a limit: what a spacing in 32-bit floats, or a number of four digits, is off by
 _MOST = 1e300
 LONGEST_TEXT = 1 << 15
+NOISES = {  # as jobs name them -> as people choose them
+    "auto": "as the scan allows",
+    "renew": "new in each slice",
+    "acquired": "as acquired",
+    "remove": "removed",
+}
 CHOICES = {
     "axis": ("auto", "i", "j", "k"),
     "modality": ("auto", "ct", "mr"),
     "profile": ("auto", "box", "gaussian", "skip"),
     "consistency": ("auto", "none", "keep", "project", "exact"),
+    "noise": tuple(NOISES),
     "device": ("auto", "cuda", "mps", "cpu"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
+WITHOUT_NEW_NOISE = ("none", "exact")  # consistencies: the first asks nothing of the output, the second everything
 ROUTES = ("auto", "in-plane", "synthetic", "direct")
 TWO_STAGES = ("synthetic", "direct")  # routes that make a synthetic volume first
 SCRATCH = "scratch"  # instead of a model's name: untrained weights
 ADAPT_CHOICES = ("axis", "modality", "profile", "device")
 TARGETS = {"z_scale": "--z-scale", "spacing_mm": "--spacing", "like": "--like"}
-NOT_COMPUTING = ("input", "output", "report", "picture", "self_check", "dicom", "enhanced", "compress", "overwrite")
+NOT_COMPUTING = (
+    "input",
+    "output",
+    "report",
+    "picture",
+    "difference",
+    "self_check",
+    "dicom",
+    "enhanced",
+    "compress",
+    "overwrite",
+)
 AJob = TypeVar("AJob", bound="Job")
 
 
@@ -95,12 +114,14 @@ class UpsampleJob(Job):
     thickness_mm: float | None = None  # overrides the source's slice thickness
     profile: str = "auto"
     consistency: str = "auto"
-    texture: float | None = None  # 0 least error, 1 natural noise, -1 smoothed; None: as the scan asks for
+    noise: str = "auto"  # new in each slice, as acquired, or removed; auto: new where the split is believed
+    texture: float | None = None  # what jobs held before `noise`: 0 is acquired, anything else renew
     gain: float | None = None  # on the network's correction, 0 to 1.5; None: fitted on dropped slices of the scan
     device: str = "auto"
     precision: str = "auto"
     report: str | None = None
     picture: str | None = None
+    difference: str | None = None  # path of a volume: what was taken from the acquired slices as noise
     self_check: bool = False
     dicom: bool = False
     enhanced: bool = False  # with dicom: one multi-frame file
@@ -120,7 +141,13 @@ class UpsampleJob(Job):
         for name in ("spacing_mm", "thickness_mm"):
             _check_length(name, getattr(self, name))
         if self.texture is not None and not (is_number(self.texture) and -1 <= self.texture <= 1):
-            raise RequestError("texture must lie between -1 and 1", repr(self.texture), "give 0 for least error")
+            raise RequestError("texture must lie between -1 and 1", repr(self.texture), "ask for a noise instead")
+        if self.texture is not None and self.noise == "auto":
+            kept = self.texture == 0 or self.consistency in WITHOUT_NEW_NOISE
+            object.__setattr__(self, "noise", "acquired" if kept else "renew")
+        if self.noise == "renew" and self.consistency in WITHOUT_NEW_NOISE:
+            found = f"--noise renew --consistency {self.consistency}"
+            raise RequestError("New noise needs acquired slices that are kept or projected", found, "leave one out")
         if self.gain is not None and not (is_number(self.gain) and 0 <= self.gain <= MOST_GAIN):
             what = f"gain must lie between 0 and {MOST_GAIN:g}"
             raise RequestError(what, repr(self.gain), "give 1 for the network as it is")
@@ -130,6 +157,10 @@ class UpsampleJob(Job):
     def computing(self) -> dict[str, Any]:
         """The fields that say how to compute, without paths and what belongs to a whole volume."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_COMPUTING}
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, JSON-ready, with "task"; `noise` tells what `texture` meant."""
+        return {name: value for name, value in super().to_json().items() if name != "texture"}
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class Controller:
                 self.panel.aim(str(error))
             self.panel.aim_adapt(self._why_not_adapt())
             self.request.show()
-            self.display.request(asked, len(self.request.volumes()), self._texture(), frames_of(asked.inputVolume))
+            self.display.request(asked, len(self.request.volumes()), frames_of(asked.inputVolume))
         self.show()
 
     def _aim(self, asked) -> None:
@@ -136,7 +136,7 @@ class Controller:
             self.timer.start()
         ids = [node.GetID() for node in (*self.request.volumes(), output) if node]
         key = (*ids, plan.target.shape, plan.target.ijk_to_ras.tobytes(), repr({**request, "region": None}), frames)
-        job = UpsampleJob(texture=request["texture"], self_check=asked.selfCheck)
+        job = UpsampleJob(noise=request["noise"], self_check=asked.selfCheck)
         seconds = frames * speed.seconds(source, plan, job) if speed else None
         name = output.GetName() if output is not None else result_name(asked.inputVolume, plan.z_scale)
         region = region_text(source, plan, seconds) if asked.region is not None else ""
@@ -154,12 +154,6 @@ class Controller:
         """The volume to fill, where there is just one result."""
         one = len(self.request.volumes()) == 1 and self._frames() == 1
         return self.request.parameters.outputVolume if one else None
-
-    def _texture(self) -> bool | None:
-        try:
-            return self._logic.knowsTexture(self.request.model)
-        except CycleINRError:
-            return None
 
     def _why_not_adapt(self) -> str:
         """Looks at all voxels of all chosen scans, so only where something changed."""

@@ -73,12 +73,11 @@ class Display:
         none = _("No segmentation was drawn on the scan of the result.")
         self._enable(ui.segmentationButton, idle and segmented, none if idle else wait)
 
-    def request(self, asked, volumes: int, knows_texture: bool | None, frames) -> None:
+    def request(self, asked, volumes: int, frames) -> None:
         """What depends on another choice is enabled by it, and says so where it is not.
 
         :param asked: the parameter node
         :param volumes: how many are chosen
-        :param knows_texture: whether the model understands texture; None where it cannot be read
         :param frames: of the sequence that the scan shows; None where it shows none
         """
         ui = self._ui
@@ -94,15 +93,6 @@ class Display:
         self._enable(ui.outputSelector, one, each if volumes > 1 else whole)
         no_scan = _("Choose an input volume first.")
         self._enable(ui.drawButton, asked.inputVolume is not None, no_scan)
-        self._texture(asked, knows_texture)
-
-    def _texture(self, asked, knows: bool | None) -> None:
-        never = _("This model was trained for least error only.")
-        unread = _("The model cannot be read; the line under Apply says why.")
-        why_not = unread if knows is None else never
-        fitted = _("The texture is fitted to the scan; uncheck that to choose it yourself.")
-        self._enable(self._ui.textureCheckBox, bool(knows), why_not)
-        self._enable(self._ui.textureSlider, bool(knows) and not asked.textureDefault, fitted if knows else why_not)
 
     def _show(self, widget, visible: bool) -> None:
         """Only what changed: a child of a collapsed ctkCollapsibleButton that is shown is hidden again at once."""

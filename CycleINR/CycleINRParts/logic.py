@@ -9,7 +9,7 @@ import slicer
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
-from CycleINRLib.errors import CycleINRError, RequestError, VolumeError
+from CycleINRLib.errors import RequestError, VolumeError
 from CycleINRLib.jobs import AdaptJob, UpsampleJob
 from CycleINRParts.running import Running
 
@@ -70,8 +70,8 @@ class Logic(ScriptedLoadableModuleLogic):
         :param region: only what lies inside is computed; None: the whole scan
         :param name: of a new volume
         :param progress: called with each event while waiting
-        :param options: thickness (mm), consistency, texture (-1 to 1), modality, profile, axis, model, device,
-            precision, self_check
+        :param options: thickness (mm), consistency, noise (renew, acquired or remove), modality, profile, axis,
+            model, device, precision, self_check
         :return: (node, report), or a `Run`
         :raises CycleINRError: what went wrong, in words; the scene is then as it was
         """
@@ -295,13 +295,6 @@ class Logic(ScriptedLoadableModuleLogic):
         from CycleINRLib.network.weights import list_models
 
         return [name for name, _path in list_models()]
-
-    def knowsTexture(self, model: str) -> bool | None:
-        """Whether a model understands texture; None where it cannot be read."""
-        try:
-            return self._card(model).texture
-        except CycleINRError:
-            return None
 
     def toWorld(self, node, place) -> "np.ndarray":
         """A place in the volume's own frame (RAS, mm) in the world."""

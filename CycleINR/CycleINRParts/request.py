@@ -8,6 +8,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from CycleINRLib.errors import CycleINRError, ModelError
+from CycleINRLib.jobs import NOISES
 from CycleINRLib.scene.region import give_size
 from CycleINRParts.choices import ChosenNode, ModelChoice, MoreVolumes
 from CycleINRParts.observing import Observers
@@ -121,7 +122,7 @@ class Request:
             "modality": asked.modality,
             "consistency": asked.consistency,
             "model": self.model,
-            "texture": None if asked.textureDefault else asked.texture,
+            "noise": {words: name for name, words in NOISES.items()}[asked.noise],
             "device": asked.device,
             "precision": asked.precision,
         }

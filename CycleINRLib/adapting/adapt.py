@@ -267,7 +267,7 @@ def _patch_sizes(scans: Sequence[Any], route: str) -> dict[str, Any]:
 def compare_held_out(
     scans: Sequence[ThickScan], start: Path, learned: Any, progress: Listener | None = None, cancelled: Stop = None
 ) -> dict[str, Any]:
-    """Every second held-out slice predicted from the others by both networks, as they are (texture 0, gain 1).
+    """Every second held-out slice predicted from the others by both networks, as they are (gain 1).
 
     Returns
     -------
@@ -292,7 +292,7 @@ def _examined(scan: ThickScan, start: Path, learned: Any) -> dict[str, Any]:
 
     asked = UpsampleJob(
         axis="k", modality=scan.modality.lower(), profile=scan.protocol.profile, thickness_mm=scan.thickness_mm,
-        z_scale=2.0, model=str(start), device="cpu", precision="float32", texture=0.0,
+        z_scale=2.0, model=str(start), device="cpu", precision="float32", noise="acquired",
     )  # fmt: skip
     engine = Engine.of(scan.volume, asked, plan(scan.volume, asked), None, None)
     block = middle_block(np.asarray(scan.held_out, np.float32), (len(scan.held_out), 192, 192))

@@ -27,7 +27,7 @@ NESTED = {  # columns of the table that stand deeper in the figures
     "self_check_psnr_db": ("self_check", "psnr_db"),
 }
 PLAIN = (
-    "z_scale", "generated_gap", "noise_ratio", "noise_taken", "gain", "texture", "noise", "consistency", "device",
+    "z_scale", "generated_gap", "noise_ratio", "noise_taken", "gain", "noise", "consistency", "device",
     "precision", "peak_memory_mb",
 )  # fmt: skip
 _COLUMNS = (

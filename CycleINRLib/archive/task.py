@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..imaging.volume import Volume
 
 FIGURES = (
-    "z_scale", "snli", "snli_detrended", "generated_gap", "noise_ratio", "grain", "noise_taken", "gain", "texture",
+    "z_scale", "snli", "snli_detrended", "generated_gap", "noise_ratio", "grain", "noise_taken", "gain",
     "noise", "consistency", "self_check", "device", "precision", "seconds", "peak_memory_mb", "warnings",
 )  # fmt: skip
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # then no other scan would do better

@@ -191,7 +191,7 @@ def add_options(parser: Parser) -> None:
         help="linear, cubic, sinc, histospline, cubic+projection, models or their files (all, and the bundled models)",
     )  # fmt: skip
     methods.add_argument("--consistency", metavar="C", nargs="+", default=["auto"], help="each for every model")
-    methods.add_argument("--texture", metavar="T", nargs="+", default=["default"], help="-1 to 1 or default, likewise")
+    methods.add_argument("--noise", metavar="N", nargs="+", default=["auto"], help="each for every model, likewise")
     methods.add_argument("--add", metavar="NAME=FOLDER", action="append", default=[], help="results of another program")
     methods.add_argument(
         "--adapt", metavar="ROUTE", nargs="+", choices=COMPARED, default=[],

@@ -59,11 +59,11 @@ def add_way(parser: Parser) -> None:
     parser.add_argument("--model", default="auto", metavar="NAME", help="a name `cycleinr models` lists, or a file")
     parser.add_argument("--thickness", metavar="MM", type=number, dest="thickness_mm", help="slice thickness")
     parser.add_argument(
-        "--texture",
-        metavar="T",
-        type=number,
-        help="0 least error, 1 natural noise, -1 smoothed (default: fitted to the scan)",
-    )
+        "--noise", choices=CHOICES["noise"], default="auto",
+        help="new in each slice, as acquired (least error, drawn along the slice axis), or removed; auto: new where "
+        "signal and noise of the scan can be told apart",
+    )  # fmt: skip
+    parser.add_argument("--texture", type=number, help=argparse.SUPPRESS)  # before --noise: 0 acquired, else renew
     parser.add_argument(
         "--gain", metavar="G", type=number, help="0..1.5, correction used (default: fitted to the scan)"
     )

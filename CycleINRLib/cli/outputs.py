@@ -29,6 +29,7 @@ class Outputs:
     volume: Path
     report: Path | None = None
     picture: Path | None = None
+    difference: Path | None = None
     dicom: bool = False
     enhanced: bool = False
     compress: bool = False
@@ -42,8 +43,12 @@ class Outputs:
             found = f"input {job.input!r}, output {job.output!r}"
             raise RequestError("The job lacks a path", found, 'give both "input" and "output"')
         inputs = tuple(Path(path) for path in (job.input, job.like) if path)
-        report, picture = (Path(path) if path else None for path in (job.report, job.picture))
-        return cls(Path(job.output), report, picture, job.dicom, job.enhanced, job.compress, job.overwrite, inputs)
+        report, picture, difference = (
+            Path(path) if path else None for path in (job.report, job.picture, job.difference)
+        )
+        return cls(
+            Path(job.output), report, picture, difference, job.dicom, job.enhanced, job.compress, job.overwrite, inputs
+        )
 
     def check(self, geometry: Geometry | None = None, source: Volume | None = None) -> None:
         """Refuse now what could not be written later; `geometry` of the output and `source`, once they are known.
@@ -68,12 +73,16 @@ class Outputs:
             check_file(self.report, ".json", self.overwrite, self.inputs)
         if self.picture:
             check_picture(self.picture, self.overwrite, self.inputs)
-        paths = [path.absolute() for path in (self.volume, self.report, self.picture) if path]
+        if self.difference:
+            check_output(self.difference, overwrite=self.overwrite, inputs=self.inputs, geometry=geometry)
+        paths = [path.absolute() for path in (self.volume, self.report, self.picture, self.difference) if path]
         if len(set(paths)) < len(paths):
             raise RequestError("Two outputs have the same name", str(paths[-1]), "give each a name of its own")
 
-    def write(self, source: Volume, output: Volume, report: dict[str, Any]) -> tuple[str, ...]:
-        """Write all of them; the paths in the order of writing."""
+    def write(
+        self, source: Volume, output: Volume, report: dict[str, Any], taken: Volume | None = None
+    ) -> tuple[str, ...]:
+        """Write all of them; the paths in the order of writing. `taken`: the noise of the acquired slices."""
         if self.dicom:
             from ..io.dicomwrite import write_series
 
@@ -90,6 +99,11 @@ class Outputs:
         if self.picture:
             draw(self.picture, source, output, report)
             written.append(self.picture)
+        if self.difference and taken is not None:
+            from ..io.files import write
+
+            write(taken, self.difference, overwrite=self.overwrite)
+            written.append(self.difference)
         return tuple(str(path) for path in written)
 
 

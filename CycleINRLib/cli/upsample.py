@@ -10,6 +10,12 @@ from .console import Console, figure, place_of
 from .options import Parser, add_dicom, add_input, add_json, add_target, add_way, check_target
 from .outputs import Outputs
 
+NOISE_WORDS = {
+    "renew": "new in each slice (synthetic)",
+    "acquired": "as acquired, drawn along the slice axis",
+    "remove": "removed",
+}
+
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
 
@@ -43,9 +49,13 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
 
     result = upsample(source, job, like=like, progress=console.hear)
     result.report["warnings"] += changes
+    if job.difference and result.taken is None:
+        result.report["warnings"].append(
+            "No noise was taken from the acquired slices: there is no difference to write."
+        )
     for message in result.report["warnings"]:
         console.warn(message)
-    files = outputs.write(source, result.volume, result.report)
+    files = outputs.write(source, result.volume, result.report, result.taken)
     tell_result(source, result.volume, result.report, console)
     for path in files:
         console.say(f"written       {path}")
@@ -62,7 +72,13 @@ def tell_result(source: Volume, output: Volume, report: dict[str, Any], console:
         f"SNLI          input {figure(snli['input'])}, output {figure(snli['output'])}, "
         f"linear {figure(snli['linear'])} (0: the same noise in every slice)"
     )
-    console.say(f"noise ratio   {figure(report['noise_ratio'])} (1: the texture of the scan was kept)")
+    grain = report["grain"]
+    console.say(
+        f"grain         output {figure(grain['output'])}, linear {figure(grain['linear'])} "
+        "(0: streaks along the slice axis)"
+    )
+    console.say(f"noise         {NOISE_WORDS[report['noise']]}")
+    console.say(f"noise ratio   {figure(report['noise_ratio'])} (1: as much as in the acquired slices)")
     console.say(f"gain          {figure(report['gain'], 2)} (1: all of the network's correction is used)")
     check = report.get("self_check")
     if check:
@@ -82,5 +98,6 @@ def add_options(parser: Parser) -> None:
     add_way(parser)
     parser.add_argument("--report", metavar="FILE.json", help="write the report")
     parser.add_argument("--picture", metavar="FILE.png", help="write a coronal comparison")
+    parser.add_argument("--difference", metavar="FILE", help="write what was taken from the acquired slices as noise")
     add_dicom(parser, "write a DICOM series into the folder OUTPUT")
     add_json(parser)

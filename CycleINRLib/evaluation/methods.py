@@ -1,4 +1,4 @@
-"""Who takes part in an evaluation: interpolators, models at each texture and consistency, added results (floor 4)."""
+"""Who takes part in an evaluation: interpolators, models with each noise and consistency, added results (floor 4)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from ..io.files import read
 from ..io.names import EXTENSIONS
 from ..io.resample import resampled
 from ..jobs import CHOICES
-from ..modelcard import ModelCard, read_card
 from ..network.weights import find_model, list_models, sha256, weights_sha256
 from .case import Case
 from .interpolators import ABOUT, INTERPOLATORS, Attempt
@@ -53,7 +52,7 @@ class EvaluatedMethod:
         return {"kind": self.kind, **dict(self.told)}
 
     def key(self, case: str) -> str:
-        """Changes where the result would change: other weights, another texture, another file."""
+        """Changes where the result would change: other weights, another noise, another file."""
         if self.folder is None:
             told = {name: value for name, value in self.told if name not in ("sha256", "about")}
             return json.dumps([self.kind, told, dict(self.job).get("device")])
@@ -117,21 +116,17 @@ def _built_in(options: Namespace, voice: Voice) -> Iterator[EvaluatedMethod]:
 
 
 def _of_model(name: str, options: Namespace, voice: Voice) -> Iterator[EvaluatedMethod]:
-    """The model at each texture and consistency; what differs from its defaults is in the name."""
+    """The model with each noise and consistency; what differs from its defaults is in the name."""
     path = find_model(name)
-    card, digest, weights = read_card(path), sha256(path), weights_sha256(path)
+    digest, weights = sha256(path), weights_sha256(path)
     label = name if name in dict(list_models()) else path.stem
-    usual = None if card.texture else 0.0  # None: fitted to each scan
-    for texture in _textures(options.texture, usual, card, label, voice):
-        for consistency in dict.fromkeys(options.consistency):
-            if consistency not in CHOICES["consistency"]:
-                choice = ", ".join(CHOICES["consistency"])
-                raise RequestError("The consistency is unknown", consistency, f"choose of {choice}")
-            extra = "" if texture == usual else f" texture {texture:g}"
+    for noise in _of_choices("noise", options.noise):
+        for consistency in _of_choices("consistency", options.consistency):
+            extra = "" if noise == "auto" else f" {noise}"
             extra += "" if consistency == "auto" else f" {consistency}"
-            job = {"model": str(path), "texture": texture, "consistency": consistency, "device": options.device}
-            told = {"model": label, "file": path.name, "sha256": digest, "texture": texture, "consistency": consistency}
-            told |= {"weights_sha256": weights, "texture_is_default": texture == usual}
+            job = {"model": str(path), "noise": noise, "consistency": consistency, "device": options.device}
+            told = {"model": label, "file": path.name, "sha256": digest, "noise": noise, "consistency": consistency}
+            told |= {"weights_sha256": weights}
             yield EvaluatedMethod(label + extra, "model", tuple(job.items()), told=tuple(told.items()))
 
 
@@ -140,7 +135,7 @@ def _adapted(options: Namespace) -> Iterator[EvaluatedMethod]:
     if not options.adapt:
         return
     path = find_model(options.start)
-    job = {"model": str(path), "device": options.device, "texture": 0.0}
+    job = {"model": str(path), "device": options.device, "noise": "acquired"}
     for route in dict.fromkeys(options.adapt):
         about = ABOUT_ADAPTED.get(route, f"{path.stem} adapted to the thick slices of each case, route {route}")
         told = {
@@ -162,20 +157,11 @@ def _adapting(told: dict[str, Any], job: dict[str, Any]) -> Method:
     return adapted(told["route"], told["steps"], **job)
 
 
-def _textures(asked: list[str], usual: float | None, card: ModelCard, label: str, voice: Voice) -> list[float | None]:
-    found: dict[float | None, None] = {}
-    for text in asked:
-        try:
-            value = usual if text == "default" else float(text)
-        except ValueError:
-            value = -1.0
-        if value is not None and not 0 <= value <= 1:
-            raise RequestError("The texture is not understood", text, "give default or a number from 0 to 1")
-        if value and not card.texture:
-            voice.warn(f"The model {label} knows no texture: {text} is left out.")
-        else:
-            found[value] = None
-    return list(found)
+def _of_choices(name: str, asked: list[str]) -> list[str]:
+    for word in asked:
+        if word not in CHOICES[name]:
+            raise RequestError(f"The {name} is unknown", word, f"choose of {', '.join(CHOICES[name])}")
+    return list(dict.fromkeys(asked))
 
 
 def _added(text: str) -> EvaluatedMethod:

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: crops with their errors and the noise by slice, and what texture costs (floor 4).
+"""Pictures of an evaluation: crops with their errors and the noise by slice (floor 4).
 
 The planes of one case of each scan are kept as `cases/NAME.npz` when the case is computed, so that drawing needs no
 volume again.
@@ -51,15 +51,12 @@ def keep_planes(path: Path, case: Case, results: Mapping[str, np.ndarray]) -> No
 
 
 def draw_all(folder: Path, record: Facts) -> list[Path]:
-    """A picture of each scan whose planes were kept, and of the texture where several were asked for."""
+    """A picture of each scan whose planes were kept."""
     written = []
     for case in record["cases"]:
         planes = folder / "cases" / f"{case['case']}.npz"
         if planes.exists():
             written.append(_draw_case(folder / f"{case['case']}.png", planes, case, record))
-    curves = texture_curves(record)
-    if any(len(points) > 1 for points in curves.values()):
-        written.append(_draw_texture(folder / "texture.png", curves, record))
     return written
 
 
@@ -72,7 +69,7 @@ def chosen(case: Facts, record: Facts) -> list[str]:
         return sorted(names, key=lambda name: -(figure_of(case, name, "psnr_generated") or 0))[:most]
 
     ours = [name for name in names_of(record, "model") if name in results]
-    ours.sort(key=lambda name: not record["methods"][name]["texture_is_default"])
+    ours.sort(key=lambda name: record["methods"][name]["noise"] != "auto")
     return [*best("interpolator", MOST_INTERPOLATORS), *best("added", MOST_ADDED), *ours[:MOST_OURS]]
 
 
@@ -152,61 +149,3 @@ def _noise(axes: Any, case: Facts, names: Sequence[str]) -> None:
     axes.tick_params(labelsize=8)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=7, ncols=min(4, len(names)))
-
-
-# --- texture --------------------------------------------------------------------------------------------------
-CURVES = ("psnr_generated", "snli", "snli_detrended", "generated_gap", "noise_ratio")
-TITLES = ("PSNR, generated, dB", "SNLI", "SNLI detrended", "generated gap", "noise ratio")
-
-
-def texture_curves(record: Facts) -> dict[tuple[str, str], list[tuple[float, dict[str, float]]]]:
-    """(model, modality) to (texture, mean of each figure over all cases), texture rising; consistency auto alone."""
-    found: dict[tuple[str, str], list[tuple[float, dict[str, float]]]] = {}
-    for name in names_of(record, "model"):
-        facts = record["methods"][name]
-        if facts["consistency"] != "auto" or facts["texture"] is None:
-            continue
-        for modality in dict.fromkeys(case["modality"] for case in record["cases"]):
-            means = _means([case for case in record["cases"] if case["modality"] == modality], name)
-            found.setdefault((facts["model"], modality), []).append((facts["texture"], means))
-    return {key: sorted(points, key=lambda point: point[0]) for key, points in found.items()}
-
-
-def _means(cases: Sequence[Facts], name: str) -> dict[str, float]:
-    known = {figure: [figure_of(case, name, figure) for case in cases] for figure in CURVES}
-    return {
-        figure: float(np.mean([value for value in values if value is not None] or [np.nan]))
-        for figure, values in known.items()
-    }
-
-
-def _draw_texture(path: Path, curves: Mapping, record: Facts) -> Path:
-    """Each figure over texture, one line a model and modality; the truth or the best interpolator dotted."""
-
-    def draw(figure: Any) -> None:
-        for n, (name, title) in enumerate(zip(CURVES, TITLES)):
-            axes = figure.add_axes((0.05 + n * 0.192, 0.17, 0.145, 0.68))
-            for color, ((model, modality), points) in enumerate(curves.items()):
-                textures, values = zip(*((texture, means[name]) for texture, means in points))
-                axes.plot(textures, values, "o-", color=f"C{color}", label=f"{model}, {modality}")
-                cases = [case for case in record["cases"] if case["modality"] == modality]
-                level = _level(cases, record, name)
-                if level is not None:
-                    axes.axhline(level, color=f"C{color}", linestyle=":")
-            axes.set_title(title + ("\ndotted: best interpolator" if n == 0 else "\ndotted: truth"), fontsize=8)
-            axes.set_xlabel("texture", fontsize=8)
-            axes.tick_params(labelsize=7)
-        figure.axes[0].legend(frameon=False, fontsize=7)
-
-    return save_picture(path, (13.5, 3.2), draw)
-
-
-def _level(cases: Sequence[Facts], record: Facts, figure: str) -> float | None:
-    """What a texture is compared with: the truth's own figure, for PSNR the best interpolator of each case."""
-    if figure != "psnr_generated":
-        values = [case["truth"].get(figure) for case in cases]
-    else:
-        interpolators = names_of(record, "interpolator")
-        values = [max((figure_of(case, name, figure) or 0 for name in interpolators), default=None) for case in cases]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -51,7 +51,7 @@ class Score:
 
 
 def product(**job_fields: Any) -> Method:
-    """CycleINR as users get it; `job_fields` are those of `UpsampleJob` (model, texture, consistency, ...)."""
+    """CycleINR as users get it; `job_fields` are those of `UpsampleJob` (model, noise, consistency, ...)."""
 
     def run(case: Case) -> Iterator[Attempt]:
         from ..upsampling.upsample import upsample
@@ -64,7 +64,7 @@ def product(**job_fields: Any) -> Method:
         else:
             result = upsample(case.source, like=case.target, **asked)
         report = result.report
-        kept = ("texture", "consistency", "consistency_error", "gain", "device", "precision", "warnings")
+        kept = ("noise", "noise_taken", "consistency", "consistency_error", "gain", "device", "precision", "warnings")
         facts = {name: report[name] for name in kept if name in report}
         yield Attempt(result.volume.values, readout=report, facts=facts)
 

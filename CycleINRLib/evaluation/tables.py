@@ -96,9 +96,8 @@ def _head(record: Facts) -> str:
 
 def _about(facts: Facts) -> str:
     if facts["kind"] == "model":
-        texture = "fitted to each scan" if facts["texture"] is None else f"{facts['texture']:g}"
         return (
-            f"model {facts['model']}, texture {texture}, consistency {facts['consistency']}, "
+            f"model {facts['model']}, noise {facts['noise']}, consistency {facts['consistency']}, "
             f"sha256 {facts['sha256'][:16]}"
         )
     return facts["about"]

@@ -168,11 +168,12 @@ def _description(volume: Volume, origin: Origin | None, report: dict[str, Any]) 
 
 def _derivation(report: dict[str, Any]) -> str:
     words = [f"CycleINR {__version__}: slices generated between the acquired ones"]
-    told = ("z_scale", "profile", "consistency", "noise", "texture")
+    told = ("z_scale", "profile", "consistency", "noise")
     words += [f"{name} {report[name]}" for name in told if isinstance(report.get(name), (str, int, float))]
     if report.get("model"):
         words.append(f"model {report['model'].get('name')}, sha256 {report['model'].get('sha256')}")
-    return ", ".join(words)[:_LONGEST_TEXT]
+    ending = ", noise synthetic" if report.get("noise") == "renew" else ""
+    return ", ".join(words)[: _LONGEST_TEXT - len(ending)] + ending
 
 
 def _equipment() -> Dataset:

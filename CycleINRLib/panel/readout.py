@@ -20,6 +20,7 @@ STAGES = {  # as events name them -> as people read them
     "synthesize": _("Building practice volumes"),
     "adapt": _("Adapting"),
 }
+NOISE_TEXTS = {"renew": _("new in each slice"), "acquired": _("as acquired"), "remove": _("removed")}
 SHORT_MM = 3  # significant digits of a spacing
 
 
@@ -215,7 +216,8 @@ def readout(report: dict[str, Any]) -> tuple[Row, ...]:
         Row(_("Self-check"), _check_text(report.get("self_check") or {}), CHECK_TIP),
         Row(_("Correction used"), _percent_text(report.get("gain"), _("{percent:.0f} % of the network's")), GAIN_TIP),
         Row(_("Consistency"), _consistency_text(report), CONSISTENCY_TIP),
-        Row(_("Texture"), _number(report.get("texture"), 2), TEXTURE_TIP),
+        Row(_("Noise"), NOISE_TEXTS.get(str(report.get("noise")), ""), NOISE_TIP),
+        Row(_("Grain"), _grain_text(report), GRAIN_TIP),
         Row(_("Computed by"), _computed_text(report), _("The network, where it ran, and how long it took.")),
     )
     return tuple(row for row in rows if row.text)
@@ -247,9 +249,13 @@ CONSISTENCY_TIP = _(
     "How the result keeps to the acquired slices. keep: they are copied into it. project: averaging the result over "
     "the slice thickness gives them back, up to the given part of the noise. exact: the same without remainder."
 )
-TEXTURE_TIP = _(
-    "0: least error, generated slices are smoother. 1: natural grain, which the network adds by likeness. Below 0: the "
-    "finest detail of the network's correction was smoothed away, since this scan itself has none so fine."
+NOISE_TIP = _(
+    "New in each slice: the grain is synthetic, as coarse and as strong as the scan's own; the anatomy is not. As "
+    "acquired: the grain of each acquired slice is drawn along to the next. Removed: the signal alone."
+)
+GRAIN_TIP = _(
+    "Grain across the slices over grain within them. Near 1: alike in every view. Near 0: streaks along the slice axis."
+    " In brackets, that of linear interpolation."
 )
 
 
@@ -320,6 +326,12 @@ def _size_text(output: dict[str, Any]) -> str:
         return ""
     text = _("{counts} voxels of {lengths} mm")
     return text.format(counts=counts(output["dimensions"]), lengths=lengths(output["spacing_mm"]))
+
+
+def _grain_text(report: dict[str, Any]) -> str:
+    grain = report.get("grain") or {}
+    output, linear = _number(grain.get("output"), 2), _number(grain.get("linear"), 2)
+    return f"{output} ({linear})" if output and linear else output
 
 
 def _consistency_text(report: dict[str, Any]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import Cancelled, MissingPackageError, RequestError, ResourceError
+from ..errors import Cancelled, MissingPackageError, ResourceError
 from ..events import Listener, Stopwatch, Warned
 from ..imaging.consistency import Grid, Remainder, along_z, kept, projection
 from ..imaging.intensity import IntensityScale
@@ -23,23 +23,27 @@ from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
 from .memory import bytes_per_row, empty_volume, is_out_of_memory, rows_that_fit, usual_rows, working_bytes
 from .plan import Plan, doubts
-from .smoothing import REACH, smoothed, widened
 
 CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
-LEAST_GAIN = 1e-3  # below it the network's correction is nothing
 RATIO_SEEN = 1.3  # thickness / spacing up to which the network was trained
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is fitted to a scan before it is computed, see `gain` and `texture`.
+    """What is fitted to a scan before it is computed, see `gain`.
 
-    gain : on the correction of least error, in [0, 1.5]; texture is added in full
-    texture : -1 smoothed, 0 least error, 1 natural noise
+    gain : on the network's correction, in [0, 1.5]
     """
 
     gain: float = 1.0
-    texture: float = 0.0
+
+
+class Renewal(Protocol):
+    """Noise that is added to the output, see `grain`."""
+
+    def add(
+        self, x: np.ndarray, beside: np.ndarray, grid: Grid, wanted: np.ndarray, plan: Plan, rows: slice, columns: slice
+    ) -> None: ...
 
 
 class Engine:
@@ -91,8 +95,6 @@ class Engine:
         device = choose_device(job.device)
         path = find_model(job.model)
         network, card = shared_model(path)
-        if (job.texture or 0.0) > 0 and not card.texture:
-            raise RequestError("This model knows no texture", f"--texture {job.texture:g}", "use --texture 0")
         precision = choose_precision(job.precision, device)
         source = volume.slices_first(plan.axis)
         scale = IntensityScale.of(source.values, plan.modality)
@@ -113,41 +115,25 @@ class Engine:
         settings: Settings,
         rows: tuple[int, int] | None = None,
         column: int | None = None,
+        renewal: Renewal | None = None,
     ) -> tuple[np.ndarray, Remainder, AcquiredQuery | None]:
         """Output slices of (N, J, I) `values` on the target part of `grid`, for all of it, some rows or one column.
+
+        renewal : adds noise to what the network gave, before it is stored
 
         Returns
         -------
         (M, rows, I) in the scan's type for whole volumes, which saves memory, else (M, rows, columns) float32;
         what consistency left over; the output at acquired positions where the measure needs it
         """
-        outputs, errors, beside = self._run(values, grid, settings.gain, (settings.texture,), rows, column)
-        return outputs[0], errors, beside[0]
-
-    def at_textures(
-        self, values: np.ndarray, grid: Grid, gain: float, textures: tuple[float, ...]
-    ) -> list[tuple[np.ndarray, AcquiredQuery | None]]:
-        """The whole output and that at acquired positions, as `run` gives them, for each texture; encoded once."""
-        outputs, _, beside = self._run(values, grid, gain, textures)
-        return list(zip(outputs, beside))
-
-    def _run(
-        self,
-        values: np.ndarray,
-        grid: Grid,
-        gain: float,
-        textures: tuple[float, ...],
-        rows: tuple[int, int] | None = None,
-        column: int | None = None,
-    ) -> tuple[np.ndarray, Remainder, list[AcquiredQuery | None]]:
         whole = rows is None and column is None
         columns = slice(0, values.shape[2]) if column is None else slice(column, column + 1)
         first, last = rows or (0, values.shape[1])
         slices = grid.crop.stop - grid.crop.start
         size = (last - first, columns.stop - columns.start)
-        output = empty_volume((len(textures), slices, *size), self.kind if whole else np.float32)
+        output = empty_volume((slices, *size), self.kind if whole else np.float32)
         wanted = positions_to_query(grid.positions[grid.crop], len(values)) if whole else np.zeros(0, int)
-        beside = np.empty((len(textures), len(wanted), *size), np.float32)
+        beside = np.empty((len(wanted), *size), np.float32)
         errors = Remainder()
         slabs = self.slabs(values.shape, first, last, grid)
         watch = Stopwatch("upsample", len(slabs) * self._ticks(len(values)), self.progress)
@@ -155,7 +141,7 @@ class Engine:
         while done < len(slabs):
             slab = slabs[done]
             try:
-                parts = list(self._slab(values, slab, columns, grid, wanted, gain, textures, watch, errors))
+                x, extra = self._slab(values, slab, columns, grid, wanted, settings.gain, watch, errors)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -164,42 +150,36 @@ class Engine:
                 continue
             keep = slice(max(slab.first, first) - slab.first, None)
             at = slice(max(slab.first, first) - first, slab.last - first)
-            for n, (x, extra) in enumerate(parts):
-                output[n, :, at] = self.stored(x[:, keep]) if whole else x[:, keep]
-                beside[n, :, at] = extra[:, keep]
+            if renewal is not None:
+                renewal.add(x, extra, grid, wanted, self.plan, slice(slab.first, slab.last), columns)
+            output[:, at] = self.stored(x[:, keep]) if whole else x[:, keep]
+            beside[:, at] = extra[:, keep]
             done += 1
         self._empty_outside(output, values, grid)
-        queried = [AcquiredQuery(self.stored(one), wanted) if len(wanted) else None for one in beside]
-        return output, errors, queried
+        return output, errors, AcquiredQuery(self.stored(beside), wanted) if len(wanted) else None
 
     def _empty_outside(self, output: np.ndarray, values: np.ndarray, grid: Grid) -> None:
         """Slices of a reference that lie beyond the scan hold its lowest value: nothing is extrapolated."""
         places = grid.positions[grid.crop]
         outside = (places < -0.5 - 1e-6) | (places > grid.count - 0.5 + 1e-6)
         if outside.any():
-            output[:, outside] = values.min()
+            output[outside] = self.lowest if np.isfinite(self.lowest) else values.min()
             self.warn(f"{outside.sum()} slices of the reference lie outside the scan: filled with its lowest value.")
 
     def _slab(
-        self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, gain, textures, watch, errors
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """One slab at each texture, consistent with its acquired slices: (M, rows, columns) float32, and the slices
-        `wanted` beside."""
+        self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, gain: float, watch, errors
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One slab, consistent with its acquired slices: (M, rows, columns) float32, and the slices `wanted` beside."""
         read = np.asarray(values[:, slab.read_first : slab.read_last], np.float32)
         rows = slice(slab.first - slab.read_first, slab.last - slab.read_first)
         y = np.ascontiguousarray(read[:, rows, columns])
         inside = np.clip(grid.positions, 0, grid.count - 1)
         places, where = np.unique(np.concatenate([inside, wanted]).round(9), return_inverse=True)
-        found = self.corrections(read, rows, columns, places, grid, gain, textures, watch)
-        base = np.tensordot(self._base(places, grid), y, 1)
-        for unique in found:
-            unique += base
-        del base, unique
-        while found:
-            unique = found.pop(0)
-            x, extra = unique[where[: len(inside)]], unique[where[len(inside) :]]
-            del unique
-            yield self._consistent(x, extra, y, grid, inside, wanted, errors)
+        found = self.corrections(read, rows, columns, places, grid, gain, watch)
+        found += np.tensordot(self._base(places, grid), y, 1)
+        x, extra = found[where[: len(inside)]], found[where[len(inside) :]]
+        del found
+        return self._consistent(x, extra, y, grid, inside, wanted, errors)
 
     def _consistent(self, x, extra, y, grid: Grid, inside: np.ndarray, wanted: np.ndarray, errors: Remainder):
         """Output x at `inside` and extra at acquired positions `wanted`, in agreement with the acquired slices y."""
@@ -227,26 +207,18 @@ class Engine:
         places: np.ndarray,
         grid: Grid,
         gain: float,
-        textures: tuple[float, ...],
         watch: Stopwatch,
-    ) -> list[np.ndarray]:
-        """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32 for each texture."""
+    ) -> np.ndarray:
+        """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32."""
         from ..network.infer import corrections
         from ..network.model import Conditions
 
         def tick() -> None:
             watch.step()
-            if self.cancelled is not None and self.cancelled():
-                raise Cancelled()
+            self.check_cancelled()
 
         plan, scale = self.plan, self.scale
-        gain = max(gain, LEAST_GAIN)  # gain * (correction + texture / gain * noise): texture stays what it is
-        size = (len(places), rows.stop - rows.start, columns.stop - columns.start)
-        outs = [np.empty(size, np.float32) for _ in textures]
-        inner_rows = inner_columns = slice(None)
-        if min(textures) < 0:
-            rows, inner_rows = widened(rows, read.shape[1])
-            columns, inner_columns = widened(columns, read.shape[2])
+        output = np.empty((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
         anisotropy = self.spacing_mm[0] / min(self.spacing_mm[1:])
         ratio, seen = min(plan.ratio, RATIO_SEEN), (scale.through, scale.within)
         parts = corrections(
@@ -258,14 +230,11 @@ class Engine:
             detail=scale.detail,
             z_scale=1 / grid.step,
             conditions=Conditions(ratio, float(plan.gaussian), anisotropy, *seen),
-            textures=[max(texture, 0.0) / gain for texture in textures],
             tick=tick,
         )
         for part, found in parts:
-            for out, one, texture in zip(outs, found, textures):
-                corrected = smoothed(one, -texture) if texture < 0 else one
-                np.multiply(corrected[:, inner_rows, inner_columns], np.float32(gain * scale.scale), out=out[part])
-        return outs
+            np.multiply(found[0], np.float32(gain * scale.scale), out=output[part])
+        return output
 
     # --- the same network beside the scan ---------------------------------------------------------------------
     def of_every_second(self, known: np.ndarray) -> Engine:
@@ -305,8 +274,8 @@ class Engine:
     # --- slabs and memory -------------------------------------------------------------------------------------
     @property
     def halo(self) -> int:
-        """Rows on each side that one output row depends on, at any texture; even."""
-        return self.network.reach + 2 * REACH
+        """Rows on each side that one output row depends on; even."""
+        return self.network.reach + self.network.reach % 2
 
     def slabs(self, shape: tuple[int, ...], first: int, last: int, grid: Grid) -> list[Slab]:
         """Rows first .. last - 1 of a scan (N, J, I) as slabs: from scan and model alone, not from what is free.
@@ -390,6 +359,11 @@ class Engine:
         if beyond > CLIPPED_SHARE * whole.size:
             self.warn(f"Intensities beyond the range of {self.kind} were clipped.")
         return np.clip(whole, limits.min, limits.max).astype(self.kind)
+
+    def check_cancelled(self) -> None:
+        """Raises Cancelled where it is asked for."""
+        if self.cancelled is not None and self.cancelled():
+            raise Cancelled()
 
     def warn(self, message: str) -> None:
         """Into the report once, and to the listener."""

@@ -7,8 +7,7 @@ network's correction at their places, computed from the slices that are left,
 
 the least squares fit: 1 where the network is right on this scan, 0 where the base alone is better, above 1 where it is
 too careful, as it is on most scans unlike those that it learned from. Noise of y does not bias it. The correction of
-the whole scan is multiplied by it, so that a scan unlike all that was trained on falls back to the base. It is fitted
-at texture 0; texture is added in full.
+the whole scan is multiplied by it, so that a scan unlike all that was trained on falls back to the base.
 
 The dropped slices lie half-way between the others, as the new ones do at z-scale 2. What exceeds 1 is believed there,
 fades up to z-scale 3 (MR: 2.5), and counts for slices no thicker than half their spacing alone: elsewhere, scans that
@@ -133,10 +132,10 @@ def self_check(engine: Engine, values: np.ndarray, settings: Settings, dropped: 
     Returns
     -------
     dict, None where the scan has too few slices:
-    psnr_db, psnr_cubic_db : every second acquired slice predicted from the others, by the network at texture 0 with
+    psnr_db, psnr_cubic_db : every second acquired slice predicted from the others, by the network with
         the gain in use, and by cubic B-spline; at twice the spacing of the scan, so both are lower than for the result
     cycle_psnr_db : the cycle (`cycled`) against the acquired slices, without two at each end: what two passes leave of
-        them, at the gain and texture in use. Low where the result does not agree with itself. No measure of accuracy:
+        them, at the gain in use. Low where the result does not agree with itself. No measure of accuracy:
         interpolation, which undoes itself almost, scores high whatever lies between the slices
     """
     block = middle_block(values, CYCLE_BLOCK)

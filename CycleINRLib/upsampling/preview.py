@@ -14,6 +14,7 @@ from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from .engine import Engine, Settings
+from .grain import Noise, part_of, settle_noise
 from .plan import plan
 from .settings import fit
 
@@ -46,7 +47,7 @@ def previews(
     cancelled: Callable[[], bool] | None = None,
     **fields: Any,
 ) -> Iterator[tuple[str, Volume]]:
-    """Several planes as `preview` gives them, by name; gain and texture are fitted once for all of them.
+    """Several planes as `preview` gives them, by name; gain and noise are settled once for all of them.
 
     Parameters
     ----------
@@ -58,22 +59,36 @@ def previews(
     rows = {plane: _row_of(volume.geometry, planned.axis, plane, at_mm) for plane, at_mm in planes.items()}
     source = volume.slices_first(planned.axis).values
     engine = Engine.of(volume, job, planned, None, cancelled)
-    settings = fit(engine, source, job).settings
+    spacing = volume.slices_first(planned.axis).spacing_mm
+    settled = fit(engine, source, job).settings, settle_noise(source, spacing, planned, job, engine.warn)
     for plane, (name, row) in rows.items():
-        stored = np.moveaxis(engine.stored(_plane(engine, source, settings, name, row)), 0, AXES.index(planned.axis))
+        stored = np.moveaxis(
+            engine.stored(_plane(engine, source, spacing, settled, name, row)), 0, AXES.index(planned.axis)
+        )
         first = [0, 0, 0]
         first[AXES.index(name)] = row
         geometry = planned.target.cropped((first[0], first[1], first[2]), stored.shape)
         yield plane, dataclasses.replace(volume, values=stored, geometry=geometry, slice_axis=planned.axis)
 
 
-def _plane(engine: Engine, source: np.ndarray, settings: Settings, name: str, row: int) -> np.ndarray:
+def _plane(
+    engine: Engine,
+    source: np.ndarray,
+    spacing_mm: tuple[float, ...],
+    settled: tuple[Settings, Noise],
+    name: str,
+    row: int,
+) -> np.ndarray:
     """(M, 1, I) or (M, J, 1) float32: the row of (N, J, I) `source` across the in-plane axis `name`."""
-    if name == _in_plane(engine.plan.axis)[0]:
-        return engine.run(source, engine.plan.grid, settings, rows=(row, row + 1))[0]
-    slab = slab_for_rows(row, row + 1, source.shape[2], engine.halo)
-    block = source[:, :, slab.read_first : slab.read_last]
-    return engine.run(block, engine.plan.grid, settings, column=row - slab.read_first)[0]
+    settings, noise = settled
+    along_rows = name == _in_plane(engine.plan.axis)[0]
+    slab = slab_for_rows(row, row + 1, source.shape[1 if along_rows else 2], engine.halo)
+    read = slab.read_first, slab.read_last
+    rows, columns = (read, None) if along_rows else (None, read)
+    part = part_of(source, noise, engine.plan, spacing_mm, rows, columns, engine.check_cancelled)
+    at = row - slab.read_first
+    wanted = {"rows": (at, at + 1)} if along_rows else {"column": at}
+    return engine.run(part.signal, engine.plan.grid, settings, renewal=part.renewal, **wanted)[0]
 
 
 def _in_plane(axis: str) -> list[str]:

@@ -10,26 +10,23 @@ from ..jobs import UpsampleJob
 from .engine import Engine, Settings
 from .fits import once_per_scan
 from .gain import Dropped, fit_gain
-from .texture import fit_texture
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """The settings of one scan, what its dropped slices said (None: not asked), and the seconds of each fit."""
+    """The settings of one scan, what its dropped slices said (None: not asked), and the seconds that it took."""
 
     settings: Settings
     dropped: Dropped | None
     gain_seconds: float
-    texture_seconds: float
 
 
 @once_per_scan(Fit)
 def fit(engine: Engine, values: np.ndarray, job: UpsampleJob) -> Fit:
-    """Gain and texture for the scan (N, J, I), as the job asks or as the scan bears out; in float32 always.
+    """The gain for the scan (N, J, I), as the job asks or as the scan bears out; in float32 always.
 
     The same scan, job and kind of processor give the same settings, whatever part of the scan is then computed.
     """
     exact = engine.in_float32()
     gain = fit_gain(exact, values, job)
-    texture, seconds = fit_texture(exact, values, job, gain.gain)
-    return Fit(Settings(gain.gain, texture), gain.dropped, gain.seconds, seconds)
+    return Fit(Settings(gain.gain), gain.dropped, gain.seconds)

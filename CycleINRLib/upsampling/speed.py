@@ -38,13 +38,12 @@ BESIDES = 1.2  # base, consistency and measures beside the network
 
 
 class Pass(NamedTuple):
-    """One pass of the network: slices, rows and columns to encode, output places, and whether texture is added."""
+    """One pass of the network: slices, rows and columns to encode, and output places."""
 
     slices: int
     rows: int
     columns: int
     places: int
-    textured: bool
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class Speed:
     Parameters
     ----------
     encode_s : for each voxel of the scan
-    decode_s : for each voxel of the result, of least error
-    textured_s : the same with texture; None where the model knows none
+    decode_s : for each voxel of the result
     device : where, in words
     slabs : channels of the encoder, bytes of a number, halo in rows, bytes that a slab may take: they decide how many
         rows are computed twice; None: none
@@ -63,7 +61,6 @@ class Speed:
 
     encode_s: float
     decode_s: float
-    textured_s: float | None
     device: str
     slabs: tuple[int, int, int, float] | None = None
 
@@ -78,10 +75,9 @@ class Speed:
         job = job or UpsampleJob()
         slices, rows, columns = shape = source.geometry.slices_first(planned.axis).shape
         rows_read = rows_read or self._rows_read(shape, len(planned.grid.positions))
-        textured = self.textured_s is not None and job.texture != 0
         halo = HALO * self.encode_s * slices * columns * (max(rows, rows_read or rows) - rows)
-        whole = Pass(slices, rows, columns, len(planned.grid.positions), textured)
-        passes = [whole, *_beside((slices, rows, columns), planned, job, textured)]
+        whole = Pass(slices, rows, columns, len(planned.grid.positions))
+        passes = [whole, *_beside((slices, rows, columns), planned, job)]
         return START_S + BESIDES * (halo + sum(self._pass(one) for one in passes))
 
     def _rows_read(self, shape: tuple[int, ...], places: int) -> int:
@@ -92,8 +88,7 @@ class Speed:
         return sum(slab.read_last - slab.read_first for slab in plan_slabs(shape[1], halo, size))
 
     def _pass(self, work: Pass) -> float:
-        decode = self.textured_s if work.textured and self.textured_s is not None else self.decode_s
-        return work.rows * work.columns * (self.encode_s * work.slices + decode * work.places)
+        return work.rows * work.columns * (self.encode_s * work.slices + self.decode_s * work.places)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -153,21 +148,18 @@ def _key(job: UpsampleJob) -> str:
     return " | ".join([__version__, processor(), f"{usable_cores()} cores", sizes, job.device, job.precision])
 
 
-def _beside(shape: tuple[int, int, int], planned: Plan, job: UpsampleJob, textured: bool) -> Iterator[Pass]:
-    """What is computed on central blocks of (N, J, I) `shape` beside the result: gain, texture and self-check."""
-    from . import gain, texture
+def _beside(shape: tuple[int, int, int], planned: Plan, job: UpsampleJob) -> Iterator[Pass]:
+    """What is computed on central blocks of (N, J, I) `shape` beside the result: gain and self-check."""
+    from . import gain
 
     count, rows, columns = map(min, shape, gain.GAIN_BLOCK)
     if job.gain is None or job.self_check:
-        yield Pass(-(-count // 2), rows, columns, count // 2, False)
-    if job.texture is None and textured:
-        count, rows, columns = map(min, shape, texture.most_of(planned.z_scale))
-        yield Pass(count, rows, columns, int(count * planned.z_scale), True)  # both ends of the dial in one pass
+        yield Pass(-(-count // 2), rows, columns, count // 2)
     if job.self_check:
         count, rows, columns = map(min, shape, gain.CYCLE_BLOCK)
         times = 1 if planned.ratio <= KEEP_RATIO else 2
         for one in (count, count - 1):
-            yield Pass(one, rows, columns, times * one, textured)
+            yield Pass(one, rows, columns, times * one)
 
 
 def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
@@ -180,27 +172,16 @@ def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
     few, many = (np.arange((len(block) - 1) * n) / n + 0.5 / n for n in (1, 5))
     pixels = block[0].size
 
-    def seconds(places: np.ndarray, amount: float) -> float:
+    def seconds(places: np.ndarray) -> float:
         """The best of two: the first one warms up, and other programs disturb."""
         taken = []
         for _ in range(2):
             start = time.perf_counter()
-            engine.corrections(block, rows, columns, places, grid, 1.0, (amount,), Stopwatch("calibrate", 1, None))
+            engine.corrections(block, rows, columns, places, grid, 1.0, Stopwatch("calibrate", 1, None))
             taken.append(time.perf_counter() - start)
         return min(taken)
 
-    def each(amount: float) -> tuple[float, float]:
-        """Seconds for the fewer places, and for each further one."""
-        first = seconds(few, amount)
-        return first, max(0.0, seconds(many, amount) - first) / (len(many) - len(few))
-
-    first, place = each(0.0)
-    textured = each(1.0)[1] if engine.card.texture else None
+    first = seconds(few)
+    place = max(0.0, seconds(many) - first) / (len(many) - len(few))
     encode = max(0.0, first - len(few) * place) / block.size
-    return Speed(
-        encode,
-        place / pixels,
-        None if textured is None else textured / pixels,
-        describe(engine.device),
-        engine.slab_rule,
-    )
+    return Speed(encode, place / pixels, describe(engine.device), engine.slab_rule)

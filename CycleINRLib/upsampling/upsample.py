@@ -1,7 +1,8 @@
 """The main job: a volume in, an isotropic volume and its report out (floor 3).
 
 The way of one volume (design section 3): plan -> normalize -> for each slab: encode, query each place, denormalize,
-consistency -> measure -> report. Nothing here draws random numbers or opens a file but the model's.
+consistency, noise -> measure -> report. Nothing here is random: where noise is made, it is a function of the position
+in the scan. No file is opened but the model's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from .engine import Engine, Remainder, Settings
 from .gain import self_check
+from .grain import Noise, Part, part_of, settle_noise
 from .plan import Plan, plan
 from .settings import fit
 from .speed import known_speed, remember_speed
@@ -33,10 +35,14 @@ __all__ = ["Plan", "Result", "plan", "upsample"]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The upsampled volume and its report (design section 4.5)."""
+    """The upsampled volume and its report (design section 4.5).
+
+    taken : noise of the acquired slices that is not in the signal, float32 on their grid; None: none was taken
+    """
 
     volume: Volume
     report: dict[str, Any]
+    taken: Volume | None = None
 
 
 def upsample(
@@ -74,7 +80,9 @@ def upsample(
     engine = Engine.of(volume, job, planned, progress, cancelled)
     source = volume.slices_first(planned.axis)
     fitted = fit(engine, source.values, job)
-    values, errors, queried = engine.run(source.values, planned.grid, fitted.settings)
+    noise = settle_noise(source.values, source.spacing_mm, planned, job, engine.warn)
+    part = part_of(source.values, noise, planned, source.spacing_mm, tick=engine.check_cancelled)
+    values, errors, queried = engine.run(part.signal, planned.grid, fitted.settings, renewal=part.renewal)
     watch = Stopwatch("measure", 1, progress)
     places = planned.grid.positions[planned.grid.crop]
     readout = noise_readout(
@@ -86,11 +94,19 @@ def upsample(
     spent = {
         "seconds": time.monotonic() - start,
         "gain_seconds": fitted.gain_seconds,  # of these, for fitting the gain
-        "texture_seconds": fitted.texture_seconds,  # and the texture
     }
     if known_speed(job) is None:
         remember_speed(engine, source.values, job)
-    return Result(result, _report(volume, result, job, planned, engine, fitted.settings, readout, errors, check, spent))
+    settled = fitted.settings, noise
+    report = _report(volume, result, job, planned, engine, settled, readout, errors, check, spent)
+    return Result(result, report, _difference(volume, part, planned.axis))
+
+
+def _difference(volume: Volume, part: Part, axis: str) -> Volume | None:
+    if part.taken is None:
+        return None
+    values = np.ascontiguousarray(np.moveaxis(part.taken.noise, 0, AXES.index(axis)))
+    return dataclasses.replace(volume, values=values, name=f"{volume.name} noise", warnings=())
 
 
 def _placed(volume: Volume, output: np.ndarray, planned: Plan) -> Volume:
@@ -119,7 +135,7 @@ def _report(
     job,
     planned: Plan,
     engine: Engine,
-    settings: Settings,
+    settled: tuple[Settings, Noise],
     readout,
     errors: Remainder,
     check: dict[str, Any] | None,
@@ -129,13 +145,19 @@ def _report(
     from .. import __version__
     from ..network.weights import sha256
 
+    settings, noise = settled
     sigma = readout["sigma_mean"]["input"]
     figures = {name: value for name, value in readout.items() if name != "sigma_mean"}
     error = None if errors.rms is None or not sigma else round(errors.rms / sigma, 4)
     if planned.consistency == "exact":
         engine.warn("Exact consistency amplifies noise 1.2 to 1.6 times.")
-    if planned.consistency == "keep":
+    if planned.consistency == "keep" and noise.mode == "remove":
+        engine.warn("Acquired slices lost their noise too: they are not copied bit for bit.")
+        error = round(noise.taken_ratio or 0.0, 4)
+    elif planned.consistency == "keep":
         error = 0.0  # acquired slices are copied bit for bit
+    if job.texture:
+        engine.warn("There is no texture any more: the noise is new in each slice instead (--noise renew).")
     return {
         "version": __version__,
         "model": {
@@ -148,7 +170,9 @@ def _report(
         "output": _facts(result, planned.axis, result.thickness_mm, planned.modality),
         "z_scale": planned.z_scale,
         "profile": planned.profile,
-        "texture": settings.texture,
+        "noise": noise.mode,
+        "noise_taken": None if noise.taken_rms is None else float(f"{noise.taken_rms:.4g}"),
+        "noise_taken_ratio": None if noise.taken_ratio is None else round(noise.taken_ratio, 3),
         "gain": settings.gain,
         "consistency": planned.consistency,
         "consistency_error": error,
@@ -159,7 +183,9 @@ def _report(
         **figures,
         "self_check": check,
         "warnings": list(engine.warnings),
-        "job": dataclasses.replace(job, model=engine.model, device=engine.device, precision=engine.precision).to_json(),
+        "job": dataclasses.replace(
+            job, model=engine.model, device=engine.device, precision=engine.precision, noise=noise.mode, texture=None
+        ).to_json(),
     }
 
 

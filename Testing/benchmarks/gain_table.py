@@ -80,7 +80,7 @@ def row_of(truth: Volume, protocol: Acquisition, model: str) -> Row:
         modality=case.modality.lower(),
         profile=protocol.profile,
         thickness_mm=source.thickness_mm,
-        texture=0.0,
+        noise="acquired",
         model=model,
     )
     engine = Engine.of(source, job, plan(source, job), None, None)

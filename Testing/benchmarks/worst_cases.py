@@ -3,7 +3,7 @@
 
     python Testing/benchmarks/worst_cases.py Resources/Models/light.safetensors EVAL_FOLDER --output docs/pictures
 
-From the card's figures, at the texture that is fitted to each scan: the least gain over cubic + projection, the least
+From the card's figures, with the noise that each scan allows: the least gain over cubic + projection, the least
 on any other scan, and the largest generated gap of either sign. Each case is computed again by `cycleinr evaluate` with
 the card's setting, whose picture (truth, cubic + projection and the model, errors below, noise by slice) is kept with a
 palette of 128 colors: a third of the bytes.
@@ -55,7 +55,7 @@ def request(case: Case, figures: dict[str, Any], model: Path, scans: Path, outpu
         asked += ["--ratios", f"{case['ratio']:g}"]
     if figures["setting"].get("block"):
         asked += ["--block", str(figures["setting"]["block"])]
-    asked += ["--phases", f"{case['phase']:g}", "--texture", "default", "--output", str(output), "--quiet"]
+    asked += ["--phases", f"{case['phase']:g}", "--output", str(output), "--quiet"]
     return [*asked, "--methods", RIVAL.replace(" ", ""), str(model)]
 
 

@@ -5,7 +5,7 @@
         [--readme FILE | --no-readme] [--ablations ablations.json]
 
 The weights stay bit for bit the same. README.md gets, between its accuracy marks, the gain of each scan and profile at
-the texture fitted to each scan and at texture 0. An evaluation of other weights than those in the file is refused.
+the noise that each scan allows and as acquired. An evaluation of other weights than those in the file is refused.
 `--ablations` puts what `ablations.py --json` found beside the figures; without it, those that the card has stay.
 """
 
@@ -37,11 +37,11 @@ FIGURES = (
 
 
 def columns_of(record: dict, digest: str) -> list[str]:
-    """The columns that these weights made: the default texture first."""
+    """The columns that these weights made: the default noise first."""
     ours = {name: facts for name, facts in record["methods"].items() if facts.get("weights_sha256") == digest}
     if not ours:
         sys.exit("write_card: the evaluation is of other weights than those in the file; run cycleinr evaluate again")
-    return sorted(ours, key=lambda name: not ours[name]["texture_is_default"])
+    return sorted(ours, key=lambda name: ours[name]["noise"] != "auto")
 
 
 def card_figures(record: dict, ours: list[str]) -> dict:
@@ -69,9 +69,9 @@ def summary(record: dict, name: str) -> str:
     cases = record["cases"]
     z_scales = ", ".join(f"{z:g}" for z in sorted({case["z_scale"] for case in cases}))
     facts = record["methods"][name]
-    texture = "fitted to each scan (the default)" if facts["texture"] is None else f"{facts['texture']:g}"
+    noise = "as each scan allows (the default)" if facts["noise"] == "auto" else facts["noise"]
     lines = [
-        f"Gain of `{facts['model']}`, texture {texture}, in PSNR (dB) on generated slices inside the body "
+        f"Gain of `{facts['model']}`, noise {noise}, in PSNR (dB) on generated slices inside the body "
         f"over cubic B-spline / over cubic + projection, mean of z-scales {z_scales}, on scans that training never "
         f"saw{_where(record)}; in brackets the least gain over both. Cubic + projection is generous: the truth picks "
         "its best step.",
@@ -121,8 +121,8 @@ def ablations_of(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _is_shown(facts: dict) -> bool:
-    """The default texture and least error; consistency as it is chosen."""
-    return facts["consistency"] == "auto" and (facts["texture_is_default"] or facts["texture"] == 0)
+    """The default noise and as acquired; consistency as it is chosen."""
+    return facts["consistency"] == "auto" and facts["noise"] in ("auto", "acquired")
 
 
 def main(argv: list[str] | None = None) -> None:

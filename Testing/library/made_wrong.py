@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -119,16 +118,3 @@ def dicom_series(folder: Path, heights: tuple[float, ...] = (0, 4, 8, 12, 16), s
     for number, z_mm in enumerate(heights):
         dicom_slice(folder / f"{series}_{number}.dcm", series, z_mm, number)
     return folder
-
-
-def model_without_texture(path: Path) -> Path:
-    """The bundled model with a card that says it learned no texture."""
-    bundled = REPOSITORY / "Resources" / "Models" / "light.safetensors"
-    content = bundled.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    card = json.loads(header["__metadata__"]["card"])
-    header["__metadata__"]["card"] = json.dumps({**card, "texture": False})
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
-    return path

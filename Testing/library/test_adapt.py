@@ -144,7 +144,7 @@ def test_an_adapted_model_works_as_any_other(knee, tmp_path):
     _, card = load_model(path)
     assert card.name == "mine" and card.texture
     block = knee.with_values(knee.values[:, :48, :48], knee.geometry.cropped((0, 0, 0), (len(knee.values), 48, 48)))
-    result = upsample(block, UpsampleJob(model=str(path), z_scale=2.0, texture=0.0))
+    result = upsample(block, UpsampleJob(model=str(path), z_scale=2.0, noise="acquired"))
     assert result.report["model"]["name"] == "mine"
 
 

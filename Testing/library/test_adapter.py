@@ -53,7 +53,7 @@ def test_the_model_of_one_scan_is_written_and_upsample_takes_it(scan, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["knee.safetensors", "mr_knee.nrrd"]
     card = read_card(model)
     assert card.name == "knee" and "adapted" in card.training
-    assert main(["upsample", str(scan), str(fine), "--z-scale", "2", "--model", str(model), "--texture", "0"]) == 0
+    assert main(["upsample", str(scan), str(fine), "--z-scale", "2", "--model", str(model), "--noise", "acquired"]) == 0
 
 
 def test_json_tells_the_whole_report_and_nothing_else(scan, tmp_path, capsys):

@@ -20,8 +20,8 @@ from CycleINRLib.archive.lock import FolderLock  # noqa: E402
 from CycleINRLib.cli.main import main  # noqa: E402
 from CycleINRLib.io.files import read, write  # noqa: E402
 
-ASKED = ["--z-scale", "2", "--texture", "0", "--gain", "1", "--axis", "k"]
-PLAIN = ["--z-scale", "2", "--texture", "0", "--gain", "1"]
+ASKED = ["--z-scale", "2", "--noise", "acquired", "--gain", "1", "--axis", "k"]
+PLAIN = ["--z-scale", "2", "--noise", "acquired", "--gain", "1"]
 
 
 @pytest.fixture()

@@ -342,7 +342,9 @@ def test_a_preview_that_cannot_be_written_leaves_no_plane(tmp_path, thick_ct, mo
         real(path, values)
 
     monkeypatch.setattr(protocol, "write_array", full)
-    folder = prepare(tmp_path / "job", small(thick_ct), "preview", z_scale=2.0, device="cpu", gain=1.0, texture=0.0)
+    folder = prepare(
+        tmp_path / "job", small(thick_ct), "preview", z_scale=2.0, device="cpu", gain=1.0, noise="acquired"
+    )
     facts = json.loads((folder / "job.json").read_text("utf-8"))
     (folder / "job.json").write_text(json.dumps({**facts, "planes": {"coronal": None, "sagittal": None}}), "utf-8")
     with pytest.raises(OSError, match="No space"):
@@ -356,7 +358,6 @@ def test_the_child_tells_how_fast_this_machine_is(tmp_path, thick_ct):
     folder = prepare(tmp_path / "job", small(thick_ct), "speed", z_scale=2.0, device="cpu", precision="float32")
     run_folder(folder, lambda event: None)
     speed = Speed(**json.loads((folder / "result.json").read_text("utf-8"))["report"])
-    assert speed.textured_s is not None and speed.textured_s >= 0
     assert speed.encode_s > 0 and speed.decode_s >= 0 and speed.device.startswith("cpu (")
 
 

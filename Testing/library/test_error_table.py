@@ -52,11 +52,6 @@ def good(folder: Path) -> Path:
     return wrong.nrrd(folder / "scan.nrrd")
 
 
-def without_texture(folder: Path) -> list[str]:
-    model = wrong.model_without_texture(folder / "plain.safetensors")
-    return upsample(good, "--texture", "0.5", "--model", str(model))(folder)
-
-
 def scan(**fields: Any) -> Callable[[Path], Path]:
     return lambda folder: wrong.nrrd(folder / "scan.nrrd", **fields)
 
@@ -185,8 +180,8 @@ REQUESTS: dict[str, tuple[Build, str]] = {
     "report folder missing": (lambda f: [*upsample(good)(f), "--report", str(f / "no" / "r.json")], "folder|no"),
     "report is no .json": (lambda f: [*upsample(good)(f), "--report", str(f / "r.txt")], ".json"),
     "picture is no .png": (lambda f: [*upsample(good)(f), "--picture", str(f / "p.jpg")], ".png"),
-    "texture that the model has not": (without_texture, "texture"),
-    "texture above one": (upsample(good, "--texture", "2"), "texture"),
+    "unknown noise": (upsample(good, "--noise", "more"), "noise"),
+    "new noise without consistency": (upsample(good, "--noise", "renew", "--consistency", "none"), "noise|kept or"),
     "series of a file without series": (upsample(good, "--series", "1.2.3"), "series"),
     "frame that is no number": (upsample(good, "--frame", "first"), "frame"),
     "unknown consistency": (upsample(good, "--consistency", "much"), "consistency"),

@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 
 from CycleINRLib.cli.main import main
 from CycleINRLib.evaluation import runner as evaluation_cases
 from CycleINRLib.evaluation.case import Acquisition, Case, central_block
-from CycleINRLib.evaluation.pictures import chosen, texture_curves
+from CycleINRLib.evaluation.pictures import chosen
 from CycleINRLib.evaluation.tables import behind, case_table, lead, markdown
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.io.files import read, write
@@ -170,14 +169,14 @@ def test_a_scan_too_short_for_a_z_scale_is_left_out_with_a_warning(scans: Path, 
     "asked, status",
     [
         (["--methods", "magic"], 2),
-        (["--texture", "rough", "--methods", "light"], 2),
+        (["--noise", "rough", "--methods", "light"], 2),
         (["--consistency", "total", "--methods", "light"], 2),
         (["--add", "nothing"], 2),
         (["--resume"], 2),
         (["--jobs", "0"], 2),
         (["--z-scales", "1"], 2),
         (["--phases", "0.5", "--profiles", "skip"], 2),
-        (["--methods", "light", "--texture", "0"], 2),
+        (["--methods", "light", "--noise", "acquired"], 2),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_any_computing(scans: Path, run, asked, status, monkeypatch):
@@ -193,15 +192,14 @@ def test_two_scans_of_one_name_are_refused(scans: Path, run, tmp_path: Path):
     assert status == 2 and "the same name" in err
 
 
-def test_models_take_part_once_for_each_texture_and_consistency(scans: Path, run):
+def test_models_take_part_once_for_each_noise_and_consistency(scans: Path, run):
     pytest.importorskip("torch")
     asked = (scans / "mr_head.nrrd", "--z-scales", 3, "--profiles", "box", "--methods", "cubic", "light")
-    status, out, err = run(*asked, "--texture", 0, "default", "--consistency", "auto", "none", "--json")
+    status, out, err = run(*asked, "--noise", "acquired", "auto", "--consistency", "auto", "none", "--json")
     assert status == 0, err
     record = json.loads(out)
     ours = {name: facts for name, facts in record["methods"].items() if facts["kind"] == "model"}
-    usual = {facts["texture"] for facts in ours.values() if facts["texture_is_default"]}
-    assert len(ours) == 2 * len(usual | {0.0}) and {"light", "light none"} <= set(ours)
+    assert set(ours) == {"light", "light none", "light acquired", "light acquired none"}
     results = record["cases"][0]["results"]
     assert results["light"]["facts"]["consistency"] == "project" and results["light"]["seconds"] > 0
     assert results["light none"]["facts"]["consistency"] == "none"
@@ -214,7 +212,7 @@ def made_up(**psnr: list[float | None]) -> dict:
 
     def facts(name: str) -> dict:
         if name == "ours":
-            return {"kind": "model", "model": "light", "texture": 0.0, "texture_is_default": True,
+            return {"kind": "model", "model": "light", "noise": "auto",
                     "consistency": "auto", "sha256": "0" * 64}  # fmt: skip
         return {"kind": "interpolator", "about": "closed form"}
 
@@ -245,16 +243,6 @@ def test_the_table_tells_leads_and_the_cases_behind_cubic():
 def test_a_picture_has_room_for_the_best_interpolators_and_ours():
     record = made_up(linear=[20.0], cubic=[30.0], projection=[31.0], ours=[29.0])
     assert chosen(record["cases"][0], record) == ["projection", "cubic", "ours"]
-
-
-def test_the_texture_curve_joins_the_textures_of_one_model():
-    record = made_up(cubic=[30.0, 28.0], ours=[32.0, 30.0])
-    record["methods"]["rough"] = {**record["methods"]["ours"], "texture": 1.0, "texture_is_default": False}
-    for case in record["cases"]:
-        case["results"]["rough"] = {"psnr_generated": 29.0, "snli": 0.1}
-    (points,) = texture_curves(record).values()
-    assert [(texture, means["psnr_generated"]) for texture, means in points] == [(0.0, 31.0), (1.0, 29.0)]
-    assert np.isnan(points[0][1]["snli"]) and points[1][1]["snli"] == pytest.approx(0.1)
 
 
 # --- the card -------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.panel.readout import duration, information, percent, progress_text, readout, size
 from CycleINRLib.upsampling.plan import plan
 from CycleINRLib.upsampling.speed import HALO, START_S, Speed
-from CycleINRLib.upsampling.texture import most_of
 
 REPORT = {
     "output": {"dimensions": [512, 512, 197], "spacing_mm": [0.7, 0.7, 0.714]},
@@ -23,7 +22,8 @@ REPORT = {
     "gain": 0.8,
     "consistency": "project",
     "consistency_error": 0.21,
-    "texture": 0.0,
+    "noise": "renew",
+    "grain": {"input": 1.9, "output": 0.95, "linear": 0.01},
     "model": {"name": "light"},
     "device": "cpu",
     "seconds": 71.4,
@@ -79,7 +79,7 @@ def test_an_unknown_time_and_an_assumed_thickness_are_said(a_scan):
 
 
 def test_the_expected_time_grows_with_both_volumes_after_the_start(a_scan):
-    speed = Speed(encode_s=1e-3, decode_s=1e-4, textured_s=None, device="cpu")
+    speed = Speed(encode_s=1e-3, decode_s=1e-4, device="cpu")
     job = UpsampleJob(gain=1.0)  # nothing is fitted
     two, four = (plan(a_scan, UpsampleJob(z_scale=z, consistency="none")) for z in (2.0, 4.0))
     encode, decode = 1.2 * 80 * 20 * 1e-3, 1.2 * 80 * 1e-4
@@ -89,21 +89,17 @@ def test_the_expected_time_grows_with_both_volumes_after_the_start(a_scan):
 
 
 def test_the_expected_time_tells_of_fits_and_checks(a_scan):
-    speed = Speed(encode_s=1e-3, decode_s=1e-4, textured_s=3e-4, device="cpu")
+    speed = Speed(encode_s=1e-3, decode_s=1e-4, device="cpu")
     two = plan(a_scan, UpsampleJob(z_scale=2.0, consistency="none"))
-    encode, plain, textured = 1.2 * 80 * 1e-3, 1.2 * 80 * 1e-4, 1.2 * 80 * 3e-4
+    encode, plain = 1.2 * 80 * 1e-3, 1.2 * 80 * 1e-4
 
     def beside(**fields) -> float:
         return speed.seconds(a_scan, two, UpsampleJob(**fields)) - START_S - 20 * encode
 
-    assert beside(gain=1.0, texture=0.0) == pytest.approx(39 * plain)
-    assert beside(gain=1.0, texture=0.5) == pytest.approx(39 * textured)
-    assert beside(texture=0.0) == pytest.approx(39 * plain + 10 * encode + 10 * plain)
-    count = min(20, most_of(2.0)[0])
-    fitted = count * encode + 2 * count * textured  # both ends of the dial from one encoding
-    assert beside(gain=1.0) == pytest.approx(39 * textured + fitted)
+    assert beside(gain=1.0) == pytest.approx(39 * plain)
+    assert beside() == pytest.approx(39 * plain + 10 * encode + 10 * plain)
     cycle = 39 * encode + 2 * 39 * plain  # slices of 3 mm each 4 mm: measured over the slice profile
-    assert beside(texture=0.0, self_check=True) - beside(texture=0.0) == pytest.approx(cycle)
+    assert beside(self_check=True) - beside() == pytest.approx(cycle)
 
 
 def test_the_readout_says_what_was_measured_and_no_more():
@@ -115,7 +111,8 @@ def test_the_readout_says_what_was_measured_and_no_more():
         "Self-check": "38.2 dB, cubic interpolation 36.5 dB",
         "Correction used": "80 % of the network's",
         "Consistency": "project, error 0.210 of the noise",
-        "Texture": "0.00",
+        "Noise": "new in each slice",
+        "Grain": "0.95 (0.01)",
         "Computed by": "light on cpu in 71 s",
     }
     assert readout({}) == ()

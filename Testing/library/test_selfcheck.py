@@ -145,7 +145,9 @@ def test_more_than_the_network_says_is_used_where_dropped_slices_lie_as_the_new_
 def test_the_correction_is_multiplied_by_the_gain(small_mr):
     floats = small_mr.with_values(small_mr.values.astype(np.float32))
     none, half, full = (
-        cycleinr.upsample(floats, z_scale=2, consistency="none", profile="skip", gain=gain, texture=0).volume.values
+        cycleinr.upsample(
+            floats, z_scale=2, consistency="none", profile="skip", gain=gain, noise="acquired"
+        ).volume.values
         for gain in (0, 0.5, 1)
     )
     cubic = np.tensordot(cubic_weights(np.arange(23) / 2, 12), floats.values, 1)
@@ -154,25 +156,9 @@ def test_the_correction_is_multiplied_by_the_gain(small_mr):
 
 
 def test_gain_zero_is_cubic_interpolation_where_slices_are_kept(small_mr):
-    result = cycleinr.upsample(small_mr, z_scale=2, profile="skip", gain=0, texture=0).volume.values
+    result = cycleinr.upsample(small_mr, z_scale=2, profile="skip", gain=0, noise="acquired").volume.values
     cubic = np.tensordot(cubic_weights(np.arange(23) / 2, 12), small_mr.values.astype(float), 1)
     np.testing.assert_allclose(result, np.clip(np.rint(cubic), 0, None), atol=1)
-
-
-def test_texture_is_added_in_full_whatever_the_gain(small_mr):
-    """gain * correction + texture, not gain * (correction + texture)."""
-    with torch.no_grad():
-        engine = engine_of(small_mr)
-        torch.nn.init.normal_(engine.network.texture.last.weight, generator=torch.Generator().manual_seed(1))
-    values = small_mr.values.astype(np.float32)
-
-    def output(gain: float, texture: float) -> np.ndarray:
-        return engine.run(values, engine.plan.grid, Settings(gain, texture), rows=(0, values.shape[1]))[0]
-
-    added = output(1, 0.5) - output(1, 0)
-    assert np.abs(added).max() > 1
-    for gain in (0.25, 0.0):
-        np.testing.assert_allclose(output(gain, 0.5) - output(gain, 0), added, atol=0.02 * np.abs(added).max())
 
 
 def test_less_memory_means_smaller_slabs_and_the_same_gain(small_mr, tight_memory):

@@ -206,7 +206,7 @@ def test_bfloat16_differs_from_float32_by_a_twentieth_of_the_noise_at_most(thick
     middle = [(n - m) // 2 for n, m in zip(thick_ct.values.shape, (8, 64, 64))]
     block = thick_ct.values[tuple(slice(a, a + m) for a, m in zip(middle, (8, 64, 64)))].astype(np.float32)
     volume = thick_ct.with_values(block, thick_ct.geometry.cropped((0, 0, 0), block.shape))
-    asked = {"z_scale": 3, "profile": profile, "gain": 1, "texture": 0, "axis": "k"}
+    asked = {"z_scale": 3, "profile": profile, "gain": 1, "noise": "acquired", "axis": "k"}
     full, reduced = (
         cycleinr.upsample(volume, precision=name, **asked).volume.values for name in ("float32", "bfloat16")
     )
@@ -239,7 +239,7 @@ def test_clipping_is_said_but_where_the_scan_itself_ends_at_zero(low, high, said
     k, j, i = np.indices((9, 24, 24))
     values = np.where(k % 4 < 2, high, low) + (3 * j + i) % 20
     bars = cycleinr.Volume(values.astype(np.uint8), Geometry.from_spacing((9, 24, 24), (3, 1, 1)), "MR", slice_axis="k")
-    result = cycleinr.upsample(bars, z_scale=3, profile="box", gain=0, texture=0)
+    result = cycleinr.upsample(bars, z_scale=3, profile="box", gain=0, noise="acquired")
     assert any("clipped" in warning for warning in result.report["warnings"]) == said
 
 
@@ -288,7 +288,7 @@ def test_cancel_stops_within_one_slab(small_mr):
 def test_less_memory_means_smaller_slabs_and_the_same_values(small_mr, result, tight_memory):
     """The ladder: memory runs out with large slabs, is halved until it fits, and says each step."""
     refused = tight_memory()
-    settled = {name: result.report[name] for name in ("gain", "texture")}
+    settled = {name: result.report[name] for name in ("gain", "noise")}
     tightened = cycleinr.upsample(small_mr, z_scale=4, **settled)
     assert refused == [40, 20]
     np.testing.assert_allclose(tightened.volume.values.astype(int), result.volume.values.astype(int), atol=1)
@@ -338,9 +338,9 @@ def test_without_torch_the_message_names_package_and_extra(small_mr, monkeypatch
 # --- report ---------------------------------------------------------------------------------------------------
 def test_the_report_has_every_promised_key_and_is_json(result):
     promised = (
-        "version model input output z_scale profile texture gain gain_seconds consistency "
+        "version model input output z_scale profile noise noise_taken gain gain_seconds consistency "
         "consistency_error device precision seconds "
-        "peak_memory_mb snli snli_detrended noise_ratio generated_gap noise_per_slice self_check warnings job"
+        "peak_memory_mb snli snli_detrended grain noise_ratio generated_gap noise_per_slice self_check warnings job"
     ).split()
     assert set(promised) <= set(result.report)
     assert {"name", "file", "sha256", "trained_on"} <= set(result.report["model"])

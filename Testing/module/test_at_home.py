@@ -228,8 +228,6 @@ def test_a_missing_model_file_disables_apply_and_no_tooltip_tells_tales(a_panel,
     ui = a_panel.ui
     assert not ui.applyButton.enabled and "There is no such model" in ui.applyButton.toolTip
     assert ui.messageLabel.text == ui.applyButton.toolTip
-    assert not ui.textureCheckBox.enabled and "least error only" not in ui.textureCheckBox.toolTip
-    assert "cannot be read" in ui.textureCheckBox.toolTip
 
 
 def test_a_file_that_is_no_model_disables_apply(a_panel, tmp_path):

@@ -111,10 +111,10 @@ def test_the_parameters_have_their_defaults_and_limits(the_module, a_scene):
     assert [getattr(asked, name) for name in nodes] == [None] * 4
     assert (asked.target, asked.zScale, asked.spacing, asked.thickness) == ("isotropic", 4.0, 1.0, 0.0)
     assert asked.adaptMinutes == 20.0
-    assert (asked.textureDefault, asked.texture, asked.selfCheck, asked.modelFile) == (True, 0.0, True, "")
+    assert (asked.noise, asked.selfCheck, asked.modelFile) == ("as the scan allows", True, "")
     autos = ("consistency", "model", "device", "precision", "modality")
     assert [getattr(asked, name) for name in autos] == ["auto"] * 5
-    wrongs = (("zScale", 1.0), ("zScale", 17.0), ("consistency", "strict"), ("device", "tpu"), ("texture", 1.1))
+    wrongs = (("zScale", 1.0), ("zScale", 17.0), ("consistency", "strict"), ("device", "tpu"), ("noise", "renew"))
     for name, wrong in (*wrongs, ("target", "cubic"), ("adaptMinutes", 0.0)):
         with pytest.raises(ValueError):
             setattr(asked, name, wrong)
@@ -123,11 +123,11 @@ def test_the_parameters_have_their_defaults_and_limits(the_module, a_scene):
 
 
 def test_the_choices_of_the_panel_are_those_of_a_job(the_module):
-    from CycleINRLib.jobs import CHOICES
+    from CycleINRLib.jobs import CHOICES, NOISES
 
     for name, hint in the_module.CycleINRParameterNode.allParameters.items():
         choices = [part.choices for part in typing.get_args(hint) if hasattr(part, "choices")]
-        expected = {**CHOICES, "target": the_module.TARGETS}
+        expected = {**CHOICES, "noise": NOISES.values(), "target": the_module.TARGETS}
         assert choices == ([list(expected[name])] if name in expected else [])
 
 

@@ -106,29 +106,12 @@ def test_a_model_file_takes_the_place_of_the_model_and_comes_back_with_the_scene
     assert a_panel.controller.request.of_upsample()["model"] == "light"
 
 
-def test_texture_can_be_chosen_where_the_model_understands_it(a_panel, monkeypatch):
-    ui = a_panel.ui
-    monkeypatch.setattr(a_panel.logic, "knowsTexture", lambda model: False)
-    a_panel.controller.look()
-    assert not ui.textureSlider.enabled and "least error only" in ui.textureSlider.toolTip
-    monkeypatch.setattr(a_panel.logic, "knowsTexture", lambda model: True)
-    a_panel.controller.look()
-    assert not ui.textureSlider.enabled and "is fitted to the scan" in ui.textureSlider.toolTip
-    ui.textureCheckBox.checked = False
-    ui.textureSlider.value = 0.6
-    assert ui.textureSlider.enabled and "natural grain" in ui.textureSlider.toolTip
-    assert a_panel.controller.request.of_upsample()["texture"] == 0.6
-    ui.textureCheckBox.checked = True
-    assert a_panel.controller.request.of_upsample()["texture"] is None
-
-
-def test_the_card_of_a_model_says_whether_it_knows_texture(the_module, a_scene):
-    from CycleINRLib.modelcard import read_card
-    from CycleINRLib.network.weights import find_model
-
-    logic = the_module.CycleINRLogic()
-    assert logic.knowsTexture("light") is read_card(find_model("light")).texture
-    assert logic.knowsTexture("no such model") is None
+def test_noise_is_chosen_in_words_and_reaches_the_job_in_its_own(a_panel):
+    ui, asked = a_panel.ui, a_panel.controller.request.of_upsample
+    assert asked()["noise"] == "auto" and "thin-slice" in ui.noiseComboBox.toolTip
+    for words, name in (("new in each slice", "renew"), ("as acquired", "acquired"), ("removed", "remove")):
+        ui.noiseComboBox.setCurrentText(words)
+        assert asked()["noise"] == name
 
 
 # --- region of interest -----------------------------------------------------------------------------------------
@@ -199,7 +182,7 @@ def test_what_the_panel_asks_reaches_the_child(a_panel):
     ui.applyButton.click()
     finish(a_panel)
     job = json.loads(slicer.util.getNode("Scan z2").GetAttribute("CycleINR.job"))
-    asked = {"z_scale": 2.5, "thickness_mm": 3.0, "self_check": False, "texture": None, **chosen}
+    asked = {"z_scale": 2.5, "thickness_mm": 3.0, "self_check": False, "noise": "auto", **chosen}
     assert {key: job[key] for key in asked} == asked
 
 

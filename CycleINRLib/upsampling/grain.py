@@ -1,0 +1,291 @@
+"""Whose noise the result shows: of the acquired slices, new in each slice, or none (floor 3; design section 5.1).
+
+The noise of an acquired slice belongs to that slice. Drawn along the slice axis it is a streak in the other views. So
+slices are split into signal and noise (`split`), the signal is upsampled, and the result gets noise that is new in each
+slice (`imaging.noisefield`), of the spectrum and local strength of the scan's. Averaged over the slice profile it is
+nothing, so the result still agrees with the acquired slices, but for their own noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ..imaging.consistency import Grid, along_z, gate, projection
+from ..imaging.intensity import is_whole
+from ..imaging.noise import Flatness, gradient_parts
+from ..imaging.noisefield import NoiseField, seed_of
+from ..jobs import UpsampleJob
+from .plan import Plan
+from .split import BLOCK, HALO, SHARE_CELL, NoiseModel, Taken, between, take, weights_at
+
+SAMPLE = (9, 192, 192)  # slices, rows and columns, from the middle, on which the split is examined
+LEAST_PIXELS, LEAST_SLICES = 1000, 5  # flat ones from which the noise is known
+HALVES = 1.2  # times that it may differ between two halves of the slices
+ALIKE = 0.35  # correlation of the noise of neighboring slices above which the scanner interpolated them
+LEAST_SHARE = 0.03  # part of the noise's variance on flat places that must be told from structure
+MOST_TAKEN = 1.1  # noise taken / noise there is
+MOST_STRUCTURE = 0.02  # correlation of what was taken with the gradient magnitude
+MOST_BLOCKS = 0.01  # share of 8 x 8 blocks whose mean is beyond 3 of its standard errors
+MOST_EDGE = 0.05  # mean of what was taken along edges, in standard deviations of the noise
+DRAWN = {"keep": 0.1, "project": 1.0}  # part of the variance of noise left in the signal that generated slices show
+REACH = 5  # pixels on each side of the field's kernel
+ROWS = 32  # of the field at a time
+LEAST_FREE = 0.5  # standard deviation, of 1, that the null space of the profile must leave; below, less noise is made
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """What happens to the noise of a scan.
+
+    mode : "renew", "acquired" or "remove"
+    model : of the noise; None for "acquired"
+    taken_rms, taken_ratio : what the split takes on the flat places of a sample, in the scan's unit and in standard
+        deviations of the noise there; None where nothing is taken
+    """
+
+    mode: str
+    model: NoiseModel | None = None
+    seed: int = 0
+    taken_rms: float | None = None
+    taken_ratio: float | None = None
+
+
+def settle_noise(
+    values: np.ndarray, spacing_mm: tuple[float, ...], plan: Plan, job: UpsampleJob, warn: Callable[[str], None]
+) -> Noise:
+    """What the job asks for; where it leaves the choice, "renew" if the split is believed for this scan (N, J, I).
+
+    The same scan and job give the same answer, whatever part of the scan is then computed. What speaks against the
+    split is told by `warn`: of "auto" it makes "acquired".
+    """
+    if job.noise == "acquired" or (job.noise == "auto" and plan.consistency in ("none", "exact")):
+        return Noise("acquired")
+    model = NoiseModel.of(values, spacing_mm, plan.modality)
+    if model is None:
+        warn("The noise stays as acquired: there are too few flat places to measure it.")
+        return Noise("acquired")
+    rms, ratio, doubts = examine(values, model, plan)
+    if job.noise == "auto" and doubts:
+        warn(f"The noise stays as acquired: {doubts[0]}.")
+        return Noise("acquired")
+    for doubt in doubts:
+        warn(f"Signal and noise are hard to tell apart in this scan: {doubt}.")
+    return Noise("renew" if job.noise == "auto" else job.noise, model, seed_of(values), rms, ratio)
+
+
+def examine(values: np.ndarray, model: NoiseModel, plan: Plan) -> tuple[float, float, list[str]]:
+    """What the split takes on flat places (in the scan's unit, and in deviations of the noise), and what speaks against
+    it, as parts of sentences."""
+    first = [max(0, (n - m) // 2) for n, m in zip(values.shape, SAMPLE)]
+    first = [first[0], *(n - n % SHARE_CELL for n in first[1:])]
+    block = values[tuple(slice(f, f + m) for f, m in zip(first, SAMPLE))]
+    taken = take(block, model, (first[1], first[2]))
+    flatness = Flatness.of(values, plan.modality)
+    parts: list[tuple[np.ndarray, ...]] = []
+    outliers: list[np.ndarray] = []
+    flat_share: list[float] = []
+    for k, (one, noise, share) in enumerate(zip(block, taken.noise, taken.share)):
+        one = np.asarray(one, np.float32)
+        gradient = np.hypot(*gradient_parts(one))
+        mask = flatness.mask(one, gradient)
+        level = model.level_at(first[0] + k, first[1], one.shape[0], first[2], one.shape[1]) * np.float32(model.total)
+        body = (ndimage.gaussian_filter(one, 2.0) > max(flatness.low, 2 * flatness.low)) & (noise != 0)
+        if mask is None or not mask.any() or not body.any():
+            continue
+        ratio = noise / level
+        edges = body & (gradient > np.quantile(gradient[body], 0.95))
+        parts.append((noise[mask], ratio[mask], ratio[body], gradient[body], ratio[edges]))
+        flat_share.append(float(np.mean(share[mask[::SHARE_CELL, ::SHARE_CELL]])))
+        outliers.append(_block_means(ratio, mask))
+    if not parts:
+        return 0.0, 0.0, ["there are too few flat places to measure it"]
+    noise, on_flat, in_body, gradients, on_edges = (np.concatenate(each) for each in zip(*parts))
+    ratio = float(np.sqrt(np.mean(on_flat**2)))
+    means = np.concatenate(outliers)
+    lowest = model.spectrum[:3, :3].max() or model.spectrum.max()
+    spread = lowest / (BLOCK * model.total)  # of such a mean, as the spectrum gives it
+    beyond = float(np.mean(np.abs(means) > 3 * spread)) if means.size else 0.0
+    structure = float(np.corrcoef(in_body, gradients)[0, 1]) if np.ptp(gradients) else 0.0
+    step = 1.0 if is_whole(values) else 0.0
+    found = {
+        "there are too few flat places to measure it": model.flat_pixels < LEAST_PIXELS
+        or model.flat_slices < min(LEAST_SLICES, len(values)),
+        "its level differs between halves of the scan": not 1 / HALVES < model.halves < HALVES,
+        "it is below one stored step": model.sigma < step,
+        "neighboring slices share it, as the scanner interpolated them": abs(model.neighbors) > ALIKE,
+        "it cannot be told from structure": float(np.mean(flat_share)) < LEAST_SHARE,
+        "more would be taken than there is": ratio > MOST_TAKEN,
+        "structure would be taken with it": abs(structure) > MOST_STRUCTURE
+        or beyond > MOST_BLOCKS
+        or abs(float(on_edges.mean())) > MOST_EDGE,
+    }
+    doubts = [text for text, true in found.items() if true]
+    return float(np.sqrt(np.mean(noise**2))), ratio, doubts
+
+
+def _block_means(ratio: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Means over 8 x 8 pixels of flat places."""
+    rows, columns = (n - n % BLOCK for n in ratio.shape)
+
+    def blocks(of: np.ndarray) -> np.ndarray:
+        return of[:rows, :columns].reshape(rows // BLOCK, BLOCK, -1, BLOCK)
+
+    return blocks(ratio).mean((1, 3))[blocks(mask).all((1, 3))]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Slices (N, J, I), all of the scan or some of its rows and columns, and what is done with their noise.
+
+    acquired : as acquired; signal : what the network gets; origin : first row and column in the whole scan
+    """
+
+    acquired: np.ndarray
+    signal: np.ndarray
+    origin: tuple[int, int]
+    taken: Taken | None
+    renewal: Renewal | None
+
+
+def part_of(
+    values: np.ndarray,
+    noise: Noise,
+    plan: Plan,
+    spacing_mm: tuple[float, ...],
+    rows: tuple[int, int] | None = None,
+    columns: tuple[int, int] | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Part:
+    """The part of the scan (N, J, I) with `rows` and `columns`, last ones exclusive (None: all), and its signal."""
+    shape = values.shape[1:]
+    wanted = [limits or (0, n) for limits, n in zip((rows, columns), shape)]
+    inside = (slice(None), *(slice(*limits) for limits in wanted))
+    origin = (wanted[0][0], wanted[1][0])
+    if noise.model is None:
+        return Part(values[inside], values[inside], origin, None, None)
+    wide = [(max(0, a - HALO) // SHARE_CELL * SHARE_CELL, min(n, b + HALO)) for (a, b), n in zip(wanted, shape)]
+    (top, bottom), (left, right) = wide
+    around = values[:, top:bottom, left:right]
+    taken = take(around, noise.model, (top, left), tick)
+    (first, last), (start, stop) = wanted
+    acquired, removed = values[inside], taken.noise[:, first - top : last - top, start - left : stop - left]
+    signal = acquired.astype(np.float32)
+    signal -= removed
+    renewal = None
+    if noise.mode == "renew":
+        kernel, alike = _kernel(noise.model)
+        step = plan.grid.step
+        mm = spacing_mm[0] * step / np.sqrt(spacing_mm[1] * spacing_mm[2])  # of a target slice, in pixels
+        correlation = float(np.interp(mm, np.arange(len(alike)), alike))
+        field = NoiseField(noise.seed, (shape[0], shape[1]), kernel, correlation, step)
+        shares = Shares(taken.share, (top, left))
+        renewal = Renewal(acquired, removed, shares, noise.model, field, origin)
+    return Part(acquired, signal, origin, dataclasses.replace(taken, noise=removed), renewal)
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """`Taken.share` of slices whose first row and column are `origin` in the whole scan."""
+
+    share: np.ndarray
+    origin: tuple[int, int]
+
+    def at(self, t: float, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+        """(rows, columns) at position `t` in slices; rows and columns in the whole scan."""
+        cells = between(self.share, np.arange(len(self.share)), np.array([t]))[0]
+        down, across = (
+            weights_at(count, (np.arange(*limits) - first + 0.5) / SHARE_CELL - 0.5)
+            for count, limits, first in zip(cells.shape, (rows, columns), self.origin)
+        )
+        return np.clip(down @ cells @ across.T, 0, 1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Renewal:
+    """Noise that is new in each output slice.
+
+    acquired, removed : (N, J, I) slices as acquired, and the noise that was taken from them
+    """
+
+    acquired: np.ndarray
+    removed: np.ndarray
+    shares: Shares
+    model: NoiseModel
+    field: NoiseField
+    origin: tuple[int, int]
+
+    def add(self, x, beside, grid: Grid, wanted: np.ndarray, plan: Plan, rows: slice, columns: slice) -> None:
+        """To output x (M, rows, columns) on the target part of `grid`, and to that at acquired positions `wanted`.
+
+        Rows and columns are those of `acquired`. With "keep", acquired slices get back their own noise, bit for bit,
+        and old and new are mixed through the gate at constant variance.
+        """
+        inside = np.clip(grid.positions, 0, grid.count - 1)
+        for first in range(rows.start, rows.stop, ROWS):
+            some = slice(first, min(first + ROWS, rows.stop))
+            at = slice(some.start - rows.start, some.stop - rows.start)
+            of_rows = self.origin[0] + some.start, self.origin[0] + some.stop
+            of_columns = self.origin[1] + columns.start, self.origin[1] + columns.stop
+            if plan.consistency == "keep":
+                unit = self.field.at(inside[grid.crop], of_rows, of_columns)
+                self._mix(x[:, at], unit, inside[grid.crop], some, columns, of_rows, of_columns)
+                continue
+            unit = self.field.at(np.concatenate([inside, wanted]), of_rows, of_columns)
+            free, extra = self._null_space(unit, grid, wanted, plan)
+            for out, found, positions in ((x, free[grid.crop], inside[grid.crop]), (beside, extra, wanted)):
+                for one, new, t in zip(out[:, at], found, positions):
+                    one += new * self._strength(one, float(t), of_rows, of_columns, "project")
+        if plan.consistency == "keep" and len(wanted):
+            beside[:] = self.acquired[wanted, rows, columns]
+
+    def _mix(self, x, unit, positions, rows: slice, columns: slice, of_rows, of_columns) -> None:
+        for one, new, t, g in zip(x, unit, positions, gate(positions)):
+            k = int(np.round(t))
+            if abs(t - k) < 1e-6:
+                one[:] = self.acquired[k, rows, columns]
+                continue
+            new *= np.float32(g) * self._strength(one, float(t), of_rows, of_columns, "keep")
+            one += new
+            if g < 1:
+                one += np.float32(np.sqrt(1 - g * g)) * self.removed[k, rows, columns]
+
+    def _null_space(self, unit, grid: Grid, wanted: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+        """Noise at the places of `grid` whose mean over the slice profile is nothing, of unit variance again."""
+        A = grid.profile(plan.ratio, plan.profile)
+        P = projection(A, "exact")
+        away = np.abs(np.subtract.outer(grid.positions, grid.positions)) / grid.step
+        correlated = np.maximum(self.field.correlation, 1e-6) ** (away**2)
+        Q = np.eye(len(grid.positions)) - P @ A
+        spread = np.maximum(np.sqrt(np.einsum("ij,jk,ik->i", Q, correlated, Q)), LEAST_FREE)
+        on_grid, extra = unit[: len(grid.positions)], unit[len(grid.positions) :]
+        update = np.tensordot((P @ A).astype(np.float32), on_grid, 1)
+        extra = extra - along_z(grid, update, wanted) if len(wanted) else extra
+        extra /= np.float32(np.median(spread))
+        return (on_grid - update) / spread.astype(np.float32)[:, None, None], extra
+
+    def _strength(self, one, t: float, rows: tuple[int, int], columns: tuple[int, int], mode: str) -> np.ndarray:
+        """Standard deviation of the new noise beside what is left of the old."""
+        level = self.model.level_at(t, rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0])
+        kept = 1 - self.shares.at(t, rows, columns)
+        part = np.sqrt(1 - np.float32(DRAWN[mode]) * kept)
+        return level * np.float32(self.model.total) * part * self.model.touched(one, level)
+
+
+def _kernel(model: NoiseModel) -> tuple[np.ndarray, np.ndarray]:
+    """(11, 11) kernel that gives white noise the spectrum of the model, and its correlation at 0, 1, 2, ... pixels."""
+    size = 32
+    index = np.minimum(np.abs(np.fft.fftfreq(size)) * 2 * BLOCK, BLOCK - 1)
+    amplitude = ndimage.map_coordinates(
+        model.spectrum.astype(float), np.stack(np.meshgrid(index, index, indexing="ij")), order=1, mode="nearest"
+    )
+    whole = np.fft.fftshift(np.fft.ifft2(amplitude).real)
+    middle = slice(size // 2 - REACH, size // 2 + REACH + 1)
+    away = np.hypot(*np.mgrid[-REACH : REACH + 1, -REACH : REACH + 1]) / (REACH + 1)
+    kernel = whole[middle, middle] * np.cos(np.clip(away, 0, 1) * np.pi / 2)
+    alike = np.fft.ifft2(amplitude**2).real
+    return kernel, 0.5 * (alike[0] + alike[:, 0])[: size // 2] / alike[0, 0]

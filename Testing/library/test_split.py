@@ -1,0 +1,157 @@
+"""Signal and noise of acquired slices: what is taken is noise, no more of it than there is, nothing that stands out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+pytest.importorskip("torch")
+
+from CycleINRLib.imaging.volume import Volume  # noqa: E402
+from CycleINRLib.upsampling.split import HALO, NoiseModel, take  # noqa: E402
+
+SPACING = (5.0, 0.8, 0.8)
+LEVEL = 12.0
+
+
+def phantom() -> np.ndarray:
+    """Soft tissue (0 HU) in air with a bright, a dark and a metal part; the same in all slices but for its size."""
+    k, j, i = np.mgrid[:12, :128, :128]
+    away = np.hypot(j - 64, i - 64)
+    scan = np.where(away < 55 - k, 40.0, -1000.0)
+    scan[np.hypot(j - 50, i - 45) < 9] = 120
+    scan[np.hypot(j - 80, i - 80) < 7] = -80
+    scan[(np.abs(j - 64) < 3) & (np.abs(i - 95) < 3)] = 3000
+    return ndimage.gaussian_filter(scan, (0, 0.7, 0.7))
+
+
+@pytest.fixture(scope="module")
+def clean() -> np.ndarray:
+    return phantom()
+
+
+@pytest.fixture(scope="module")
+def noise(clean) -> np.ndarray:
+    """Correlated within slices, as a reconstruction kernel leaves it; twice as strong on the right as on the left."""
+    white = np.random.default_rng(1).standard_normal(clean.shape)
+    smooth = ndimage.gaussian_filter(white, (0, 0.8, 0.8))
+    return LEVEL * smooth / smooth.std() * np.linspace(0.67, 1.33, 128)
+
+
+@pytest.fixture(scope="module")
+def scan(clean, noise) -> np.ndarray:
+    return np.clip(np.rint(clean + noise), -1024, 3071).astype(np.int16)
+
+
+def fine(values: np.ndarray) -> np.ndarray:
+    """Without waves broader than two slice spacings, which are left alone."""
+    u = np.fft.fftfreq(128, SPACING[1])
+    return np.fft.ifft2(np.fft.fft2(values) * (np.hypot(u[:, None], u[None]) > 1 / (2 * SPACING[0]))).real
+
+
+@pytest.fixture(scope="module")
+def model(scan) -> NoiseModel:
+    found = NoiseModel.of(scan, SPACING, "CT")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def taken(scan, model):
+    return take(scan, model)
+
+
+@pytest.fixture(scope="module")
+def tissue(clean) -> np.ndarray:
+    """Well inside the soft tissue."""
+    return ndimage.minimum_filter(np.abs(clean - 40) < 1, (1, 11, 11))
+
+
+def test_the_noise_is_found_at_its_strength_and_where_it_is_stronger(model, noise, tissue):
+    assert model.sigma == pytest.approx(np.sqrt(np.mean(fine(noise)[tissue] ** 2)), rel=0.25)
+    left, right = (model.level_at(6, 64, 1, column, 1)[0, 0] for column in (35, 95))
+    made = np.linspace(0.67, 1.33, 128)
+    assert right / left == pytest.approx(made[95] / made[35], rel=0.2)
+    assert 0.9 < model.halves < 1.1 and abs(model.neighbors) < 0.1
+
+
+def test_most_of_the_noise_is_taken_and_no_more_than_there_is(taken, noise, tissue):
+    there_is = fine(noise)[tissue]
+    assert (
+        fine(noise - taken.noise)[tissue].std() < 0.65 * there_is.std()
+    )  # the rest stood out, alone or with neighbors
+    assert taken.noise[tissue].std() < there_is.std()
+
+
+def test_what_is_taken_holds_no_structure(taken, clean):
+    gradient = np.stack([ndimage.gaussian_gradient_magnitude(one, 1.0) for one in clean])
+    body = (clean > -250) & (clean < 300)
+    assert abs(np.corrcoef(taken.noise[body], gradient[body])[0, 1]) < 0.02
+    edges = body & (gradient > np.quantile(gradient[body], 0.95))
+    assert abs(taken.noise[edges].mean()) < 0.05 * LEVEL
+
+
+def test_air_metal_and_padding_are_left_alone(scan, model, clean):
+    padded = scan.copy()
+    padded[:, :, :20] = -2000
+    found = take(padded, model).noise
+    assert not found[:, :, :19].any()
+    deep = ndimage.maximum_filter(clean, (1, 9, 9)) < -995
+    assert found[deep].std() < 0.01 * LEVEL and not found[clean > 2900].any()
+
+
+def test_an_empty_scan_has_no_noise_to_be_measured():
+    assert NoiseModel.of(np.full((6, 64, 64), -1000, np.int16), SPACING, "CT") is None
+
+
+def test_a_part_of_the_scan_gives_what_the_whole_gives(scan, model, taken):
+    part = take(scan[:, 32:, 20:], model, (32, 20))
+    np.testing.assert_array_equal(part.noise[:, HALO:, HALO:], taken.noise[:, 32 + HALO :, 20 + HALO :])
+
+
+def test_a_lesion_that_stands_out_stays(clean, noise, scan, model, taken):
+    """A sphere of 5 mm of low contrast, in one slice: detectability 6."""
+    away = np.hypot(*np.mgrid[-64:64, -64:64] + np.array([0, 12])[:, None, None])
+    lesion = np.zeros(clean.shape)
+    lesion[6] = ndimage.gaussian_filter((away < 3).astype(float), 0.7)
+    cells = 2 * np.sum(lesion[6] ** 2) / (4 * np.pi * 0.8**2)  # area of independent noise: 4 pi sigma^2
+    contrast = 6 * LEVEL / np.sqrt(cells / 2)
+    kept = []
+    for sign in (1, -1):
+        with_it = np.rint(clean + noise + sign * contrast * lesion)
+        change = (with_it - take(with_it, model).noise) - (scan - taken.noise)
+        kept.append(np.sum(change * lesion) / (sign * contrast * np.sum(lesion**2)))
+    assert np.mean(kept) > 0.95
+
+
+def test_real_scans_pass_the_examination(a_thick_ct, a_thick_mr):
+    from CycleINRLib.jobs import UpsampleJob
+    from CycleINRLib.upsampling.grain import examine
+    from CycleINRLib.upsampling.plan import plan
+
+    for volume in (a_thick_ct, a_thick_mr):
+        planned = plan(volume, UpsampleJob())
+        source = volume.slices_first(planned.axis)
+        found = NoiseModel.of(source.values, source.spacing_mm, planned.modality)
+        assert found is not None
+        rms, ratio, doubts = examine(source.values, found, planned)
+        assert doubts == [] and 0.2 < ratio <= 1.1 and 0 < rms <= 1.1 * found.sigma
+
+
+@pytest.fixture(scope="module")
+def a_thick_ct() -> Volume:
+    return sample("CT_abdomen_5mm.nrrd")
+
+
+@pytest.fixture(scope="module")
+def a_thick_mr() -> Volume:
+    return sample("MR_knee_4.3mm.nrrd")
+
+
+def sample(name: str) -> Volume:
+    from pathlib import Path
+
+    from CycleINRLib.io.files import read
+
+    return read(Path(__file__).parents[2] / "Resources" / "SampleData" / name)
