@@ -121,24 +121,26 @@ def test_thick_slices_are_judged_by_one_experiment(small_mr, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "most"),
+    ("z_scale", "profile", "told", "most", "low"),
     [
-        ({"z_scale": 2, "profile": "skip"}, 1.5),
-        ({"z_scale": 2.5, "profile": "skip", "modality": "ct"}, 1.25),
-        ({"z_scale": 2.5, "profile": "skip", "modality": "mr"}, 1.0),
-        ({"z_scale": 4, "profile": "skip"}, 1.0),
-        ({"z_scale": 2, "profile": "box"}, 1.0),
+        (2, "skip", {}, 1.5, 0.35),
+        (2.5, "skip", {"modality": "ct"}, 1.25, 0.35),
+        (2.5, "skip", {"modality": "mr"}, 1.0, 0.35),
+        (4, "skip", {}, 1.0, 0.35),
+        (2, "box", {"modality": "mr"}, 1.0, 0.35),
+        (2, "box", {"modality": "ct"}, 1.2, 0.6),  # half of what is used where the network is right
+        (4, "box", {"modality": "ct"}, 1.05, 0.525),
+        (2, "box", {"modality": "ct", "thickness_mm": 7.5}, 1.0, 0.35),  # two spacings: the scanner interpolated
     ],
 )
-def test_more_than_the_network_says_is_used_where_dropped_slices_lie_as_the_new_ones_do(
-    small_mr, monkeypatch, asked, most
+def test_more_than_the_network_says_is_used_where_that_is_borne_out(
+    small_mr, monkeypatch, z_scale, profile, told, most, low
 ):
     monkeypatch.setattr(selfcheck, "probability_of_detail", lambda power: 1.0)
-    monkeypatch.setattr(Dropped, "gain", lambda self: 1.5)
-    engine = engine_of(small_mr, **asked)
-    assert selfcheck.fit_gain(engine, small_mr.values, UpsampleJob()).gain == pytest.approx(most)
-    monkeypatch.setattr(Dropped, "gain", lambda self: 0.4)
-    assert selfcheck.fit_gain(engine, small_mr.values, UpsampleJob()).gain == pytest.approx(0.4)
+    engine = engine_of(small_mr, z_scale=z_scale, profile=profile, **told)
+    for fitted, used in ((1.5, most), (0.35, low)):
+        monkeypatch.setattr(Dropped, "gain", lambda self, fitted=fitted: fitted)
+        assert selfcheck.fit_gain(engine, small_mr.values, UpsampleJob()).gain == pytest.approx(used)
 
 
 # --- what the gain does -------------------------------------------------------------------------------------------
