@@ -39,6 +39,7 @@ _ATTRIBUTES: dict[str, list[tuple[str, ...]]] = {
     "sequence": [("SequenceName",), ("PulseSequenceName",)],
     "coil": [("ReceiveCoilName", "MRReceiveCoilSequence")],
     "contrast agent": [("ContrastBolusAgent",)],
+    "comment": [("ImageComments",)],  # Canon writes the diffusion direction there
     "acquisition time": [
         ("FrameAcquisitionDateTime", "FrameContentSequence"), ("AcquisitionDateTime",),
         ("AcquisitionDate+AcquisitionTime",),
@@ -48,6 +49,8 @@ _ATTRIBUTES: dict[str, list[tuple[str, ...]]] = {
 _PRIVATE = {  # GE, Siemens, Philips, United Imaging
     "b-value": [(0x0043, 0x1039), (0x0019, 0x100C), (0x2001, 0x1003), (0x0065, 0x1009)],
     "component": [(0x0043, 0x102F)],
+    "reconstruction": [(0x0043, 0x1030)],  # GE: field map or magnitude
+    "time in the scan": [(0x0021, 0x105E)],  # GE
     "gradient direction": [
         (0x0019, 0x10BB), (0x0019, 0x10BC), (0x0019, 0x10BD), (0x0019, 0x100E), (0x2005, 0x10B0), (0x2005, 0x10B1),
         (0x2005, 0x10B2), (0x0065, 0x1037),

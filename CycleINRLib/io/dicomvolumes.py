@@ -25,10 +25,16 @@ CONTRAST = ("stack", "echo time", "b-value", "component", "image type")  # never
 MARKS = (
     *CONTRAST, "gradient direction", "temporal position", "time offset", "trigger delay", "cardiac phase",
     "respiratory phase", "inversion time", "flip angle", "repetition time", "labeling", "voltage", "kernel", "energy",
-    "echo number", "acquisition", "frame reference time", "sequence", "coil", "contrast agent", "dimension index",
-    "acquisition time", "content time",
+    "echo number", "acquisition", "reconstruction", "frame reference time", "sequence", "coil", "contrast agent",
+    "dimension index", "comment", "time in the scan", "acquisition time", "content time",
 )  # fmt: skip
-TIMES = ("trigger delay", "acquisition time", "content time", "frame reference time")  # rank volumes at each position
+TIMES = (
+    "trigger delay",
+    "time in the scan",
+    "acquisition time",
+    "content time",
+    "frame reference time",
+)  # rank volumes at each position
 CYCLIC = ("trigger delay",)  # it begins anew at each position
 MOST_TOGETHER = 3  # marks that are combined
 NAMED = 12  # volumes named in one message
