@@ -6,10 +6,12 @@ Every way in which header and data can disagree is a refusal, and none of them a
 from __future__ import annotations
 
 import bz2
+import contextlib
 import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,7 @@ from .fields import AGAIN, Header
 MOST_BYTES = 1 << 42  # 4 TiB: no machine holds such a volume
 MOST_DEFLATE = 1040  # deflate cannot shrink data more than 1032 to 1
 CHUNK = 1 << 20
+TRAILING = 16  # bytes that may follow the data in a file of their own
 MAPPED_BYTES = 1 << 28  # from 256 MiB, uncompressed voxels are mapped, not read
 
 
@@ -42,6 +45,10 @@ def decode(header: Header) -> np.ndarray:
         found = f"{need} bytes of voxels in {len(header.files)} files"
         raise VolumeError("The voxels cannot be shared among the data files", found, AGAIN)
     surplus = need // header.sizes[-1]  # more than a slice too much: the header is wrong
+    if header.format != "NIfTI" and not (header.offset or header.skip or header.line_skip):
+        surplus = min(surplus, TRAILING)  # data in a file of their own: it starts with another header
+    if header.skip == -1:
+        header = replace(header, skip=max(_length(header) - share, 0))
     if (mapped := _mapped(header, need, surplus)) is not None:
         return mapped
     data = np.empty(need, np.uint8)
@@ -56,6 +63,13 @@ def decode(header: Header) -> np.ndarray:
                 "copy or export it again",
             )
     return data.view(header.dtype).reshape(header.sizes[::-1])
+
+
+def _length(header: Header) -> int:
+    """Decoded bytes of the only data file; 0 where it is damaged, which is found again when it is read."""
+    with open(header.files[0], "rb") as stream, contextlib.suppress(EOFError, zlib.error, OSError):
+        return sum(map(len, _decoded(stream, header, 0)))
+    return 0
 
 
 def _mapped(header: Header, need: int, surplus: int) -> np.ndarray | None:

@@ -44,7 +44,7 @@ class Header:
     files: tuple[Path, ...]  # the data, cut into equal shares
     encoding: str = "raw"  # raw, gzip (zlib streams too), bzip2, text, hex
     offset: int = 0  # bytes on disk before the data; -1: the data end the file
-    skip: int = 0  # decoded bytes before the values
+    skip: int = 0  # decoded bytes before the values; -1: they end the decoded bytes
     line_skip: int = 0  # lines on disk before the data
     slope: float = 1.0
     intercept: float = 0.0

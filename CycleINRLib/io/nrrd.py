@@ -68,18 +68,19 @@ def parse_nrrd(path: Path) -> Header:
         raise VolumeError("The encoding of the NRRD is unknown", encoding, "save the scan again as gzip")
     detached = _either(fields, "data file", "datafile")
     skip = whole(_either(fields, "byte skip", "byteskip", "0"), "byte skip", -1)
-    if skip == -1 and encoding != "raw":
-        raise ValueError("byte skip is -1, which only raw data can have")
+    files = listed_files(path.parent, detached, following) if detached else (path,)
+    if skip == -1 and (encoding in ("text", "hex") or (encoding != "raw" and len(files) > 1)):
+        raise ValueError("byte skip is -1, which only raw data and one compressed file can have")
     return Header(
         format="NRRD",
         sizes=sizes,
         dtype=_dtype(fields),
         spatial=spatial,
         ijk_to_ras=matrix,
-        files=listed_files(path.parent, detached, following) if detached else (path,),
+        files=files,
         encoding=encoding,
-        offset=-1 if skip == -1 else 0 if detached else attached_at,
-        skip=max(skip, 0),
+        offset=-1 if skip == -1 and encoding == "raw" else 0 if detached else attached_at,
+        skip=0 if encoding == "raw" and skip == -1 else skip,  # -1: the decoded bytes end with the values
         line_skip=whole(_either(fields, "line skip", "lineskip", "0"), "line skip"),
         thickness_mm=_thickness(fields, spatial, matrix, mm, count),
         warnings=tuple(warnings),

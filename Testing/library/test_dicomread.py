@@ -466,3 +466,21 @@ def test_a_series_in_a_mixed_folder_is_read_alone(shared_data):
     facts = list_series(folder)[0]
     assert facts.slices == 3
     assert read(folder, series=facts.uid).values.shape == (3, facts.rows, facts.columns)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind"), [((0x0021, 0x105E), "DS"), ((0x0043, 0x1030), "SS"), ("ImageComments", "LT")], ids=str
+)
+def test_volumes_are_told_apart_by_what_ge_and_canon_write(tmp_path, tag, kind):
+    """GE's time in the scan and kind of reconstruction, Canon's comment with the diffusion direction."""
+
+    def change(n, dataset):
+        dataset.ImagePositionPatient = [0, 0, n // 2 * 2.5]
+        value = n % 2 + (n / 100 if kind == "DS" else 0)
+        dataset.add_new(tag, kind, f"b=1500({value})" if kind == "LT" else str(value) if kind == "DS" else int(value))
+        dataset.InstanceNumber = 1
+
+    source = make_series(tmp_path / "d", 10, change=change)
+    for frame in (0, 1):
+        found = read(source, frame=frame).values + 1024
+        assert [int(plane[0, 0]) // 100 for plane in found] == [2 * n + frame for n in range(5)]

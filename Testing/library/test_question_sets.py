@@ -12,8 +12,10 @@ import numpy as np
 import pydicom
 import pytest
 
+from CycleINRLib.errors import VolumeError
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
+from CycleINRLib.io.files import read, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import question_sets
@@ -76,3 +78,22 @@ def test_the_table_has_a_row_for_each_sentence_and_counts_every_case():
     told = question_sets.table_of({"set": [("a", "right", ""), one, two]})
     assert "| set | 1 | 2 | 0 | 0 |" in told
     assert "| set | x.dcm, y.dcm | refused | It is bad. Found: x.dcm. Next: choose another. |" in told
+
+
+@pytest.mark.parametrize("line", ["byte skip: -1\n", "byte skip: 352\n"])
+def test_a_nrrd_header_of_a_packed_nifti_says_where_its_voxels_start(tmp_path, scan, line):
+    header = nrrd_of_nifti(tmp_path, scan, line)
+    assert np.array_equal(read(header).values, scan.values)
+
+
+def test_a_nrrd_header_that_takes_another_header_for_voxels_is_refused(tmp_path, scan):
+    with pytest.raises(VolumeError, match="more voxels than the header says"):
+        read(nrrd_of_nifti(tmp_path, scan, ""))
+
+
+def nrrd_of_nifti(folder: Path, scan: Volume, line: str) -> Path:
+    """As pynrrd's test files do: the voxels of a .nii.gz, described by a detached NRRD header."""
+    write(scan, folder / "scan.nii.gz")
+    text = "NRRD0004\ntype: short\ndimension: 3\nsizes: 6 5 4\nendian: little\nencoding: gzip\n"
+    (folder / "scan.nhdr").write_text(f"{text}{line}data file: scan.nii.gz\n")
+    return folder / "scan.nhdr"
