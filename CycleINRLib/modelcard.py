@@ -30,6 +30,7 @@ class ModelCard:
     modalities: tuple[str, ...] = ("CT", "MR")
     z_scale_range: tuple[float, float] = (1.5, 6.0)  # seen in training
     spacing_range_mm: tuple[float, float] = (0.25, 10.0)  # source spacing along the slice axis seen in training
+    ratio_range: tuple[float, float] = (0.0, 1.3)  # slice thickness / spacing seen in training
     texture: bool = False  # whether --texture other than 0 is understood
     trained_on: tuple[dict[str, Any], ...] = ()  # scan, modality, license, source
     training: dict[str, Any] = field(default_factory=dict)  # steps, seconds, device, configuration, git revision
@@ -52,7 +53,7 @@ class ModelCard:
         if version > CARD_VERSION:
             raise ModelError("The model card is of a newer version", f"{version} in {where}", "update CycleINR")
         known = {name: facts[name] for name in cls.__dataclass_fields__ if name in facts}
-        for name in ("modalities", "z_scale_range", "spacing_range_mm", "trained_on", "limits"):
+        for name in ("modalities", "z_scale_range", "spacing_range_mm", "ratio_range", "trained_on", "limits"):
             if name in known:
                 known[name] = tuple(known[name])
         try:

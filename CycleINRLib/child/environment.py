@@ -23,6 +23,7 @@ def examine() -> dict[str, Any]:
     -------
     dict with "version", "python", "platform", "cores"; "packages" {name: version or None};
     "devices" [{"device", "name", "memory_gb", "problem"}], "models" [{"name", "file", "problem"}];
+    "auto" {"model", "device", "precision", "why"}, what a job takes that says auto, or None;
     "speed" (upsampling.speed.Speed) of the model that "auto" means, measured and remembered, or None;
     "problems" [str], empty where the network can run
     """
@@ -46,6 +47,7 @@ def examine() -> dict[str, Any]:
         "packages": packages,
         "devices": devices,
         "models": models,
+        "auto": None if problems else _auto(),
         "speed": None if problems else _speed(),
         "problems": problems,
     }
@@ -64,6 +66,8 @@ def lines_of(facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append((f"Device {device['device']}", works))
     for model in facts["models"]:
         lines.append((f"Model {model['name']}", model["problem"] or "loads"))
+    if auto := facts.get("auto"):
+        lines.append(("Auto takes", f"{auto['model']} on {auto['device']} in {auto['precision']} ({auto['why']})"))
     if facts.get("speed"):
         rates = (1e-6 / max(facts["speed"][name], 1e-12) for name in ("encode_s", "decode_s"))
         encoded, decoded = (f"{rate:.2g}" for rate in rates)
@@ -123,6 +127,16 @@ def _models(can_load: bool) -> list[dict[str, Any]]:
             problem = _reason(error)
         found.append({"name": name, "file": str(path), "problem": problem})
     return found
+
+
+def _auto() -> dict[str, str]:
+    """What the machine is decides, not how fast it is just now: the same at every call."""
+    from ..network.device import choose_device, usual_precision
+    from ..network.weights import find_model
+
+    device = choose_device("auto")
+    precision, why = usual_precision(device)
+    return {"model": find_model("auto").stem, "device": device, "precision": precision, "why": why}
 
 
 def _speed() -> dict[str, Any] | None:

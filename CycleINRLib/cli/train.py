@@ -155,6 +155,7 @@ def _card(name: str, config: Any, shown: list[Any], facts: list[dict], device: s
         description=f"Trained by cycleinr train {__version__} on {len(facts)} scans.",
         z_scale_range=(finest, coarsest),
         spacing_range_mm=(round(min(thin) * finest, 2), round(max(thin) * coarsest, 2)),
+        ratio_range=config.samples.ratio,
         trained_on=tuple({name: value for name, value in one.items() if name != "held_out"} for one in facts),
         texture=config.part == "texture",
         training={"configuration": config.to_dict(), "device": device, "python": platform.python_version()},

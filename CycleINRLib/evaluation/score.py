@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,8 @@ from ..errors import CycleINRError
 from ..imaging import intensity, noise
 from ..imaging.accuracy import Likeness
 from ..imaging.intensity import CT_RANGE_HU
-from ..imaging.volume import Volume
-from .case import ON_GRID, Acquisition, Case
-from .interpolators import INTERPOLATORS, Attempt
+from .case import ON_GRID, Case
+from .interpolators import Attempt
 
 SECOND_DIFFERENCE = math.sqrt(6.0)  # standard deviation of [1, -2, 1] of unit white noise
 PRODUCT = "CycleINR"
@@ -175,37 +174,6 @@ class Ruler:
 
     def _clipped(self, values: np.ndarray) -> np.ndarray:
         return np.clip(values, *CT_RANGE_HU) if self.case.modality == "CT" else values
-
-
-def evaluate(
-    truth: Volume,
-    protocols: Sequence[Acquisition],
-    methods: Mapping[str, Method] | None = None,
-    *,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Figures of every method for every protocol on one thin scan.
-
-    Parameters
-    ----------
-    truth : Volume, thin slices along k (`Volume.slices_first` turns others); `central_block` cuts large ones
-    protocols : how thick slices are made of it
-    methods : name to method; None: the interpolators and CycleINR at its default options
-    progress : told each case when it is done
-
-    Returns
-    -------
-    one dict for each protocol, ready for JSON: `Case.facts`, truth, noise_ceiling, results {name: Score as dict}
-    """
-    methods = {**INTERPOLATORS, PRODUCT: product()} if methods is None else methods
-    cases = []
-    for protocol in protocols:
-        ruler = Ruler(Case.of(truth, protocol))
-        results = {name: asdict(ruler.score(name, method)[0]) for name, method in methods.items()}
-        cases.append(case_record(ruler, results))
-        if progress is not None:
-            progress(cases[-1])
-    return cases
 
 
 def case_record(ruler: Ruler, results: dict[str, Any]) -> dict[str, Any]:

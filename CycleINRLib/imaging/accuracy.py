@@ -154,29 +154,6 @@ def psnr(
     return float(10 * np.log10(peak**2 / error)) if error > 0 else None
 
 
-def ssim(
-    output: np.ndarray, truth: np.ndarray, modality: str, *, peak: float | None = None, mask: np.ndarray | None = None
-) -> float | None:
-    """Structural similarity, variant "3D, Gaussian 1.5 voxels, 11 taps, K = (0.01, 0.03)", mean over the body.
-
-    Population moments; arguments as for `psnr`, arrays (K, J, I). None where the mask is empty.
-
-    Source: Wang et al., IEEE TIP 13 (2004), its window in three dimensions.
-    """
-    output, truth, peak, mask = _comparable(output, truth, modality, peak, mask)
-    if not mask.any():
-        return None
-
-    def blurred(values: np.ndarray) -> np.ndarray:
-        return ndimage.gaussian_filter(values, 1.5, truncate=3.5)
-
-    a, b = blurred(output), blurred(truth)
-    aa, bb, ab = blurred(output * output) - a * a, blurred(truth * truth) - b * b, blurred(output * truth) - a * b
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    similarity = (2 * a * b + c1) * (2 * ab + c2) / ((a * a + b * b + c1) * (aa + bb + c2))
-    return float(np.mean(similarity[mask], dtype=np.float64))
-
-
 def _comparable(
     output: np.ndarray, truth: np.ndarray, modality: str, peak: float | None, mask: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:

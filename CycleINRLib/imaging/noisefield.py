@@ -1,7 +1,7 @@
 """Noise as a pure function of the position in the scan (floor 1; design section 5.1).
 
-White noise lives on a fixed lattice: the pixels of the whole scan, and `PLANES` planes from one slice to the next. Each
-of its values is a whole number that follows from its place and the seed by a counter-based generator (Philox, Salmon et
+White noise lives on a fixed lattice: the pixels of the whole scan, and 16 planes from one slice to the next. Each of
+its values is a whole number that follows from its place and the seed by a counter-based generator (Philox, Salmon et
 al., SC 2011), so any block can be computed alone. A Gaussian along z and a kernel within slices, both of whole numbers,
 shape it. Every sum stays below 2^24, where float32 is exact in any order, and what a Fourier transform adds is far less
 than one half, and rounded away: threads, slabs and machines agree to the byte.
@@ -16,7 +16,7 @@ import numpy as np
 from scipy import fft
 from scipy.special import ndtri
 
-PLANES = 16  # of the lattice from slice to slice: the largest z-scale
+_PLANES = 16  # of the lattice from slice to slice: the largest z-scale
 ORIGIN = 1 << 20  # plane number of the first slice: the output may begin before it
 WHITE = 32  # standard deviation of the white noise, in whole numbers
 ALONG_Z = 31  # largest weight along z
@@ -83,10 +83,10 @@ class NoiseField:
     def _along_z(self, t: float) -> tuple[int, np.ndarray]:
         """Number of the first plane of the lattice, and the whole weights of it and those after it, for position t."""
         correlation = min(max(self.correlation, LEAST_WIDTH), MOST_CORRELATION)
-        width = self.step * PLANES / (2 * np.sqrt(-np.log(correlation)))  # planes; Gaussian correlation at one step
+        width = self.step * _PLANES / (2 * np.sqrt(-np.log(correlation)))  # planes; Gaussian correlation at one step
         reach = int(np.ceil(2.5 * width)) + 1
-        first = int(np.floor(t * PLANES + 1e-6)) - reach + 1
-        away = np.arange(first, first + 2 * reach) - t * PLANES
+        first = int(np.floor(t * _PLANES + 1e-6)) - reach + 1
+        away = np.arange(first, first + 2 * reach) - t * _PLANES
         weights = np.rint(ALONG_Z * np.exp(-0.5 * (away / width) ** 2))
         if not weights.any():
             weights[np.argmin(np.abs(away))] = ALONG_Z

@@ -1,4 +1,4 @@
-"""What a derived DICOM series says beside its pixels: whose it is, what it was made of, and what its modules ask for.
+"""What a derived DICOM series says beside its pixels: whose it is, of what it was made, what modules ask for (floor 2).
 
 Only facts that still hold for a derived series are taken over from the source, by name; private tags are not. What the
 standard asks for and the source does not say is left empty where that is allowed (type 2), else said as unknown.

@@ -1,7 +1,7 @@
 """What kind of file it is, and what its header claims, checked before a single voxel is allocated (floor 2).
 
 Standard library and numpy. The headers are read here and not by ITK, because ITK straightens a sheared NIfTI, allocates
-what a damaged header claims, and fills truncated data with zeros, all of it in silence.
+what a damaged header claims, and fills a truncated NIfTI with zeros, all of it in silence.
 """
 
 from __future__ import annotations

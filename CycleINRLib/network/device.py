@@ -107,7 +107,7 @@ def cast_network(network: CycleINR, device: str, dtype: torch.dtype) -> CycleINR
     return copy.eval().requires_grad_(False)
 
 
-def memory_bytes() -> tuple[float, float]:
+def cuda_memory_bytes() -> tuple[float, float]:
     """Free and whole memory of the CUDA device."""
     free, whole = torch.cuda.mem_get_info()
     return float(free), float(whole)

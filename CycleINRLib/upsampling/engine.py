@@ -25,7 +25,6 @@ from .memory import bytes_per_row, empty_volume, is_out_of_memory, rows_that_fit
 from .plan import Plan, doubts
 
 CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
-RATIO_SEEN = 1.3  # thickness / spacing up to which the network was trained
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Settings:
     gain: float = 1.0
 
 
-class Renewal(Protocol):
+class AddedNoise(Protocol):
     """Noise that is added to the output, see `grain`."""
 
     def add(
@@ -115,7 +114,7 @@ class Engine:
         settings: Settings,
         rows: tuple[int, int] | None = None,
         column: int | None = None,
-        renewal: Renewal | None = None,
+        renewal: AddedNoise | None = None,
     ) -> tuple[np.ndarray, Remainder, AcquiredQuery | None]:
         """Output slices of (N, J, I) `values` on the target part of `grid`, for all of it, some rows or one column.
 
@@ -220,7 +219,7 @@ class Engine:
         plan, scale = self.plan, self.scale
         output = np.empty((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
         anisotropy = self.spacing_mm[0] / min(self.spacing_mm[1:])
-        ratio, seen = min(plan.ratio, RATIO_SEEN), (scale.through, scale.within)
+        ratio, seen = min(plan.ratio, self.card.ratio_range[1]), (scale.through, scale.within)
         parts = corrections(
             self.network,
             read / np.float32(scale.scale),

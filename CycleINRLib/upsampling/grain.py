@@ -21,12 +21,12 @@ from ..imaging.noise import Flatness, gradient_parts
 from ..imaging.noisefield import NoiseField, seed_of
 from ..jobs import UpsampleJob
 from .plan import Plan
-from .split import BLOCK, HALO, SHARE_CELL, NoiseModel, Taken, between, take, weights_at
+from .split import BLOCK, SHARE_CELL, SPLIT_HALO, NoiseModel, Taken, between, take, weights_at
 
 SAMPLE = (9, 192, 192)  # slices, rows and columns, from the middle, on which the split is examined
-LEAST_PIXELS, LEAST_SLICES = 1000, 5  # flat ones from which the noise is known
+_LEAST_PIXELS, _LEAST_SLICES = 1000, 5  # flat ones from which the noise is known
 HALVES = 1.2  # times that it may differ between two halves of the slices
-ALIKE = 0.35  # correlation of the noise of neighboring slices above which the scanner interpolated them
+_ALIKE = 0.35  # correlation of the noise of neighboring slices above which the scanner interpolated them
 LEAST_SHARE = 0.03  # part of the noise's variance on flat places that must be told from structure
 MOST_TAKEN = 1.1  # noise taken / noise there is
 MOST_STRUCTURE = 0.02  # correlation of what was taken with the gradient magnitude
@@ -34,12 +34,12 @@ MOST_BLOCKS = 0.01  # share of 8 x 8 blocks whose mean is beyond 3 of its standa
 MOST_EDGE = 0.05  # mean of what was taken along edges, in standard deviations of the noise
 DRAWN = {"keep": 0.1, "project": 1.0}  # part of the variance of noise left in the signal that generated slices show
 REACH = 5  # pixels on each side of the field's kernel
-ROWS = 32  # of the field at a time
+_ROWS = 32  # of the field at a time
 LEAST_FREE = 0.5  # standard deviation, of 1, that the null space of the profile must leave; below, less noise is made
 
 
 @dataclass(frozen=True, eq=False)
-class Noise:
+class NoiseTreatment:
     """What happens to the noise of a scan.
 
     mode : "renew", "acquired" or "remove"
@@ -57,28 +57,28 @@ class Noise:
 
 def settle_noise(
     values: np.ndarray, spacing_mm: tuple[float, ...], plan: Plan, job: UpsampleJob, warn: Callable[[str], None]
-) -> Noise:
+) -> NoiseTreatment:
     """What the job asks for; where it leaves the choice, "renew" if the split is believed for this scan (N, J, I).
 
     The same scan and job give the same answer, whatever part of the scan is then computed. What speaks against the
     split is told by `warn`: of "auto" it makes "acquired".
     """
     if job.noise == "acquired" or (job.noise == "auto" and plan.consistency in ("none", "exact")):
-        return Noise("acquired")
+        return NoiseTreatment("acquired")
     model = NoiseModel.of(values, spacing_mm, plan.modality)
     if model is None:
         warn("The noise stays as acquired: there are too few flat places to measure it.")
-        return Noise("acquired")
-    rms, ratio, doubts = examine(values, model, plan)
+        return NoiseTreatment("acquired")
+    rms, ratio, doubts = judged(values, model, plan)
     if job.noise == "auto" and doubts:
         warn(f"The noise stays as acquired: {doubts[0]}.")
-        return Noise("acquired")
+        return NoiseTreatment("acquired")
     for doubt in doubts:
         warn(f"Signal and noise are hard to tell apart in this scan: {doubt}.")
-    return Noise("renew" if job.noise == "auto" else job.noise, model, seed_of(values), rms, ratio)
+    return NoiseTreatment("renew" if job.noise == "auto" else job.noise, model, seed_of(values), rms, ratio)
 
 
-def examine(values: np.ndarray, model: NoiseModel, plan: Plan) -> tuple[float, float, list[str]]:
+def judged(values: np.ndarray, model: NoiseModel, plan: Plan) -> tuple[float, float, list[str]]:
     """What the split takes on flat places (in the scan's unit, and in deviations of the noise), and what speaks against
     it, as parts of sentences."""
     first = [max(0, (n - m) // 2) for n, m in zip(values.shape, SAMPLE)]
@@ -113,11 +113,11 @@ def examine(values: np.ndarray, model: NoiseModel, plan: Plan) -> tuple[float, f
     structure = float(np.corrcoef(in_body, gradients)[0, 1]) if np.ptp(gradients) else 0.0
     step = 1.0 if is_whole(values) else 0.0
     found = {
-        "there are too few flat places to measure it": model.flat_pixels < LEAST_PIXELS
-        or model.flat_slices < min(LEAST_SLICES, len(values)),
+        "there are too few flat places to measure it": model.flat_pixels < _LEAST_PIXELS
+        or model.flat_slices < min(_LEAST_SLICES, len(values)),
         "its level differs between halves of the scan": not 1 / HALVES < model.halves < HALVES,
         "it is below one stored step": model.sigma < step,
-        "neighboring slices share it, as the scanner interpolated them": abs(model.neighbors) > ALIKE,
+        "neighboring slices share it, as the scanner interpolated them": abs(model.neighbors) > _ALIKE,
         "it cannot be told from structure": float(np.mean(flat_share)) < LEAST_SHARE,
         "more would be taken than there is": ratio > MOST_TAKEN,
         "structure would be taken with it": abs(structure) > MOST_STRUCTURE
@@ -154,7 +154,7 @@ class Part:
 
 def part_of(
     values: np.ndarray,
-    noise: Noise,
+    noise: NoiseTreatment,
     plan: Plan,
     spacing_mm: tuple[float, ...],
     rows: tuple[int, int] | None = None,
@@ -168,7 +168,9 @@ def part_of(
     origin = (wanted[0][0], wanted[1][0])
     if noise.model is None:
         return Part(values[inside], values[inside], origin, None, None)
-    wide = [(max(0, a - HALO) // SHARE_CELL * SHARE_CELL, min(n, b + HALO)) for (a, b), n in zip(wanted, shape)]
+    wide = [
+        (max(0, a - SPLIT_HALO) // SHARE_CELL * SHARE_CELL, min(n, b + SPLIT_HALO)) for (a, b), n in zip(wanted, shape)
+    ]
     (top, bottom), (left, right) = wide
     around = values[:, top:bottom, left:right]
     taken = take(around, noise.model, (top, left), tick)
@@ -226,8 +228,8 @@ class Renewal:
         and old and new are mixed through the gate at constant variance.
         """
         inside = np.clip(grid.positions, 0, grid.count - 1)
-        for first in range(rows.start, rows.stop, ROWS):
-            some = slice(first, min(first + ROWS, rows.stop))
+        for first in range(rows.start, rows.stop, _ROWS):
+            some = slice(first, min(first + _ROWS, rows.stop))
             at = slice(some.start - rows.start, some.stop - rows.start)
             of_rows = self.origin[0] + some.start, self.origin[0] + some.stop
             of_columns = self.origin[1] + columns.start, self.origin[1] + columns.stop

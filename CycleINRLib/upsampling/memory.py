@@ -99,7 +99,7 @@ def working_bytes(device: str) -> float:
         return WORKING_BYTES
     from ..network import device as network_device
 
-    return min(CUDA_WORKING_BYTES, 0.5 * network_device.memory_bytes()[1])
+    return min(CUDA_WORKING_BYTES, 0.5 * network_device.cuda_memory_bytes()[1])
 
 
 def rows_that_fit(rows: int, all_rows: int, bytes_per_row: float, halo: int, device: str) -> int:
@@ -113,7 +113,7 @@ def rows_that_fit(rows: int, all_rows: int, bytes_per_row: float, halo: int, dev
     if device == "cuda":
         from ..network import device as network_device
 
-        free = network_device.memory_bytes()[0]
+        free = network_device.cuda_memory_bytes()[0]
     needed = bytes_per_row * (MIN_ROWS + 2 * halo)
     if needed > 0.9 * free:
         found = f"{needed / 1e9:.1f} GB for the smallest slab, {free / 1e9:.1f} GB free"

@@ -145,8 +145,6 @@ def _physics(volume: Volume, place: Geometry, job: UpsampleJob, modality: str, w
     profile = resolve_profile(job.profile, modality, ratio)
     if profile == "skip" or ratio < SKIP_RATIO:
         return thickness, 0.0, "skip"
-    if ratio > 2:
-        warnings.append(f"Slice thickness {thickness:.3g} mm is {ratio:.2g} times the spacing; the model has seen 1.2.")
     return thickness, ratio, profile
 
 
@@ -191,6 +189,10 @@ def doubts(card: ModelCard, planned: Plan, volume: Volume) -> list[str]:
         found.append(
             f"Slice spacing {spacing:.3g} mm is outside what the model was trained for ({low:g} to {high:g} mm)."
         )
+    high = card.ratio_range[1]
+    if planned.ratio > high:
+        thickness = f"Slice thickness {planned.thickness_mm:.3g} mm is {planned.ratio:.2g} times the spacing"
+        found.append(f"{thickness}; the model has seen {high:g}.")
     if planned.modality not in card.modalities:
         found.append(f"The model was not trained for {planned.modality}.")
     return found

@@ -14,7 +14,7 @@ from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from .engine import Engine, Settings
-from .grain import Noise, part_of, settle_noise
+from .grain import NoiseTreatment, part_of, settle_noise
 from .plan import plan
 from .settings import fit
 
@@ -75,7 +75,7 @@ def _plane(
     engine: Engine,
     source: np.ndarray,
     spacing_mm: tuple[float, ...],
-    settled: tuple[Settings, Noise],
+    settled: tuple[Settings, NoiseTreatment],
     name: str,
     row: int,
 ) -> np.ndarray:

@@ -38,7 +38,7 @@ SLICES = 12  # of the scan, at most, on which the noise is measured
 CELL = 16  # pixels of a cell in which the level is one number
 SHARE_CELL = 4  # pixels of a cell of `Taken.share`
 THREADS = 2  # slices at a time
-HALO = 24  # pixels on each side that the split of one pixel depends on; a multiple of SHARE_CELL
+SPLIT_HALO = 24  # pixels on each side that the split of one pixel depends on; a multiple of SHARE_CELL
 LEAST_LEVEL = 0.2  # of the scan's own level: what no cell falls below
 CT_AIR_HU, CT_METAL_HU = (-960.0, -920.0), (1500.0, 2500.0)  # nothing is taken beyond; a part between
 RICIAN = (1.5, 3.0)  # signal / noise below which MR noise is no longer Gaussian, and nothing is taken
@@ -213,7 +213,7 @@ def take(
     Parameters
     ----------
     values : (N, J, I), all slices, or some rows and columns of them that begin at `origin` of the whole ones (multiples
-        of 4). The outer `HALO` pixels of a part differ from those of the whole
+        of 4). The outer `SPLIT_HALO` pixels of a part differ from those of the whole
     tick : called after each slice; may raise
     """
     noise = np.empty(values.shape, np.float32)

@@ -25,7 +25,7 @@ from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from .engine import Engine, Remainder, Settings
 from .gain import self_check
-from .grain import Noise, Part, part_of, settle_noise
+from .grain import NoiseTreatment, Part, part_of, settle_noise
 from .plan import Plan, plan
 from .settings import fit
 from .speed import known_speed, remember_speed
@@ -135,7 +135,7 @@ def _report(
     job,
     planned: Plan,
     engine: Engine,
-    settled: tuple[Settings, Noise],
+    settled: tuple[Settings, NoiseTreatment],
     readout,
     errors: Remainder,
     check: dict[str, Any] | None,

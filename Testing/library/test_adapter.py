@@ -117,13 +117,13 @@ def test_a_picture_that_would_be_replaced_is_refused_before_any_computing(scan, 
 
 
 def begun(scan: Path, output: Path, *more: str) -> subprocess.Popen:
-    words = ["adapt", str(scan), "--output", str(output), "--steps", "400", "--thickness", "3.3", *more]
+    words = ["adapt", str(scan), "--output", str(output), "--steps", "100000", "--thickness", "3.3", *more]
     command = [sys.executable, "-m", "CycleINRLib", *words]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(path: Path, seconds: float = 120) -> None:
+def wait_for(path: Path, seconds: float = 600) -> None:
     until = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < until, f"no {path.name}"
@@ -135,10 +135,10 @@ def test_a_stopped_run_says_how_to_go_on_and_does(scan, tmp_path, capsys):
     run = begun(scan, output)
     wait_for(tmp_path / "m.adapt" / "network.csv")
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=600)
     assert run.returncode == 130 and "--resume" in said and not output.exists()
     assert (tmp_path / "m.adapt" / "network.state").exists()
-    assert adapt(scan, "--output", output, "--steps", 400, "--thickness", 3.3) == 2  # not begun anew by accident
+    assert adapt(scan, "--output", output, "--steps", 100000, "--thickness", 3.3) == 2  # not begun anew by accident
     assert "--resume" in capsys.readouterr().err
     assert adapt(scan, "--output", output, "--steps", 300, "--thickness", 3.3, "--resume") == 2
     assert "steps" in capsys.readouterr().err

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from CycleINRLib import __version__
 from CycleINRLib.cli.console import Console
 from CycleINRLib.cli.main import main
 from CycleINRLib.events import Failed, Finished, Progress, Warned, from_line
-from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.io.files import read, write
 
@@ -42,8 +40,8 @@ def run(capsys):
     return call
 
 
-def start(*argv: object, **more) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "CycleINRLib", *map(str, argv)]
+def start(*argv: object, script: tuple[str, ...] = ("-m", "CycleINRLib"), **more) -> subprocess.Popen[str]:
+    command = [sys.executable, *script, *map(str, argv)]
     return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, **more)
 
 
@@ -286,22 +284,31 @@ def test_the_bar_is_wiped_before_the_error_line(monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals and pipes")
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_with_130_and_nothing_is_left(sign, thick_ct, tmp_path):
-    big = Volume(
-        np.tile(thick_ct.values, (1, 6, 6)), Geometry.from_spacing((15, 384, 384), (2.5, 0.5, 0.5)), "CT", "HU"
-    )
-    path = write(big, tmp_path / "big.nrrd")
-    argv = ["upsample", path, tmp_path / "iso.nrrd", "--events", "json", "--precision", "float32", "--device", "cpu"]
-    process = start(*argv, stdout=subprocess.PIPE)
+    path = write(thick_ct, tmp_path / "scan.nrrd")
+    argv = [
+        "upsample",
+        path,
+        tmp_path / "iso.nrrd",
+        "--events",
+        "json",
+        "--gain",
+        1,
+        "--noise",
+        "acquired",
+        "--device",
+        "cpu",
+    ]
+    process = start(*argv, script=(str(Path(__file__).with_name("endless.py")),), stdout=subprocess.PIPE)
     assert process.stdout is not None
     for line in process.stdout:
-        if isinstance(from_line(line), Progress):
+        event = from_line(line)
+        if isinstance(event, Progress) and event.stage == "upsample" and event.done > 1:
             break
-    time.sleep(0.5)
     process.send_signal(sign)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert err.count("cycleinr: error: ") == 1 and "Traceback" not in err
-    assert [entry.name for entry in tmp_path.iterdir()] == ["big.nrrd"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["scan.nrrd"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals and pipes")

@@ -27,6 +27,19 @@ def test_a_whole_environment_has_no_problem_and_a_working_cpu():
     json.dumps(facts, allow_nan=False)
 
 
+@pytest.mark.parametrize(("limit", "precision"), [("AVX2", "float32"), ("AVX512_CORE_AMX", None)])
+def test_what_auto_takes_is_told_with_its_reason_and_follows_the_limits_of_the_machine(limit, precision, monkeypatch):
+    device = pytest.importorskip("CycleINRLib.network.device")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.setattr(environment, "_speed", lambda: None)
+    facts = environment.examine()
+    auto = facts["auto"]
+    assert auto["device"] == device.choose_device("auto") and auto["model"] == "light"
+    if auto["device"] == "cpu":
+        assert auto["precision"] == (precision or device.usual_precision("cpu")[0])
+    assert label_of(facts, "Auto takes") == f"light on {auto['device']} in {auto['precision']} ({auto['why']})"
+
+
 def test_an_absent_torch_is_a_problem_and_models_are_still_read(monkeypatch):
     monkeypatch.setattr(environment, "_version", lambda name: None if name == "torch" else "1.0")
     facts = environment.examine()

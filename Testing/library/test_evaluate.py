@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -36,8 +36,14 @@ def test_thick_slices_lie_where_their_values_say(z_scale: float, profile: str):
     assert case.source.values.dtype == np.int16
 
 
+def record_of(scan: Volume, protocol: Acquisition, methods) -> dict:
+    """A case of the table, as the command makes it."""
+    ruler = ev.Ruler(Case.of(scan, protocol))
+    return ev.case_record(ruler, {name: asdict(ruler.score(name, one)[0]) for name, one in methods.items()})
+
+
 def scored(scan: Volume, protocol: Acquisition, **methods) -> dict[str, dict]:
-    return ev.evaluate(scan, [protocol], methods or INTERPOLATORS)[0]["results"]
+    return record_of(scan, protocol, methods or INTERPOLATORS)["results"]
 
 
 @pytest.mark.parametrize("profile, phase", [("box", 0.5), ("gaussian", 1.25), ("skip", 2.0)])
@@ -201,7 +207,7 @@ def test_degraded_scan_and_interpolators_agree_with_the_outside_yardstick(
     difference = np.abs(case.source.values.astype(int) - outside.source())
     assert difference.max() <= 1 and difference.mean() < 0.01
 
-    record = ev.evaluate(truth, [case.protocol], INTERPOLATORS)[0]
+    record = record_of(truth, case.protocol, INTERPOLATORS)
     ours = record["results"]
     outside.write_result(next(INTERPOLATORS["linear"](case)).values.round().astype(np.int16), z_scale)
     theirs = outside.score(modality, profile)

@@ -163,7 +163,7 @@ def test_the_heartbeat_goes_on_where_nobody_polls(tmp_path):
     alive = tmp_path / "alive"
     assert alive.exists()
     os.utime(alive, (0, 0))
-    wait_for(lambda: time.time() - alive.stat().st_mtime < 5)
+    wait_for(lambda: alive.stat().st_mtime > 0)
     child.cancel()
     assert child.wait(90)
 

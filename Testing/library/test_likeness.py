@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from CycleINRLib.imaging import accuracy, intensity
 from CycleINRLib.imaging import accuracy as likeness
+from CycleINRLib.imaging import intensity
 from CycleINRLib.imaging.accuracy import Likeness
 from CycleINRLib.imaging.volume import Volume
+
+
+def plain_ssim(output: np.ndarray, truth: np.ndarray, modality: str, peak: float, mask: np.ndarray) -> float:
+    """3D, Gaussian 1.5 voxels, 11 taps, K = (0.01, 0.03), population moments, mean over `mask`, as it is written down.
+
+    Source: Wang et al., IEEE TIP 13 (2004), its window in three dimensions.
+    """
+    output, truth = output.astype(float), truth.astype(float)
+    if modality == "CT":
+        output, truth = np.clip(output, -1000, 1000), np.clip(truth, -1000, 1000)
+
+    def blurred(values: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(values, 1.5, truncate=3.5)
+
+    a, b = blurred(output), blurred(truth)
+    aa, bb, ab = blurred(output * output) - a * a, blurred(truth * truth) - b * b, blurred(output * truth) - a * b
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    similarity = (2 * a * b + c1) * (2 * ab + c2) / ((a * a + b * b + c1) * (aa + bb + c2))
+    return float(np.mean(similarity[mask]))
 
 
 @pytest.fixture
@@ -18,7 +38,8 @@ def noisy(ct_thin: Volume) -> np.ndarray:
 
 def test_ssim_in_space_is_that_of_the_measures(ct_thin: Volume, noisy: np.ndarray):
     seen = Likeness(ct_thin.values, "CT", ct_thin.spacing_mm).figures(noisy)["ssim"]
-    assert seen == pytest.approx(accuracy.ssim(noisy, ct_thin.values, "CT"), abs=2e-5)
+    body = intensity.body_mask(ct_thin.values, "CT", 2000)
+    assert seen == pytest.approx(plain_ssim(noisy, ct_thin.values, "CT", 2000, body), abs=2e-5)
 
 
 @pytest.mark.parametrize("plane, axis", [("ji", 0), ("ki", 1), ("kj", 2)])
@@ -31,7 +52,7 @@ def test_ssim_of_a_plane_looks_at_that_plane_alone(mr_thin: Volume, plane: str, 
     for n in range(mr_thin.values.shape[axis]):
         part, true, mask = (np.take(values, [n], axis) for values in (noisy, mr_thin.values, body))
         if mask.any():  # one slice: a window in space sees this plane alone
-            total += accuracy.ssim(part, true, "MR", peak=peak, mask=mask) * mask.sum()
+            total += plain_ssim(part, true, "MR", peak, mask) * mask.sum()
     assert seen == pytest.approx(total / body.sum(), abs=2e-5)
 
 

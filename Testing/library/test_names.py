@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_layers import floor_of, name_of
+from tree import lines, sentence_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIBRARY = REPOSITORY / "CycleINRLib"
@@ -58,3 +61,22 @@ def test_one_idea_has_one_word(word):
         if wrong := {name for name in named if word in name.lower().strip("_").removesuffix("s").split("_")}:
             used[file.name] = wrong
     assert used == {}, f"say {OTHER_WORDS[word]}"
+
+
+@pytest.mark.parametrize("file", sorted(LIBRARY.rglob("*.py")), ids=lambda file: str(file.relative_to(LIBRARY)))
+def test_a_file_begins_with_what_it_is_and_its_floor(file):
+    told = re.search(r"[Ff]loor (\d)", ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "")
+    assert sentence_of(file)
+    assert file == LIBRARY / "__init__.py" or (told and int(told.group(1)) == int(floor_of(name_of(file))))
+
+
+def test_the_printed_tree_names_every_file_but_those_that_make_a_folder_a_package():
+    assert sum(".py" in line for line in lines()) == sum(file.name != "__init__.py" for file in LIBRARY.rglob("*.py"))
+
+
+def test_the_table_of_rooms_names_every_folder():
+    table = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
+    rooms = {path.name for path in LIBRARY.iterdir() if (path / "__init__.py").is_file()}
+    assert rooms == set(re.findall(r"\| `(\w+)/` \|", table))
+    roots = {path.stem for path in LIBRARY.glob("*.py")} - {"__init__", "__main__"}
+    assert roots <= set(re.findall(r"`(\w+)`", table))

@@ -9,7 +9,7 @@ from scipy import ndimage
 pytest.importorskip("torch")
 
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
-from CycleINRLib.upsampling.split import HALO, NoiseModel, take  # noqa: E402
+from CycleINRLib.upsampling.split import SPLIT_HALO, NoiseModel, take  # noqa: E402
 
 SPACING = (5.0, 0.8, 0.8)
 LEVEL = 12.0
@@ -107,7 +107,9 @@ def test_an_empty_scan_has_no_noise_to_be_measured():
 
 def test_a_part_of_the_scan_gives_what_the_whole_gives(scan, model, taken):
     part = take(scan[:, 32:, 20:], model, (32, 20))
-    np.testing.assert_array_equal(part.noise[:, HALO:, HALO:], taken.noise[:, 32 + HALO :, 20 + HALO :])
+    np.testing.assert_array_equal(
+        part.noise[:, SPLIT_HALO:, SPLIT_HALO:], taken.noise[:, 32 + SPLIT_HALO :, 20 + SPLIT_HALO :]
+    )
 
 
 def test_a_lesion_that_stands_out_stays(clean, noise, scan, model, taken):
@@ -127,7 +129,7 @@ def test_a_lesion_that_stands_out_stays(clean, noise, scan, model, taken):
 
 def test_real_scans_pass_the_examination(a_thick_ct, a_thick_mr):
     from CycleINRLib.jobs import UpsampleJob
-    from CycleINRLib.upsampling.grain import examine
+    from CycleINRLib.upsampling.grain import judged
     from CycleINRLib.upsampling.plan import plan
 
     for volume in (a_thick_ct, a_thick_mr):
@@ -135,7 +137,7 @@ def test_real_scans_pass_the_examination(a_thick_ct, a_thick_mr):
         source = volume.slices_first(planned.axis)
         found = NoiseModel.of(source.values, source.spacing_mm, planned.modality)
         assert found is not None
-        rms, ratio, doubts = examine(source.values, found, planned)
+        rms, ratio, doubts = judged(source.values, found, planned)
         assert doubts == [] and 0.2 < ratio <= 1.1 and 0 < rms <= 1.1 * found.sigma
 
 

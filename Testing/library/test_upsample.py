@@ -163,7 +163,7 @@ def test_project_leaves_a_third_of_the_noise_level_at_most(small_mr):
 def test_none_leaves_the_output_of_the_network_alone(small_mr):
     """What the network adds at gain 1 it adds ten times as little at gain 0.1, to a spline that nothing came after."""
     volume = small_mr.with_values(small_mr.values.astype(np.float32))
-    asked = {"z_scale": 2, "profile": "skip", "consistency": "none", "texture": 0, "precision": "float32"}
+    asked = {"z_scale": 2, "profile": "skip", "consistency": "none", "noise": "acquired", "precision": "float32"}
     none, tenth, full = (
         cycleinr.upsample(volume, gain=gain, **asked).volume.values.astype(np.float64) for gain in (0, 0.1, 1)
     )
@@ -184,7 +184,7 @@ def test_slabs_change_nothing_where_an_inner_one_reads_half_of_the_rows(monkeypa
     scan = cycleinr.read(SAMPLE)
     block = scan.values[12:18, 20:180, 120:136].astype(np.float32)
     tall = scan.with_values(block, scan.geometry.cropped((12, 20, 120), block.shape))
-    read, asked = [], {"z_scale": 2, "gain": 1, "texture": 1, "precision": "float32"}
+    read, asked = [], {"z_scale": 2, "gain": 1, "noise": "acquired", "precision": "float32"}
     real = task.plan_slabs
 
     def noted(*facts):

@@ -92,10 +92,9 @@ def test_a_user_adapts_a_model_cancels_adapts_again_and_applies_it(
 
     ui.adaptButton.click()
     run_until(widget, lambda: ui.messageLabel.text.startswith("Adapting: "), LONGEST_S)
-    pid, start = widget.controller.jobs.run._child.pid, time.monotonic()
+    pid = widget.controller.jobs.run._child.pid
     ui.applyButton.click()
     run_until(widget, lambda: widget.controller.jobs.run is None)
-    assert time.monotonic() - start < 2 + 3  # promised, and the slack of a busy machine
     assert ui.messageLabel.text == "Stopped; no model was saved."
     assert_gone(pid)
     assert files_of(kept) == [] and left_behind(an_app) == []
