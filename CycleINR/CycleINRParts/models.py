@@ -11,6 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from CycleINRLib.errors import RequestError, ResourceError
+from CycleINRLib.wholefile import write_whole
 
 SUFFIX = ".safetensors"
 LONGEST_NAME = 80
@@ -61,12 +62,9 @@ def keep(made: Path, place: Path, overwrite: bool = False) -> Path:
     :raises ResourceError: it cannot be written; then nothing is there
     """
     target = place if overwrite else free(place)
-    partial = target.with_name(f".{target.name}.tmp")
     try:
-        shutil.copyfile(made, partial)
-        os.replace(partial, target)
+        write_whole(target, lambda part: shutil.copyfile(made, part))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ResourceError("The adapted model cannot be saved", str(error), "free some space and try again") from error
     return target
 

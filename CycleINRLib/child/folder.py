@@ -15,7 +15,6 @@ The child's files come by rename, and are taken back where a later one fails.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from ..errors import Cancelled, CycleINRError, RequestError, ResourceError
 from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
 from ..jobs import is_number, read_task
+from ..wholefile import write_whole
 from .arrays import read_geometry, read_text, volume_facts, volume_of, write_array
 from .parent import is_stale, lives, read_sign, sign_of_life
 
@@ -186,11 +186,8 @@ def write_result(
     written: list[Path] = []
     try:
         for name, write in everything.items():
-            partial = folder / f".{name}"
-            written.append(partial)
-            write(partial)
-            os.replace(partial, folder / name)
-            written[-1] = folder / name
+            write_whole(folder / name, write)
+            written.append(folder / name)
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)

@@ -5,11 +5,8 @@ Source: DICOM PS3.3, C.7.6.1 (derived images), C.7.6.2 (image plane), A.3 (CT), 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, 
 
 from ..errors import RequestError
 from ..imaging.volume import Volume, choose_slice_axis, guess_modality
-from ..wholefile import beside
+from ..wholefile import whole_folder
 from . import dicomenhanced
 from .dicomderived import Origin, Sources, decimal, facts_of_classic, facts_of_series, rescale_type
 from .dicompixels import StoredSlices, bits_of_inverted, keep_padding
@@ -78,7 +75,7 @@ def write_series(
         rescale.RescaleIntercept, rescale.RescaleSlope = slices.intercept, slices.slope
         rescale.RescaleType = rescale_type(volume, origin)
         stack = _Stack(volume, origin)
-        with reporting(folder), _folder_or_nothing(folder.resolve()) as part:
+        with reporting(folder), whole_folder(folder.resolve()) as part:
             if enhanced:
                 _write_enhanced(part / "0001.dcm", facts, rescale, modality, origin, stack, slices, compress)
             else:
@@ -99,26 +96,6 @@ def check_enhanced(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dicomenhanced.check_origin(Origin.of(Path(source), series, frame))
-
-
-@contextlib.contextmanager
-def _folder_or_nothing(folder: Path) -> Iterator[Path]:
-    """A folder beside the target whose name starts with a dot; it takes the target's place only when complete."""
-    part, old = (beside(folder, ending) for ending in (".part", ".old"))
-    part.mkdir()
-    try:
-        yield part
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(part, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 class _Stack:

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import MissingPackageError, RequestError, ResourceError, VolumeError
 from ..imaging.geometry import SQUARE, Geometry
 from ..imaging.volume import UNITS, Volume, rescaled, storable
-from ..wholefile import beside, check_name
+from ..wholefile import check_name, write_whole
 from .decode import decode
 from .encode import ENCODERS
 from .fields import Header
@@ -263,23 +263,14 @@ def write(volume: Volume, path: str | os.PathLike, *, overwrite: bool = False) -
     if suffix_of(path).startswith(".nii"):
         volume = replace(volume, geometry=volume.geometry.squared()[0])
     values = storable(volume.values)
-    with _whole_or_nothing(path.resolve()) as stream:
-        ENCODERS[suffix_of(path)](stream, volume, values)
-    return path
 
+    def encode(part: Path) -> None:
+        with open(part, "wb") as stream:
+            ENCODERS[suffix_of(path)](stream, volume, values)
 
-@contextlib.contextmanager
-def _whole_or_nothing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside the target whose name starts with a dot; it takes the target's place only when complete."""
-    part = beside(path)
     with reporting(path):
-        try:
-            with open(part, "wb") as stream:
-                yield stream
-            os.replace(part, path)
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink()
+        write_whole(path.resolve(), encode)
+    return path
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import ModelError, ResourceError
 from ..modelcard import CHOOSE_MODEL, ModelCard, read_card, tensor_header
-from ..wholefile import MODELS, beside, files_of
+from ..wholefile import MODELS, files_of, write_whole
 
 BEST = "light"  # what "auto" means on every device
 GONE = {"base": "it computed the very same at twice the time: choose light, or a .safetensors file"}  # once bundled
@@ -132,19 +132,19 @@ def save_tensors(tensors, path: Path, told: dict[str, str]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    temporary = beside(path)
     held = _held(tensors)
+
+    def save(part: Path) -> None:
+        save_file(held, part, told)
+        part.chmod(0o644)  # the library makes it readable by its owner alone
+
     try:
-        save_file(held, temporary, told)
-        temporary.chmod(0o644)  # the library makes it readable by its owner alone
-        os.replace(temporary, path)
+        write_whole(path, save)
     except (SafetensorError, OSError) as error:
         found = f"{path}: {error}"
         raise ResourceError(
             "The weights cannot be written", found, "free some space, or choose another folder"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sha256(path: str | Path) -> str:

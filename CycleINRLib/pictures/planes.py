@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from ..errors import MissingPackageError, RequestError, ResourceError
 from ..imaging.geometry import AXES, Geometry
 from ..imaging.interpolation import cubic_weights
 from ..imaging.volume import Volume, choose_slice_axis, guess_modality
-from ..wholefile import beside
+from ..wholefile import write_whole
 
 ROLES = {  # the planes cut by the axes that run through the plane, down it, and across it
     "sagittal": ("sagittal", "axial", "coronal"),
@@ -352,15 +350,10 @@ def save_picture(path: str | Path, inches: tuple[float, float], draw: Callable[[
     figure = Figure(figsize=inches, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     draw(figure)
-    temporary = beside(path)
     try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
+        write_whole(path, lambda part: figure.savefig(part, format="png"))
     except OSError as error:
         raise ResourceError(
             "The picture cannot be written", str(error), "free space or choose another folder"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     return path

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 
 from ..errors import ModelError
 from ..network.weights import save_tensors
-from ..wholefile import beside
+from ..wholefile import write_whole
 
 LOG_COLUMNS = ("step", "kind", "value", "seconds")
 
@@ -93,7 +92,9 @@ def forget_after(path: Path, step: int) -> None:
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     kept = rows[:1] + [row for row in rows[1:] if len(row) == len(LOG_COLUMNS) and int(row[0]) <= step]
-    temporary = beside(path)
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(kept)
-    os.replace(temporary, path)
+
+    def rewrite(part: Path) -> None:
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(kept)
+
+    write_whole(path, rewrite)

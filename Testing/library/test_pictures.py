@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import itertools
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,7 +225,7 @@ def test_a_failed_picture_leaves_the_old_one(thick_mr: Volume, tmp_path: Path, m
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pictures.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(ResourceError, match="No space left"):
         pictures.comparison(path, [("Input", thick_mr)], "k", "MR")
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("out.png", b"old")]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from CycleINRLib.network.model import CONFIGS, CycleINR
 from CycleINRLib.network.weights import load_model, save_model
 from CycleINRLib.training.patches import Batch, SampleConfig, Scan, draw_batch
 from CycleINRLib.training.train import TrainConfig
+from CycleINRLib.wholefile import write_whole
 
 from .arssr import ArSSRStyle
 from .sainr import SAINRStyle
@@ -178,9 +178,8 @@ def save(name: str, trained: Trained, minutes: float, path: Path) -> None:
         card = ModelCard("light", CONFIGS["light"].to_dict(), description=text, training=facts)
         save_model(trained.network, card, path)
         return
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(trained.network.state_dict(), temporary, {key: str(value) for key, value in facts.items()})
-    os.replace(temporary, path)
+    told = {key: str(value) for key, value in facts.items()}
+    write_whole(path, lambda part: save_file(trained.network.state_dict(), part, told))
 
 
 def load(name: str, path: Path) -> Trained:
