@@ -48,6 +48,11 @@ class SideBySide:
             return False
         return self._layout().GetViewArrangement() in range(LAYOUT_ID, LAYOUT_ID + 8)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether no view waits for Qt to give it a size."""
+        return self._to_fit is None
+
     def shows(self, scan) -> bool:
         """Whether this scan is the one on the left."""
         return self.shown and any(

@@ -100,12 +100,13 @@ class Pictures:
         self.until(lambda: not widget.controller.speeds.busy)
         self.save("done")
         ui.compareButton.click()
+        self.until(lambda: widget.controller.results.views.fitted)
         self.save_views(app, "side_by_side")
         ui.compareButton.click()
         self.adapt()
-        wrong = Path(app.temporaryPath) / "mine.safetensors"
-        wrong.write_bytes(b"no weights")
-        ui.modelFileEdit.currentPath = str(wrong)
+        (Path(app.temporaryPath) / "mine.safetensors").write_bytes(b"no weights")
+        patch.chdir(app.temporaryPath)
+        ui.modelFileEdit.currentPath = "mine.safetensors"
         widget.controller.panel.forget()
         widget.controller.show()
         self.save("error")
