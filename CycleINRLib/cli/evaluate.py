@@ -22,7 +22,7 @@ from ..evaluation.methods import choose_methods
 from ..evaluation.runner import Setting, all_cases, read_truth
 from ..evaluation.tables import markdown
 from ..io.files import write
-from ..io.names import EXTENSIONS, stem_of
+from ..io.names import is_named_as_scan, stem_of
 from ..jobs import CHOICES, ROUTES
 from ..wholefile import write_text
 from .console import Console
@@ -77,16 +77,16 @@ def find_truths(paths: list[Path]) -> dict[str, Path]:
     for path in paths:
         if not path.exists():
             raise VolumeError("There is no such file or folder", str(path), "name scans of thin slices")
-        inside = [one for one in sorted(path.iterdir()) if _is_scan(one)] if path.is_dir() else [path]
+        inside = (
+            [one for one in sorted(path.iterdir()) if one.is_file() and is_named_as_scan(one)]
+            if path.is_dir()
+            else [path]
+        )
         for one in inside or [path]:  # a folder without such files: a DICOM series
             if (name := stem_of(one)) in found:
                 raise RequestError("Two scans have the same name", f"{found[name]} and {one}", "rename one of them")
             found[name] = one
     return found
-
-
-def _is_scan(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith((*EXTENSIONS, ".mhd"))
 
 
 def all_protocols(options: Namespace) -> list[Acquisition]:

@@ -13,11 +13,10 @@ from typing import Any
 from ..errors import RequestError, VolumeError
 from ..imaging.volume import Volume, check_usable
 from .headers import is_dicom
-from .names import stem_of
+from .names import ENDINGS, is_named_as_scan, stem_of
 from .packs import ENDING, FACTS_OF_VOLUME, PackedScan, read_pack
 
 NEXT = "name NRRD, NIfTI, MHA or DICOM scans, or folders of them"
-ENDINGS = (".nrrd", ".nii", ".nii.gz", ".mha", ".mhd")
 NO_SCANS = (".json", ".tsv", ".csv", ".txt", ".md", ".html", ".xml", ".pdf", ".png", ".jpg", ".bval", ".bvec", ".raw")
 NO_DICOM_SCANS = ("DICOMDIR",)  # the index of a medium
 GATHER = "put the slices of the series into one folder"
@@ -74,7 +73,7 @@ def _at(path: Path, root: Path, skip: Path | None, series: _Series) -> Iterator[
             continue
         seen.add(real)
         files = [folder / name for name in sorted(names) if name[0] != "."]
-        yield from (Found(file, _name_of(file, root)) for file in files if file.name.lower().endswith(ENDINGS))
+        yield from (Found(file, _name_of(file, root)) for file in files if is_named_as_scan(file))
         others = [file for file in files if not file.name.lower().endswith((*ENDINGS, *NO_SCANS))]
         yield from _in_folder(folder, [file for file in others if _may_be_dicom(file)], not folders, root, series)
 
@@ -216,7 +215,7 @@ def _all_there(path: Path, told: dict[str, Any], names: set[str]) -> None:
 
 
 def _may_be_scan(entry: Path) -> bool:
-    return not entry.name.startswith(".") and (entry.is_dir() or entry.name.lower().endswith(ENDINGS))
+    return is_named_as_scan(entry) or (entry.is_dir() and not entry.name.startswith("."))
 
 
 def _told(path: Path) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..errors import RequestError, VolumeError
 
-EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
+EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")  # that are written
+ENDINGS = (*EXTENSIONS, ".mhd")  # that are read, beside DICOM
 
 
 def choose_frame(count: int, frame: int | None, found: str) -> int:
@@ -18,6 +19,11 @@ def choose_frame(count: int, frame: int | None, found: str) -> int:
             f"There is no volume {frame}", f"{count} in the scan, counted from 0", "choose another --frame"
         )
     return frame or 0
+
+
+def is_named_as_scan(path: Path) -> bool:
+    """Whether the name is that of a file format that is read, and not hidden."""
+    return not path.name.startswith(".") and path.name.lower().endswith(ENDINGS)
 
 
 def stem_of(path: Path) -> str:

@@ -180,7 +180,7 @@ def test_a_scan_too_short_for_a_z_scale_is_left_out_with_a_warning(scans: Path, 
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_any_computing(scans: Path, run, asked, status, monkeypatch):
-    if asked == ["--methods", "light", "--texture", "0"]:
+    if asked == ["--methods", "light", "--noise", "acquired"]:  # no model is at hand
         monkeypatch.setattr("CycleINRLib.evaluation.methods.list_models", lambda: [])
     monkeypatch.setattr(evaluation_cases, "do_case", lambda work: pytest.fail("it was computed"))
     assert run(scans, *asked)[0] == status
