@@ -12,12 +12,13 @@ import numpy as np
 from ..errors import RequestError, VolumeError
 from ..imaging.consistency import Grid, resolve_consistency
 from ..imaging.geometry import AXES, Geometry, coarsest_axis, isotropic_z_scale
-from ..imaging.profile import SKIP_RATIO, resolve_profile
+from ..imaging.profile import SKIP_RATIO, believed_ratio, resolve_profile
 from ..imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality
 from ..jobs import MAX_Z_SCALE, UpsampleJob
 from ..modelcard import ModelCard
 from .memory import TORCH_BYTES, WORKING_BYTES
 
+OVERLAPPING = 1.02  # thickness / spacing from which it is said that slices overlap, or were interpolated
 ALREADY = 1.01  # spacing ratio up to which a volume counts as isotropic
 PARALLEL_PIXELS = 1e-3  # how far an in-plane grid may be off and still count as the same
 
@@ -34,7 +35,7 @@ class Plan:
     resample_to: Geometry | None  # a reference that is not parallel: filled by resampling afterwards
     modality: str  # "CT" or "MR"
     thickness_mm: float
-    ratio: float  # thickness / spacing; 0 for the profile "skip"
+    ratio: float  # thickness / spacing as far as it is believed (at most 1); 0 for the profile "skip"
     profile: str
     consistency: str
     warnings: tuple[str, ...]
@@ -145,7 +146,12 @@ def _physics(volume: Volume, place: Geometry, job: UpsampleJob, modality: str, w
     profile = resolve_profile(job.profile, modality, ratio)
     if profile == "skip" or ratio < SKIP_RATIO:
         return thickness, 0.0, "skip"
-    return thickness, ratio, profile
+    if ratio > OVERLAPPING:
+        warnings.append(
+            f"Slices of {thickness:.3g} mm every {spacing:.3g} mm: perhaps the scanner interpolated them, so no more "
+            "than the spacing of their thickness is undone."
+        )
+    return thickness, believed_ratio(ratio), profile
 
 
 def _shared_grid(place: Geometry, reference: Geometry) -> tuple[float, float, int, bool] | None:
