@@ -38,7 +38,7 @@ class IntensityScale:
             scale, sample = CT_SCALE_HU, np.clip(sample, *CT_RANGE_HU)
             body = sample > BODY_CT_HU
         else:
-            scale = scale or float(max(np.percentile(sample, MR_PERCENTILE), np.abs(sample).max() * 1e-3, 1e-6))
+            scale = scale or float(max(np.percentile(sample, MR_PERCENTILE), np.abs(sample).max() * 1e-3, 1e-30))
             body = sample > BODY_MR * scale
         bend, through = _roughness(sample, body)
         _, within = _roughness(np.moveaxis(sample, 2, 0), np.moveaxis(body, 2, 0))
@@ -86,3 +86,33 @@ def _sample(values: np.ndarray) -> np.ndarray:
     """All values, or every n-th row and column of a large volume: percentiles do not need more."""
     step = int(np.ceil(np.sqrt(max(1.0, values.size / _SAMPLE))))
     return values[..., ::step, ::step]
+
+
+AIR_HU = (-1150.0, -850.0)
+LEAST_SHARE = 1e-3  # of the voxels
+
+
+def doubtful_values(values: np.ndarray, modality: str) -> list[str]:
+    """What tells that values are not in the unit that models go by, in sentences for the user.
+
+    CT is taken for HU, MR for magnitudes whose background lies near 0; a scan to which something was added, or that was
+    multiplied (CT), gets another result.
+    """
+    sample = np.asarray(values[:, ::4, ::4], np.float64).ravel()
+    low, high = np.percentile(sample, [0.1, MR_PERCENTILE])
+    if modality != "CT":
+        if low < -0.02 * abs(high):
+            return [f"The MR holds values below 0, from {low:.4g}: where something was added, the result differs."]
+        if low > 0.4 * high:
+            return [
+                f"The values of the MR begin at {low:.4g}, not at 0: where something was added, the result differs."
+            ]
+        return []
+    if high - low < 50 or high - low > 5e4:
+        return [f"The values of the CT reach from {low:.4g} to {high:.4g}: they are no HU, by which models go."]
+    if np.mean(sample < -20) < LEAST_SHARE:
+        return ["The CT holds nothing below -20 HU: where air is 0, its values are no HU, by which models go."]
+    in_air = np.mean((sample > AIR_HU[0]) & (sample < AIR_HU[1]))
+    if np.percentile(sample, 1) < -1500 and in_air < LEAST_SHARE:
+        return ["The CT holds no air of -1000 HU but values below it: are they HU, by which models go?"]
+    return []

@@ -71,6 +71,7 @@ class Plane:
     image_type: tuple[str, ...]
     rescale_type: str = ""
     decimals: int = 16  # of its direction cosines
+    position_decimals: int = 16
     marks: dict[str, Any] = field(default_factory=dict)  # what tells volumes apart
 
     @property
@@ -294,6 +295,7 @@ def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> 
         image_type=tuple(str(kind) for kind in ([kinds] if isinstance(kinds, str) else kinds or ())),
         rescale_type=str(get("RescaleType", rescale) or ""),
         decimals=_decimals(get("ImageOrientationPatient", "PlaneOrientationSequence")),
+        position_decimals=_decimals(get("ImagePositionPatient", "PlanePositionSequence")),
         marks=dicommarks.marks_of(
             header, get, None if frame is None else header.PerFrameFunctionalGroupsSequence[frame]
         ),

@@ -29,7 +29,6 @@ LISTED = 12  # series named in one message
 TILT_DEG = 0.1
 ROUNDED_DECIMALS = 3  # direction cosines of so few decimals are off by what is corrected here
 MOST_ROUNDING_DEG = 1.0
-ROUNDED_MM = 0.1  # how far positions may be beside the normal by their own rounding
 HU = ("", "HU", "US")  # rescale types of CT numbers; US: unspecified
 
 
@@ -243,7 +242,9 @@ def _geometry(slices: list[Plane], step: np.ndarray) -> tuple[Geometry, float]:
     if first.decimals <= ROUNDED_DECIMALS and angle <= max(TILT_DEG, _rounding_deg(first.decimals)):
         turn = _least_turn(normal, step / length)
         rows, columns = turn @ rows, turn @ columns
-    elif beside * max(len(slices) - 1, 1) <= ROUNDED_MM:
+    elif angle <= MOST_ROUNDING_DEG and beside * max(len(slices) - 1, 1) <= 2 * 10.0 ** -max(
+        min(plane.position_decimals for plane in slices), 1
+    ):
         step = normal * length
     matrix = np.eye(4)
     matrix[:3] = np.stack([rows * first.spacing[1], columns * first.spacing[0], step, first.position], 1)

@@ -140,8 +140,7 @@ def _write_classic(
     facts_of_classic(facts, modality, origin)
     facts.SOPClassUID = STORAGE[modality]
     facts.update(stack.place)
-    if modality == "CT" or not slices.is_exact:  # a classic MR has no rescale where it needs none
-        facts.update(rescale)
+    facts.update(rescale)  # said for MR too, though its module has none: there are readers that count on it
     for number, k in enumerate(stack.order, 1):
         position = stack.position(k)
         dataset = Dataset()

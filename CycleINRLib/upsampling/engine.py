@@ -343,12 +343,14 @@ class Engine:
         """Float32 values in the scan's type: integers rounded and clipped to the type's range.
 
         That is said where it may take something away: not where the scan itself reaches the bottom of its type, as MR
-        does in the air at 0. Interpolation swings below it beside edges, and there is no intensity to be lost.
+        does in the air at 0. Interpolation swings below it beside edges; no intensity is lost there. Where the
+        scan holds nothing below 0, as magnitudes do, no more does the result.
         """
+        if self.kind.kind not in "iu":
+            values = values.astype(self.kind if self.kind.kind == "f" else np.float32, copy=False)
+            return np.maximum(values, 0) if self.lowest >= 0 else values
         if values.dtype == self.kind:
             return values
-        if self.kind.kind not in "iu":
-            return values.astype(self.kind if self.kind.kind == "f" else np.float32)
         limits = np.iinfo(self.kind)
         whole = np.rint(values)
         far = 0.02 * self.scale.scale  # rounding and noise around an empty background are no loss
@@ -357,7 +359,7 @@ class Engine:
             beyond += np.count_nonzero(whole < limits.min - far)
         if beyond > CLIPPED_SHARE * whole.size:
             self.warn(f"Intensities beyond the range of {self.kind} were clipped.")
-        return np.clip(whole, limits.min, limits.max).astype(self.kind)
+        return np.clip(whole, 0 if self.lowest >= 0 else limits.min, limits.max).astype(self.kind)
 
     def check_cancelled(self) -> None:
         """Raises Cancelled where it is asked for."""

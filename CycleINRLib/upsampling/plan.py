@@ -12,12 +12,14 @@ import numpy as np
 from ..errors import RequestError, VolumeError
 from ..imaging.consistency import Grid, resolve_consistency
 from ..imaging.geometry import AXES, Geometry, coarsest_axis, isotropic_z_scale
+from ..imaging.intensity import doubtful_values
 from ..imaging.profile import SKIP_RATIO, believed_ratio, resolve_profile
 from ..imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality
-from ..jobs import MAX_Z_SCALE, UpsampleJob
+from ..jobs import MAX_Z_SCALE, TOLERANCE, UpsampleJob
 from ..modelcard import ModelCard
 from .memory import TORCH_BYTES, WORKING_BYTES
 
+MOST_RATIO = 64  # thickness / spacing beyond which a thickness is a mistake
 OVERLAPPING = 1.02  # thickness / spacing from which it is said that slices overlap, or were interpolated
 ALREADY = 1.01  # spacing ratio up to which a volume counts as isotropic
 PARALLEL_PIXELS = 1e-3  # how far an in-plane grid may be off and still count as the same
@@ -84,6 +86,9 @@ def plan(volume: Volume, job: UpsampleJob | None = None, like: Geometry | Volume
     modality = guess_modality(volume) if job.modality == "auto" else job.modality.upper()
     if job.modality == "auto" and volume.modality and volume.modality.upper() not in ("CT", "MR"):
         warnings.append(f"Modality {volume.modality} is treated as MR; the model has not seen it.")
+    if job.modality == "auto" and not volume.modality:
+        warnings.append(f"The modality is not stated: {modality} by its values; --modality says otherwise.")
+    warnings += doubtful_values(volume.values, modality)
     thickness, ratio, profile = _physics(volume, place, job, modality, warnings)
     consistency = resolve_consistency(job.consistency, ratio)
 
@@ -107,12 +112,12 @@ def _asked(volume: Volume, axis: str, job: UpsampleJob, warnings: list[str]) -> 
         return _isotropic(volume, axis, warnings)
     spacing = volume.geometry.slices_first(axis).spacing_mm[0]
     z_scale = spacing / job.spacing_mm
-    if z_scale <= 1:
+    if z_scale <= 1 + TOLERANCE:
         found = f"{job.spacing_mm:g} mm asked, {spacing:g} mm in the scan"
         raise RequestError("The spacing is not finer than the source", found, "ask for a smaller spacing")
-    if z_scale > MAX_Z_SCALE:
-        smallest = spacing / MAX_Z_SCALE
-        raise RequestError("The spacing is too fine", f"z-scale {z_scale:.3g}", f"ask for at least {smallest:.3g} mm")
+    if z_scale > MAX_Z_SCALE * (1 + TOLERANCE):
+        smallest = np.ceil(spacing / MAX_Z_SCALE * 1000) / 1000  # rounded up, so that it is not refused in turn
+        raise RequestError("The spacing is too fine", f"z-scale {z_scale:.3g}", f"ask for at least {smallest:g} mm")
     return z_scale
 
 
@@ -128,7 +133,7 @@ def _isotropic(volume: Volume, axis: str, warnings: list[str]) -> float:
     if spacing_of[axis] < 0.99 * spacing_of[coarsest]:
         found = f"{spacing} mm along i, j, k; slices along {axis}"
         raise VolumeError("The slice axis is not the coarsest one", found, "ask for a z-scale, or choose --axis")
-    if z_scale > MAX_Z_SCALE:
+    if z_scale > MAX_Z_SCALE * (1 + TOLERANCE):
         warnings.append(f"Isotropic needs z-scale {z_scale:.3g}; it is capped at {MAX_Z_SCALE:g}.")
         return MAX_Z_SCALE
     return z_scale
@@ -138,11 +143,17 @@ def _physics(volume: Volume, place: Geometry, job: UpsampleJob, modality: str, w
     """Thickness in mm, thickness / spacing and profile of the slices."""
     spacing = place.spacing_mm[0]
     thickness = job.thickness_mm or volume.thickness_mm
+    if job.thickness_mm and job.thickness_mm > MOST_RATIO * spacing:
+        found = f"{job.thickness_mm:g} mm asked, slices every {spacing:.4g} mm"
+        raise RequestError("The slice thickness cannot be that of this scan", found, "give it in mm, or leave it out")
+    if thickness is not None and not 0 < thickness <= MOST_RATIO * spacing:
+        warnings.append(f"The file states a slice thickness of {thickness:.4g} mm, which no such scan has.")
+        thickness = None
     if thickness is None:
         thickness = spacing
         if job.profile != "skip":
             warnings.append(f"Slice thickness is unknown: taken as the spacing, {spacing:.4g} mm.")
-    ratio = thickness / spacing
+    ratio = round(thickness / spacing, 4)  # what 32-bit floats do to a spacing decides nothing
     profile = resolve_profile(job.profile, modality, ratio)
     if profile == "skip" or ratio < SKIP_RATIO:
         return thickness, 0.0, "skip"
@@ -173,7 +184,7 @@ def _shared_grid(place: Geometry, reference: Geometry) -> tuple[float, float, in
             return None
     step = (last[0, 0] - first[0, 0]) / max(1, reference.shape[0] - 1)
     z_scale = 1 / max(abs(step), 1e-9)
-    if not 1 + 1e-6 < z_scale <= MAX_Z_SCALE + 1e-6:
+    if not 1 + TOLERANCE < z_scale <= MAX_Z_SCALE * (1 + TOLERANCE):
         found = f"z-scale {z_scale:.3g}"
         raise RequestError(
             "The reference's slices are not finer than the source, or finer than 16 times",
@@ -183,19 +194,23 @@ def _shared_grid(place: Geometry, reference: Geometry) -> tuple[float, float, in
     return float(min(first[0, 0], last[0, 0])), float(z_scale), reference.shape[0], bool(step < 0)
 
 
+def _with_tolerance(limits: tuple[float, float]) -> tuple[float, float]:
+    return limits[0] * (1 - TOLERANCE), limits[1] * (1 + TOLERANCE)
+
+
 def doubts(card: ModelCard, planned: Plan, volume: Volume) -> list[str]:
     """Where the scan leaves what the model has seen."""
     found = []
-    low, high = card.z_scale_range
+    low, high = _with_tolerance(card.z_scale_range)
     if not low <= planned.z_scale <= high:
         found.append(f"z-scale {planned.z_scale:.3g} is outside what the model was trained for ({low:g} to {high:g}).")
     spacing = volume.geometry.slices_first(planned.axis).spacing_mm[0]
-    low, high = card.spacing_range_mm
+    low, high = _with_tolerance(card.spacing_range_mm)
     if not low <= spacing <= high:
         found.append(
             f"Slice spacing {spacing:.3g} mm is outside what the model was trained for ({low:g} to {high:g} mm)."
         )
-    high = card.ratio_range[1]
+    high = _with_tolerance(card.ratio_range)[1]
     if planned.ratio > high:
         thickness = f"Slice thickness {planned.thickness_mm:.3g} mm is {planned.ratio:.2g} times the spacing"
         found.append(f"{thickness}; the model has seen {high:g}.")
