@@ -88,7 +88,7 @@ def _sample(values: np.ndarray) -> np.ndarray:
     return values[..., ::step, ::step]
 
 
-AIR_HU = (-1150.0, -850.0)
+TISSUE_HU = (-200.0, 300.0)
 LEAST_SHARE = 1e-3  # of the voxels
 
 
@@ -112,7 +112,7 @@ def doubtful_values(values: np.ndarray, modality: str) -> list[str]:
         return [f"The values of the CT reach from {low:.4g} to {high:.4g}: they are no HU, by which models go."]
     if np.mean(sample < -20) < LEAST_SHARE:
         return ["The CT holds nothing below -20 HU: where air is 0, its values are no HU, by which models go."]
-    in_air = np.mean((sample > AIR_HU[0]) & (sample < AIR_HU[1]))
-    if np.percentile(sample, 1) < -1500 and in_air < LEAST_SHARE:
-        return ["The CT holds no air of -1000 HU but values below it: are they HU, by which models go?"]
+    tissue = np.mean((sample > TISSUE_HU[0]) & (sample < TISSUE_HU[1]))
+    if np.percentile(sample, 1) < -1500 and tissue < LEAST_SHARE:  # padding alone lies as low, beside tissue
+        return ["The CT holds no tissue of about 0 HU but values below air: are they HU, by which models go?"]
     return []
