@@ -87,11 +87,6 @@ def list_series(path: str | os.PathLike) -> list[SeriesFacts]:
     return _dicomread(path).find_series(path)
 
 
-def images_by_series(folder: str | os.PathLike) -> dict[str, frozenset[str]]:
-    """The images (SOP instance UIDs) of each DICOM series in a folder; a VolumeError where what it holds is damaged."""
-    return _dicomread(Path(folder)).images_by_series(Path(folder))
-
-
 def _dicomread(path: Path) -> ModuleType:
     """The DICOM reader; pydicom is paid for when it is used."""
     try:
