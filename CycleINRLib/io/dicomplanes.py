@@ -101,7 +101,7 @@ class Contents:
     others: list[str] = field(default_factory=list)  # names of files that hold no image with a place
 
 
-def contents_of(path: Path, needed: bool = True) -> Contents:
+def contents_of(path: Path) -> Contents:
     """Every image plane that the path stands for: of a folder and all below it, of a multi-frame file, or of the series
     that a classic file belongs to, in its folder. Localizers are left out where there is anything else.
 
@@ -109,7 +109,7 @@ def contents_of(path: Path, needed: bool = True) -> Contents:
 
     Raises
     ------
-    VolumeError : no image that has a place (where one is `needed`), or the file itself has a damaged header
+    VolumeError : no image that has a place, or the file itself has a damaged header
     """
     damaged: list[Damaged] = []
     others: list[str] = []
@@ -119,7 +119,7 @@ def contents_of(path: Path, needed: bool = True) -> Contents:
             planes += _examined(file, damaged, others)
         if not planes and damaged:
             raise damaged[0].refused()
-        if not planes and needed:
+        if not planes:
             raise VolumeError("The folder holds no DICOM images", str(path), "give the folder of the series, or a file")
     else:
         planes = image_planes_of(path)

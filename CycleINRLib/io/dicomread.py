@@ -86,19 +86,6 @@ def find_series(path: Path) -> list[SeriesFacts]:
         return [_series_facts(slices) for slices in _by_series(contents_of(path).planes).values()]
 
 
-def images_of_each_series(path: Path) -> dict[str, frozenset[str]]:
-    """The SOP instance UIDs of each series in a folder, by its UID, largest first; empty where there are no images.
-
-    Raises
-    ------
-    VolumeError : what there is is damaged
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        groups = _by_series(contents_of(path, needed=False).planes)
-    return {uid: frozenset(plane.facts.sop_uid for plane in slices) for uid, slices in groups.items()}
-
-
 def planes_of_volume(path: Path, series: str | None = None, frame: int | None = None) -> list[Plane]:
     """The image planes of the volume that `read` gives, headers alone; none where the path is no DICOM."""
     if not path.is_dir() and not is_dicom(path):
