@@ -88,6 +88,6 @@ def tensor_header(path: str | Path) -> dict[str, Any]:
                 raise ValueError("no safetensors header")
     except OSError as error:
         raise ModelError("The model cannot be read", f"{path}: {error.strerror}", CHOOSE_MODEL) from error
-    except (ValueError, struct.error) as error:
+    except (ValueError, RecursionError, struct.error) as error:
         raise ModelError("The file is not safetensors", str(path), CHOOSE_MODEL) from error
     return header
