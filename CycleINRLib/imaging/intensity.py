@@ -89,7 +89,7 @@ def _sample(values: np.ndarray) -> np.ndarray:
 
 
 TISSUE_HU = (-200.0, 300.0)
-LEAST_SHARE = 1e-3  # of the voxels
+LEAST_IN_RANGE = 1e-3  # of the voxels
 
 
 def doubtful_values(values: np.ndarray, modality: str) -> list[str]:
@@ -110,9 +110,9 @@ def doubtful_values(values: np.ndarray, modality: str) -> list[str]:
         return []
     if high - low < 50 or high - low > 5e4:
         return [f"The values of the CT reach from {low:.4g} to {high:.4g}: they are no HU, by which models go."]
-    if np.mean(sample < -20) < LEAST_SHARE:
+    if np.mean(sample < -20) < LEAST_IN_RANGE:
         return ["The CT holds nothing below -20 HU: where air is 0, its values are no HU, by which models go."]
     tissue = np.mean((sample > TISSUE_HU[0]) & (sample < TISSUE_HU[1]))
-    if np.percentile(sample, 1) < -1500 and tissue < LEAST_SHARE:  # padding alone lies as low, beside tissue
+    if np.percentile(sample, 1) < -1500 and tissue < LEAST_IN_RANGE:  # padding alone lies as low, beside tissue
         return ["The CT holds no tissue of about 0 HU but values below air: are they HU, by which models go?"]
     return []
