@@ -129,6 +129,7 @@ class UpsampleJob(Job):
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        check_z_scale(self.z_scale)  # first: it says what to do in the words of a command
         _check_kinds(self)
         _check_choices(self, CHOICES)
         if (self.enhanced or self.compress) and not self.dicom:
@@ -137,7 +138,6 @@ class UpsampleJob(Job):
         asked = [TARGETS[name] for name in TARGETS if getattr(self, name) is not None]
         if len(asked) > 1:
             raise RequestError("Only one target can be asked for", " and ".join(asked), "keep one of them")
-        check_z_scale(self.z_scale)
         for name in ("spacing_mm", "thickness_mm"):
             _check_length(name, getattr(self, name))
         if self.texture is not None and not (is_number(self.texture) and -1 <= self.texture <= 1):
@@ -294,7 +294,7 @@ def _check_kinds(job: Any) -> None:
         kind, _, optional = str(field.type).partition(" | ")
         value, (right, fits) = getattr(job, field.name), _KINDS[kind]
         if not (value is None and optional) and not fits(value):
-            raise RequestError(f"{field.name} must be {right}", _shown(value), "write the job with this version")
+            raise RequestError(f"{field.name} must be {right}", _shown(value), "correct it, or leave it out")
 
 
 def _shown(value: Any) -> str:
