@@ -294,7 +294,8 @@ def _check_kinds(job: Any) -> None:
         kind, _, optional = str(field.type).partition(" | ")
         value, (right, fits) = getattr(job, field.name), _KINDS[kind]
         if not (value is None and optional) and not fits(value):
-            raise RequestError(f"{field.name} must be {right}", _shown(value), "correct it, or leave it out")
+            what = f"{field.name} is no number" if kind == "float" else f"{field.name} must be {right}"
+            raise RequestError(what, _shown(value), f"give {right}")
 
 
 def _shown(value: Any) -> str:

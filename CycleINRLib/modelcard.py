@@ -19,6 +19,9 @@ MAX_HEADER_BYTES = 8_000_000
 CHOOSE_MODEL = "choose a .safetensors file written by cycleinr train, or light"
 
 
+RANGES = ("z_scale_range", "spacing_range_mm", "ratio_range")  # what a model has seen
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """What a model is, what it was trained on, and how far it can be trusted."""
@@ -48,18 +51,35 @@ class ModelCard:
         try:
             facts = json.loads(text)
             version = int(facts["card_version"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ModelError("The model card is unreadable", f"{where}: {error}", CHOOSE_MODEL) from error
         if version > CARD_VERSION:
             raise ModelError("The model card is of a newer version", f"{version} in {where}", "update CycleINR")
         known = {name: facts[name] for name in cls.__dataclass_fields__ if name in facts}
-        for name in ("modalities", "z_scale_range", "spacing_range_mm", "ratio_range", "trained_on", "limits"):
-            if name in known:
-                known[name] = tuple(known[name])
         try:
-            return cls(**known)
-        except TypeError as error:
+            for name in ("modalities", "trained_on", "limits", *RANGES):
+                if name in known:
+                    known[name] = tuple(known[name])
+            card = cls(**known)
+            _check_kinds(card)
+            return card
+        except (TypeError, ValueError) as error:
             raise ModelError("The model card lacks facts", f"{where}: {error}", CHOOSE_MODEL) from error
+
+
+def _check_kinds(card: ModelCard) -> None:
+    """ValueError names a fact that is of another kind than a card has: it comes from a file."""
+    for name, kind in (("name", str), ("network", dict), ("weights_sha256", str)):
+        if not isinstance(getattr(card, name), kind):
+            raise ValueError(f"{name} is no {kind.__name__}")
+    for name in RANGES:
+        limits = getattr(card, name)
+        if len(limits) != 2 or not all(isinstance(n, (int, float)) and abs(n) < 1e9 for n in limits):
+            raise ValueError(f"{name} is no pair of numbers")
+    if not all(isinstance(one, dict) for one in card.trained_on) or not all(
+        isinstance(m, str) for m in card.modalities
+    ):
+        raise ValueError("modalities or trained_on is no list of such")
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -84,7 +104,7 @@ def tensor_header(path: str | Path) -> dict[str, Any]:
             if not 2 <= length <= MAX_HEADER_BYTES:
                 raise ValueError("no safetensors header")
             header = json.loads(file.read(length).decode("utf-8"))
-            if not isinstance(header, dict):
+            if not isinstance(header, dict) or not all(isinstance(one, dict) for one in header.values()):
                 raise ValueError("no safetensors header")
     except OSError as error:
         raise ModelError("The model cannot be read", f"{path}: {error.strerror}", CHOOSE_MODEL) from error

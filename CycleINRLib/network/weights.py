@@ -13,6 +13,7 @@ from ..errors import ModelError, ResourceError
 from ..modelcard import CHOOSE_MODEL, ModelCard, read_card, tensor_header
 from ..wholefile import MODELS, files_of, write_whole
 
+LARGEST_SIZE = 4096  # of any part of a network that a card describes
 BEST = "light"  # what "auto" means on every device
 GONE = {"base": "it computed the very same at twice the time: choose light, or a .safetensors file"}  # once bundled
 
@@ -64,24 +65,30 @@ def load_model(path: str | Path):
     ModelError : not safetensors, no card, a newer card, or weights that do not fit the card
     """
     card = read_card(path)
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from .model import CycleINR, NetworkConfig
 
     try:
-        network = CycleINR(NetworkConfig(**card.network))
-    except TypeError as error:
+        config = NetworkConfig(**card.network)
+        sizes = [size for name, size in config.to_dict().items() if name != "attention"]
+        if not all(type(size) is int and 1 <= size <= LARGEST_SIZE for size in sizes):
+            raise TypeError(f"sizes {sizes}")
+        with torch.device("meta"):  # what the card claims, before memory is taken for it
+            expected = {name: list(value.shape) for name, value in CycleINR(config).state_dict().items()}
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             "The model card describes no network of this version", f"{path}: {error}", CHOOSE_MODEL
         ) from error
-    expected = {name: list(value.shape) for name, value in network.state_dict().items()}
-    stored = {name: facts["shape"] for name, facts in tensor_header(path).items() if name != "__metadata__"}
+    stored = {name: facts.get("shape") for name, facts in tensor_header(path).items() if name != "__metadata__"}
     wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
     if wrong:
         raise ModelError(
             "The weights do not fit the model card", f"{len(wrong)} tensors, first {wrong[0]}", CHOOSE_MODEL
         )
+    network = CycleINR(config)
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:

@@ -16,7 +16,7 @@ from CycleINRLib.child.arrays import read_array, read_geometry, volume_of
 from CycleINRLib.errors import CycleINRError, ModelError, RequestError, ResourceError, VolumeError
 from CycleINRLib.io.files import read
 from CycleINRLib.jobs import UpsampleJob, read_task
-from CycleINRLib.modelcard import read_card
+from CycleINRLib.modelcard import ModelCard, read_card
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 MODEL = made_wrong.REPOSITORY / "Resources" / "Models" / "light.safetensors"
@@ -129,6 +129,15 @@ def outcome(path: Path) -> str:
         if type(error) not in owed:
             raise AssertionError(f"{type(error).__name__} is not owed for {path.name}: {error}") from error
         assert "\n" not in str(error)
+        return type(error).__name__
+    return "read"
+
+
+def outcome_of_card(facts: Any) -> str:
+    """The same for the facts of a model card."""
+    try:
+        ModelCard.from_json(json.dumps(facts), "a.safetensors")
+    except ModelError as error:
         return type(error).__name__
     return "read"
 

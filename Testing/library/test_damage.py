@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import FACTS, JOB, corpus, damaged, damaged_facts, outcome, outcome_of_facts
+from damage import FACTS, JOB, MODEL, corpus, damaged, damaged_facts, outcome, outcome_of_card, outcome_of_facts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from CycleINRLib.modelcard import read_card
 
 FEW = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -50,6 +53,13 @@ def test_a_damaged_input_is_read_or_refused_by_the_error_that_is_owed(sound, nam
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_job_folder_with_a_wrong_fact_is_read_or_refused(sound, seed):
     outcome_of_facts(sound[0], damaged_facts({**JOB, "volume": FACTS}, np.random.default_rng(seed)))
+
+
+@FEW
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_model_card_with_a_wrong_fact_is_read_or_refused(seed):
+    card = json.loads(read_card(MODEL).to_json())
+    outcome_of_card(damaged_facts(card, np.random.default_rng(seed)))
 
 
 @given(content=st.binary(max_size=600))
