@@ -194,24 +194,24 @@ def _shared_grid(place: Geometry, reference: Geometry) -> tuple[float, float, in
     return float(min(first[0, 0], last[0, 0])), float(z_scale), reference.shape[0], bool(step < 0)
 
 
-def _with_tolerance(limits: tuple[float, float]) -> tuple[float, float]:
-    return limits[0] * (1 - TOLERANCE), limits[1] * (1 + TOLERANCE)
+def _within(value: float, low: float, high: float) -> bool:
+    return low * (1 - TOLERANCE) <= value <= high * (1 + TOLERANCE)
 
 
 def doubts(card: ModelCard, planned: Plan, volume: Volume) -> list[str]:
     """Where the scan leaves what the model has seen."""
     found = []
-    low, high = _with_tolerance(card.z_scale_range)
-    if not low <= planned.z_scale <= high:
+    low, high = card.z_scale_range
+    if not _within(planned.z_scale, low, high):
         found.append(f"z-scale {planned.z_scale:.3g} is outside what the model was trained for ({low:g} to {high:g}).")
     spacing = volume.geometry.slices_first(planned.axis).spacing_mm[0]
-    low, high = _with_tolerance(card.spacing_range_mm)
-    if not low <= spacing <= high:
+    low, high = card.spacing_range_mm
+    if not _within(spacing, low, high):
         found.append(
             f"Slice spacing {spacing:.3g} mm is outside what the model was trained for ({low:g} to {high:g} mm)."
         )
-    high = _with_tolerance(card.ratio_range)[1]
-    if planned.ratio > high:
+    high = card.ratio_range[1]
+    if not _within(planned.ratio, 0, high):
         thickness = f"Slice thickness {planned.thickness_mm:.3g} mm is {planned.ratio:.2g} times the spacing"
         found.append(f"{thickness}; the model has seen {high:g}.")
     if planned.modality not in card.modalities:

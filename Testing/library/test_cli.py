@@ -46,7 +46,7 @@ def start(*argv: object, script: tuple[str, ...] = ("-m", "CycleINRLib"), **more
 
 
 def test_upsample_writes_an_isotropic_volume_where_it_belongs_and_tells_both_noises(scan, run, tmp_path):
-    status, out, err = run("upsample", scan, tmp_path / "iso.nrrd")
+    status, out, err = run("upsample", scan, tmp_path / "iso.nrrd", "--modality", "ct")
     assert (status, err) == (0, "")
     source, output = read(scan), read(tmp_path / "iso.nrrd")
     expected = source.geometry.resliced(source.spacing_mm[0] / source.spacing_mm[1])
@@ -102,7 +102,7 @@ def test_one_form_of_output_at_a_time(scan, run):
 
 
 def test_a_warning_comes_once_on_stderr_and_quiet_keeps_it_to_the_report(scan, run, tmp_path):
-    argv = ["upsample", scan, "--z-scale", 9, "--report"]
+    argv = ["upsample", scan, "--z-scale", 9, "--modality", "ct", "--report"]
     _, _, err = run(*argv[:2], tmp_path / "a.nrrd", *argv[2:], tmp_path / "a.json")
     assert err.count("cycleinr: warning: ") == len(err.splitlines()) == 1
     _, _, err = run(*argv[:2], tmp_path / "b.nrrd", *argv[2:], tmp_path / "b.json", "--quiet")
