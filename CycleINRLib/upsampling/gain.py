@@ -186,7 +186,8 @@ def _fitted(engine: Engine, block: np.ndarray, dropped: Dropped | None) -> float
         columns = np.mean(_body(engine, block), axis=0) > 0.5
         if columns.any():
             detail = probability_of_detail(spectrum_along_z(block, columns))
-    if engine.plan.modality == "CT" and KEEP_RATIO < engine.plan.ratio <= THICKEST:
+    stated = engine.plan.thickness_mm / engine.spacing_mm[0]  # what is believed of it ends at 1
+    if engine.plan.modality == "CT" and KEEP_RATIO < engine.plan.ratio and stated <= THICKEST:
         return _of_thick_ct(dropped.gain(), 1 / engine.plan.grid.step)
     if 1 - detail < NEGLIGIBLE:
         return min(dropped.gain(), most)

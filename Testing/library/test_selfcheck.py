@@ -199,7 +199,7 @@ def test_a_low_gain_is_said_and_an_asked_one_is_not(small_mr, monkeypatch):
 
 @pytest.mark.parametrize("gain", [-0.1, 1.6, float("nan"), True, "1"])
 def test_a_gain_outside_0_to_one_and_a_half_is_refused(gain):
-    with pytest.raises(RequestError, match="gain must"):
+    with pytest.raises(RequestError, match="gain (must|is no number)"):
         UpsampleJob(gain=gain)
 
 
