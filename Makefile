@@ -1,10 +1,10 @@
-# Four words: setup, check, test, demo. PYTHON chooses the interpreter: make test PYTHON=python3.12
+# Five words: setup, check, test, demo, locked. PYTHON chooses the interpreter: make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check test demo clean
+.PHONY: setup check test demo locked clean
 
 setup: $(READY)
 
@@ -25,6 +25,10 @@ test: $(READY)
 
 demo: $(READY)
 	$(BIN)/cycleinr demo --output demo_output
+
+# Fetches every file that locked.txt names and compares its hash; installs nothing.
+locked: $(READY)
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --require-hashes --only-binary :all: -r locked.txt
 
 clean:
 	rm -rf $(VENV) demo_output build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -109,6 +109,14 @@ def test_every_requirement_has_a_pin_within_its_range():
         assert all(requirement.specifier.contains(pin) for pin in pins[name]), requirement
 
 
+def test_each_locked_file_has_a_hash_and_the_version_of_the_constraints():
+    lines = [line for line in text_of("locked.txt").splitlines() if line and not line.startswith("#")]
+    locked = dict(re.fullmatch(r"(\S+==\S+) --hash=sha256:([0-9a-f]{64})", line).groups() for line in lines)
+    pins = {line.lower().replace("_", "-") for line in text_of("constraints.txt").splitlines() if "==" in line}
+    assert len(locked) > 20 and {name.lower().replace("_", "-") for name in locked} <= pins
+    assert "--require-hashes" in text_of("Makefile") and "locked.txt" in text_of("Makefile")
+
+
 def test_one_version_everywhere():
     assert f"version: {__version__}\n" in text_of("CITATION.cff")
     assert re.search(r"^## (\S+)", text_of("CHANGELOG.md"), re.MULTILINE)[1] == __version__
