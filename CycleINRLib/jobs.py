@@ -294,7 +294,7 @@ def _check_kinds(job: Any) -> None:
         kind, _, optional = str(field.type).partition(" | ")
         value, (right, fits) = getattr(job, field.name), _KINDS[kind]
         if not (value is None and optional) and not fits(value):
-            what = f"{field.name} is no number" if kind == "float" else f"{field.name} must be {right}"
+            what = f"{field.name} must be {right}" + (", and this is no number" if kind == "float" else "")
             raise RequestError(what, _shown(value), f"give {right}")
 
 
