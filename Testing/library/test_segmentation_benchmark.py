@@ -59,7 +59,7 @@ def test_one_command_gives_table_and_figures(data: Path, capsys: pytest.CaptureF
 
 def test_structures_of_the_thin_scan_itself_agree_fully(ct_thin: Volume):
     scan = sg.SCANS[1]
-    case = sg.ev.Case.of(ct_thin, sg.ev.Acquisition(3, "box"))
+    case = sg.Case.of(ct_thin, sg.Acquisition(3, "box"))
     rules = sg.segmenter(scan, case, {})
     judge = sg.Judge(scan, case, rules(case.wanted), sg.THIN)
     for row in judge("truth", rules(case.wanted)):
@@ -69,14 +69,14 @@ def test_structures_of_the_thin_scan_itself_agree_fully(ct_thin: Volume):
 
 
 def test_slices_that_count_keep_a_source_slice_of_margin(ct_thin: Volume):
-    case = sg.ev.Case.of(ct_thin, sg.ev.Acquisition(4, "skip"))
+    case = sg.Case.of(ct_thin, sg.Acquisition(4, "skip"))
     inner, generated = sg.counted(case)
     assert inner.sum() == (case.count - 3) * 4 + 1 and not inner[:4].any() and not inner[-4:].any()
     assert (inner & ~generated).sum() == case.count - 2
 
 
 def test_of_several_results_the_nearest_to_the_truth_counts(ct_thin: Volume):
-    case = sg.ev.Case.of(ct_thin, sg.ev.Acquisition(3, "box"))
+    case = sg.Case.of(ct_thin, sg.Acquisition(3, "box"))
     near, far = case.wanted + 5, case.wanted + 50
     assert sg.best(case, [far, near]) is near
 

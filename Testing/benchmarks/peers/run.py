@@ -33,6 +33,7 @@ import CycleINRLib as cycleinr
 from CycleINRLib.cli.train import read_scan
 from CycleINRLib.evaluation import score as ev
 from CycleINRLib.evaluation.case import Acquisition, Case, central_block
+from CycleINRLib.evaluation.interpolators import INTERPOLATORS as FUNCTIONS
 from CycleINRLib.imaging.intensity import IntensityScale
 from CycleINRLib.imaging.volume import guess_modality
 from CycleINRLib.io.discover import find_scans
@@ -118,7 +119,7 @@ def _named(path: Path, scan: str) -> bool:
 # --- methods ------------------------------------------------------------------------------------------------------
 def compared(asked: argparse.Namespace) -> list[Compared]:
     """Everything that is scored; trains what has to be trained."""
-    found = [Compared(name, ev.INTERPOLATORS[name]) for name in INTERPOLATORS]
+    found = [Compared(name, FUNCTIONS[name]) for name in INTERPOLATORS]
     found.append(Compared("CycleINR light, bundled", ev.product(model="light"), _parameters("light")))
     scans = list(_scans(asked)) if set(asked.only) & set(training.RECIPES) else []
     for name in training.RECIPES:
