@@ -311,7 +311,7 @@ def _file_case(path: Path) -> tuple[str, str]:
 
 def _answer_of(path: Path, volume: Volume) -> Answer:
     name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz", ".hdr", ".img")):
+    if name.endswith((".nii", ".nii.gz", ".hdr", ".img")) and not is_dicom(path):
         import nibabel
 
         image = nibabel.load(path)
