@@ -12,10 +12,11 @@ pytest.importorskip("torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.cli.main import main  # noqa: E402
-from CycleINRLib.errors import RequestError  # noqa: E402
+from CycleINRLib.errors import Cancelled, RequestError  # noqa: E402
 from CycleINRLib.imaging.consistency import Grid  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
+from CycleINRLib.upsampling import preview as previewing  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[2]
 OLD = REPOSITORY / "Testing" / "data" / "revision_8443a11"
@@ -96,6 +97,25 @@ def test_a_preview_is_the_same_plane_of_the_volume(scan, results, plane, mode):
     whole = results[mode, "project"].volume.values
     expected = whole[:, 48:49] if plane == "coronal" else whole[:, :, 48:49]
     np.testing.assert_allclose(made.values.astype(int), expected.astype(int), atol=1)
+
+
+def test_several_planes_are_those_of_single_previews_and_settled_once(scan, monkeypatch):
+    settled: list[str] = []
+    for name in ("fit", "settle_noise"):
+        real = getattr(previewing, name)
+        monkeypatch.setattr(previewing, name, lambda *rest, name=name, real=real: settled.append(name) or real(*rest))
+    planes = {"coronal": None, "sagittal": float(scan.geometry.ras_of((0, 0, 20))[0])}
+    together = dict(previewing.previews(scan, planes, 3, **ASKED))
+    assert settled == ["fit", "settle_noise"] and list(together) == ["coronal", "sagittal"]
+    for plane, at_mm in planes.items():
+        alone = cycleinr.preview(scan, plane, at_mm, 3, **ASKED)
+        np.testing.assert_array_equal(together[plane].values, alone.values)
+        assert together[plane].geometry.same_place_as(alone.geometry)
+
+
+def test_planes_stop_when_asked(scan):
+    with pytest.raises(Cancelled):
+        dict(previewing.previews(scan, {"coronal": None}, 3, cancelled=lambda: True))
 
 
 def test_shift_and_scale_of_the_values_do_not_change_the_noise(scan):

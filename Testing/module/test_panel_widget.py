@@ -78,7 +78,8 @@ def test_every_change_of_the_request_is_judged_at_once(a_panel, a_scan):
     assert "not finer than the source" in ui.applyButton.toolTip and not ui.applyButton.enabled
     ui.targetComboBox.setCurrentText("isotropic")
     ui.thicknessSpinBox.value = 3.0
-    assert "thickness is unknown" not in ui.warningsLabel.text
+    of_the_scan = "Note: The CT holds nothing below -20 HU: where air is 0, its values are no HU, by which models go."
+    assert ui.warningsLabel.text == of_the_scan and ui.warningsLabel.visible  # and nothing of the request
     a_panel.controller.request.parameters.outputVolume = a_scan
     assert not ui.applyButton.enabled
     assert ui.applyButton.toolTip.startswith("The output is the input. Found: Scan.")
