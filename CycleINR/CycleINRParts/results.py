@@ -109,10 +109,3 @@ class Results:
         """Those that were drawn on the scan of a result."""
         scan = result.GetNodeReference(SOURCE_ROLE) if result is not None else None
         return segmentations_of(scan.GetScene(), scan) if scan is not None else []
-
-    def carry_segmentations(self, result) -> list:
-        """Each of them, on the voxels of the result, as a new segmentation.
-
-        :raises CycleINRError: the result does not lie on the grid of the scan
-        """
-        return self._logic.carrySegmentations(result)

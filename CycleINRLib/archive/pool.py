@@ -19,7 +19,6 @@ from .task import do_scan
 HERE = "127.0.0.1"
 WORKER_BYTES = 3e9  # free memory that a worker is started for, where their number is not given
 WORKER_CORES = 4  # and cores
-LOST_S = 60.0  # how long a silent scheduler is waited for
 QUIET = {  # of Dask, for as long as a batch runs
     "distributed.worker.memory.target": False,  # nothing is spilled to a disk
     "distributed.worker.memory.spill": False,

@@ -30,7 +30,6 @@ FIGURES = (
     "noise", "consistency", "self_check", "device", "precision", "seconds", "peak_memory_mb", "warnings",
 )  # fmt: skip
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # then no other scan would do better
-PASSING = (ResourceError, MemoryError, OSError)  # what another try may mend
 
 
 def do_scan(order: Order) -> Outcome:

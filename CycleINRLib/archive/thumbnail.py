@@ -13,7 +13,6 @@ HEIGHT = 112  # pixels of the taller side
 GAP = 4
 CT_WINDOW_HU = (-160.0, 240.0)
 MR_WINDOW = (1.0, 99.5)  # percentiles of the source
-_FAR = 5000.0  # HU: a CT plane beyond it holds stored values of something else
 
 
 def thumbnail(source: Volume, output: Volume, axis: str, modality: str) -> bytes | None:
