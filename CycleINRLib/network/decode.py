@@ -55,7 +55,7 @@ class Decoder:
         self.piece = PIECE * torch.get_num_threads() if device.type == "cpu" else PIECE_GPU
         self.shifts = [dy * self.wide + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
         self.layers = _Layers.of(network)
-        self.known: dict[tuple[float, ...], tuple[_Place, _Place]] = {}  # the same few places lie between all slices
+        self.known: dict[tuple[float, ...], _Place] = {}  # the same few places lie between all slices
 
     def of_slice(self, codes: Tensor) -> SliceCodes:
         """What is needed of one slice, from its codes (H + 2, W + 2, D)."""
@@ -93,8 +93,8 @@ class Decoder:
         """
         P, count = len(ts), self.span.stop - self.span.start
         out = below.codes.new_empty((len(textures), P, self.height * self.wide), dtype=torch.float32)
-        made, noises = zip(*(self._place(t, one) for t, one in zip(ts, query)))
-        noisy = noises if any(textures) else ()
+        made = [self._place(t, one) for t, one in zip(ts, query)]
+        noisy = [self.layers.texture_at(self._told(one)) for one in query] if any(textures) else []
         D = below.codes.shape[1]
         for a in range(0, count, self.piece):
             b = min(a + self.piece, count)
@@ -113,13 +113,15 @@ class Decoder:
                         out[n, p, a:b] += amount * noise
         return out.unflatten(2, (self.height, self.wide))[..., : self.wide - 2]
 
-    def _place(self, t: float, query: Sequence[float]) -> tuple[_Place, _Place]:
-        """The layers at a place, and those of the texture there."""
+    def _place(self, t: float, query: Sequence[float]) -> _Place:
+        """The layers at a place."""
         key = (round(t, 9), *(round(one, 9) for one in query))
         if key not in self.known:
-            told = torch.tensor(query, device=self.network.first.weight.device)
-            self.known[key] = self.layers.at(t, told), self.layers.texture_at(told)
+            self.known[key] = self.layers.at(t, self._told(query))
         return self.known[key]
+
+    def _told(self, query: Sequence[float]) -> Tensor:
+        return torch.tensor(query, device=self.network.first.weight.device)
 
     def _attention(self, below: SliceCodes, above: SliceCodes, at: slice) -> _Attention:
         start = at.start - self.span.start
