@@ -80,6 +80,28 @@ def sizes_of(words: Iterable[str | int]) -> tuple[int, ...]:
         raise VolumeError("The header states an impossible size", " x ".join(map(str, words))[:80], AGAIN) from None
 
 
+def needed(fields: dict[str, str], name: str) -> str:
+    """The text of a field that must be there."""
+    if name not in fields:
+        raise ValueError(f"{name} is missing")
+    return fields[name]
+
+
+def axes_of(fields: dict[str, str], dimension: str, sizes: str, most: int, of: str) -> tuple[int, ...]:
+    """The sizes of all axes, from the fields that tell how many there are and how long each is.
+
+    Raises
+    ------
+    ValueError : a field is missing or out of bounds
+    VolumeError : fewer than three axes, or not as many as are told
+    """
+    count = whole(needed(fields, dimension), dimension, 1, most)
+    found = sizes_of(needed(fields, sizes).split())
+    if len(found) != count or count < 3:
+        raise VolumeError(f"The {of} is no volume", f"{dimension} {count}, {sizes} {fields[sizes]}", AGAIN)
+    return found
+
+
 def float_of(word: str | float, what: str) -> float:
     """A float, NaN included (NRRD writes it for what is not stated); ValueError names `what`."""
     try:

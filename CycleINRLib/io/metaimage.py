@@ -10,16 +10,16 @@ import numpy as np
 from ..errors import VolumeError
 from ..imaging.geometry import LPS_TO_RAS
 from .fields import (
-    AGAIN,
     LONGEST_FIELD,
     Header,
+    axes_of,
     float_of,
     length_or_none,
     listed_files,
     mm_of,
+    needed,
     numbers,
     refuse_non_scalar,
-    sizes_of,
     whole,
 )
 
@@ -36,12 +36,10 @@ def parse_metaimage(path: Path) -> Header:
     with open(path, "rb") as stream:
         fields, following = _fields(stream)
         attached_at = stream.tell()
-    count = whole(_needed(fields, "NDims"), "NDims", 1, _MOST_AXES)
-    sizes = sizes_of(_needed(fields, "DimSize").split())
-    if len(sizes) != count or count < 3:
-        raise VolumeError("The MetaImage is no volume", f"NDims {count}, DimSize {fields['DimSize']}", AGAIN)
+    sizes = axes_of(fields, "NDims", "DimSize", _MOST_AXES, "MetaImage")
+    count = len(sizes)
     channels = whole(fields.get("ElementNumberOfChannels", "1"), "ElementNumberOfChannels", 1)
-    kind = _needed(fields, "ElementType")
+    kind = needed(fields, "ElementType")
     if channels > 1 or kind.endswith("_ARRAY"):
         refuse_non_scalar(f"{kind} with {channels} channels")
     if kind not in _TYPES:
@@ -78,12 +76,6 @@ def parse_metaimage(path: Path) -> Header:
         modality=_MODALITIES.get(fields.get("Modality", "")),
         warnings=tuple(warnings),
     )
-
-
-def _needed(fields: dict[str, str], name: str) -> str:
-    if name not in fields:
-        raise ValueError(f"{name} is missing")
-    return fields[name]
 
 
 def _fields(stream: BinaryIO) -> tuple[dict[str, str], list[str]]:

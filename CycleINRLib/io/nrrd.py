@@ -13,12 +13,13 @@ from .fields import (
     AGAIN,
     LONGEST_FIELD,
     Header,
+    axes_of,
     length_or_none,
     listed_files,
     mm_of,
+    needed,
     numbers,
     refuse_non_scalar,
-    sizes_of,
     whole,
 )
 
@@ -49,10 +50,8 @@ def parse_nrrd(path: Path) -> Header:
     with open(path, "rb") as stream:
         fields, following = _fields(stream)
         attached_at = stream.tell()
-    count = whole(_needed(fields, "dimension"), "dimension", 1, _MOST_AXES)
-    sizes = sizes_of(_needed(fields, "sizes").split())
-    if len(sizes) != count or count < 3:
-        raise VolumeError("The NRRD is no volume", f"dimension {count}, sizes {fields['sizes']}", AGAIN)
+    sizes = axes_of(fields, "dimension", "sizes", _MOST_AXES, "NRRD")
+    count = len(sizes)
     kinds = fields.get("kinds", "").lower().split() or [""] * count
     if len(kinds) != count:
         raise ValueError(f"kinds has {len(kinds)} words where {count} belong")
@@ -63,7 +62,7 @@ def parse_nrrd(path: Path) -> Header:
             refuse_non_scalar(f"an axis of kind {kinds[axis]} with {sizes[axis]} components")
     if any(name in fields for name in ("old min", "oldmin", "old max", "oldmax")):
         warnings.append("The file says that its values were quantized (old min, old max): they are taken as stored")
-    encoding = _ENCODINGS.get(_needed(fields, "encoding").lower(), fields["encoding"].lower())
+    encoding = _ENCODINGS.get(needed(fields, "encoding").lower(), fields["encoding"].lower())
     if encoding not in ("raw", "gzip", "bzip2", "text", "hex"):
         raise VolumeError("The encoding of the NRRD is unknown", encoding, "save the scan again as gzip")
     detached = _either(fields, "data file", "datafile")
@@ -85,12 +84,6 @@ def parse_nrrd(path: Path) -> Header:
         thickness_mm=_thickness(fields, spatial, matrix, mm, count),
         warnings=tuple(warnings),
     )
-
-
-def _needed(fields: dict[str, str], name: str) -> str:
-    if name not in fields:
-        raise ValueError(f"{name} is missing")
-    return fields[name]
 
 
 def _either(fields: dict[str, str], name: str, other: str, default: str = "") -> str:
@@ -115,7 +108,7 @@ def _fields(stream: BinaryIO) -> tuple[dict[str, str], list[str]]:
 
 
 def _dtype(fields: dict[str, str]) -> np.dtype:
-    code = _CODES.get(_needed(fields, "type").lower())
+    code = _CODES.get(needed(fields, "type").lower())
     if code is None:
         raise VolumeError("The voxel type of the NRRD is unknown", fields["type"], "save the scan as short or float")
     order = {"big": ">", "little": "<"}.get(fields.get("endian", "").lower(), "=")
