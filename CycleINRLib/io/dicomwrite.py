@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,12 @@ def write_series(
         rescale = Dataset()
         rescale.RescaleIntercept, rescale.RescaleSlope = slices.intercept, slices.slope
         rescale.RescaleType = rescale_type(volume, origin)
-        stack = _Stack(volume, origin)
+        series = _Series(facts, rescale, modality, origin, _Stack(volume, origin), slices, compress)
         with reporting(folder), whole_folder(folder.resolve()) as part:
             if enhanced:
-                _write_enhanced(part / "0001.dcm", facts, rescale, modality, origin, stack, slices, compress)
+                _write_enhanced(part / "0001.dcm", series)
             else:
-                _write_classic(part, facts, rescale, modality, origin, stack, slices, compress)
+                _write_classic(part, series)
     return folder
 
 
@@ -127,20 +128,25 @@ class _Stack:
         return self._lps[:3, 3] + k * self._lps[:3, 2]
 
 
-def _write_classic(
-    folder: Path,
-    facts: Dataset,
-    rescale: Dataset,
-    modality: str,
-    origin: Origin | None,
-    stack: _Stack,
-    slices: StoredSlices,
-    compress: bool,
-) -> None:
-    facts_of_classic(facts, modality, origin)
-    facts.SOPClassUID = STORAGE[modality]
+@dataclass(frozen=True, eq=False)
+class _Series:
+    """All that the files of the new series are written from."""
+
+    facts: Dataset  # alike in every slice
+    rescale: Dataset
+    modality: str
+    origin: Origin | None
+    stack: _Stack
+    slices: StoredSlices
+    compress: bool
+
+
+def _write_classic(folder: Path, series: _Series) -> None:
+    facts, stack = series.facts, series.stack
+    facts_of_classic(facts, series.modality, series.origin)
+    facts.SOPClassUID = STORAGE[series.modality]
     facts.update(stack.place)
-    facts.update(rescale)  # said for MR too, though its module has none: there are readers that count on it
+    facts.update(series.rescale)  # said for MR too, though its module has none: there are readers that count on it
     for number, k in enumerate(stack.order, 1):
         position = stack.position(k)
         dataset = Dataset()
@@ -151,34 +157,25 @@ def _write_classic(
         dataset.SliceLocation = decimal(float(position @ stack.normal))
         if stack.sources.planes:
             dataset.SourceImageSequence = stack.sources.of(position)
-        _put_pixels(dataset, slices.encoded(k), compress)
+        _put_pixels(dataset, series.slices.encoded(k), series.compress)
         dataset.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
 
 
-def _write_enhanced(
-    file: Path,
-    facts: Dataset,
-    rescale: Dataset,
-    modality: str,
-    origin: Origin | None,
-    stack: _Stack,
-    slices: StoredSlices,
-    compress: bool,
-) -> None:
-    dicomenhanced.facts_of_enhanced(facts, modality, origin, len(stack), stack.is_tilted)
-    shared = dicomenhanced.shared_groups(facts, stack.place, rescale, modality, origin)
-    sources = stack.sources
+def _write_enhanced(file: Path, series: _Series) -> None:
+    facts, stack, sources = series.facts, series.stack, series.stack.sources
+    dicomenhanced.facts_of_enhanced(facts, series.modality, series.origin, len(stack), stack.is_tilted)
+    shared = dicomenhanced.shared_groups(facts, stack.place, series.rescale, series.modality, series.origin)
     if sources.planes:
         sources.list_all(facts)
         if not sources.are_parallel:
             shared.DerivationImageSequence = [dicomenhanced.derivation(sources, stack.position(0))]
     facts.SharedFunctionalGroupsSequence = [shared]
-    _put_meta(facts, compress)
+    _put_meta(facts, series.compress)
     groups = (
         dicomenhanced.groups_of_frame(n, [decimal(mm) for mm in stack.position(k)], sources, stack.position(k))
         for n, k in enumerate(stack.order, 1)
     )
-    dicomenhanced.write_frames(file, facts, groups, slices, stack.order, compress)
+    dicomenhanced.write_frames(file, facts, groups, series.slices, stack.order, series.compress)
 
 
 def _put_pixels(dataset: Dataset, data: bytes, compress: bool) -> None:
