@@ -7,11 +7,9 @@ same scan and job give the same settings; so only time depends on what is kept.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -26,33 +24,20 @@ PLANNED = {  # fields of a job that the plan, the engine or the voxels hold alre
     "consistency", "device", "precision",
 }  # fmt: skip
 
-Fitting = Callable[[Engine, np.ndarray, UpsampleJob], Any]
+
+def kept_settings(engine: Engine, key: str) -> Settings | None:
+    """What an earlier run fitted under this `checksum`, its warnings said again; None where it is not known."""
+    known = recall("fits", key)
+    if known is None:
+        return None
+    for message in known["warnings"]:
+        engine.warn(message)
+    return Settings(**known["settings"])
 
 
-def once_per_scan(kind: type) -> Callable[[Fitting], Fitting]:
-    """Makes of a fit, which gives a `kind` with `settings`, that of an earlier run where its checksum is known.
-
-    Settings and warnings are kept. The self-check needs the dropped slices themselves: then it is fitted again.
-    """
-
-    def kept(fit: Fitting) -> Fitting:
-        @functools.wraps(fit)
-        def remembered(engine: Engine, values: np.ndarray, job: UpsampleJob) -> Any:
-            key = checksum(engine, values, job)
-            known = None if job.self_check else recall("fits", key)
-            if known is not None:
-                for message in known["warnings"]:
-                    engine.warn(message)
-                spent = {field.name: 0.0 for field in fields(kind) if field.name.endswith("_seconds")}
-                return kind(settings=Settings(**known["settings"]), dropped=None, **spent)
-            said = len(engine.warnings)
-            found = fit(engine, values, job)
-            remember("fits", key, {"settings": asdict(found.settings), "warnings": engine.warnings[said:]})
-            return found
-
-        return remembered
-
-    return kept
+def keep_settings(key: str, settings: Settings, warnings: list[str]) -> None:
+    """For later runs; `warnings` are those that the fit said."""
+    remember("fits", key, {"settings": asdict(settings), "warnings": warnings})
 
 
 def checksum(engine: Engine, values: np.ndarray, job: UpsampleJob) -> str:
