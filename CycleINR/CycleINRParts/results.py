@@ -11,6 +11,7 @@ from CycleINRLib.panel.readout import noise_csv, report_text
 from CycleINRLib.scene.charts import noise_chart
 from CycleINRLib.scene.segmentations import segmentations_of
 from CycleINRLib.scene.volumes import SOURCE_ROLE, report_of, volume_from_node
+from CycleINRLib.wholefile import write_whole
 from CycleINRParts.sidebyside import SideBySide
 from CycleINRParts.views import across, looked_at, show_results
 
@@ -99,7 +100,7 @@ class Results:
         report = report_of(result)
         text = report_text(report, result.GetName()) if path.lower().endswith(".txt") else noise_csv(report)
         try:
-            Path(path).write_text(text, encoding="utf-8", newline="")
+            write_whole(Path(path), lambda part: part.write_text(text, encoding="utf-8", newline=""))
         except OSError as error:
             raise RequestError(_("The file cannot be written"), str(error), _("choose another folder")) from error
         return path

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import CycleINRError, RequestError
 from ..jobs import UpsampleJob
-from ..wholefile import SAMPLES, files_of, write_whole
+from ..wholefile import SAMPLES, files_of, write_text, write_whole
 from .console import Console
 from .options import Parser
 from .outputs import draw
@@ -103,7 +103,7 @@ def _deliver(
         folder / f"{scan.stem}{end}" for end in ("_isotropic.nrrd", "_report.json", "_coronal.png")
     )
     write(output, volume, overwrite=True)
-    write_whole(facts, lambda path: path.write_text(json.dumps(report, indent=2) + "\n", "utf-8"))
+    write_text(facts, json.dumps(report, indent=2) + "\n")
     files = [volume, facts]
     if importlib.util.find_spec("matplotlib") is None:
         console.warn('no picture: matplotlib is not installed (pip install "CycleINR[pictures]")')

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingPackageError, RequestError
 from ..jobs import UpsampleJob
-from ..wholefile import check_file, write_whole
+from ..wholefile import check_file, write_text, write_whole
 
 if TYPE_CHECKING:
     from ..imaging.geometry import Geometry
@@ -94,7 +94,7 @@ class Outputs:
             write(output, self.volume, overwrite=self.overwrite)
         written = [self.volume]
         if self.report:
-            write_whole(self.report, lambda path: path.write_text(json.dumps(report, indent=2) + "\n", "utf-8"))
+            write_text(self.report, json.dumps(report, indent=2) + "\n")
             written.append(self.report)
         if self.picture:
             draw(self.picture, source, output, report)
