@@ -27,12 +27,14 @@ PLANNED = {  # fields of a job that the plan, the engine or the voxels hold alre
 
 def kept_settings(engine: Engine, key: str) -> Settings | None:
     """What an earlier run fitted under this `checksum`, its warnings said again; None where it is not known."""
-    known = recall("fits", key)
-    if known is None:
+    try:
+        known = recall("fits", key) or {}
+        settings, warnings = Settings(**known["settings"]), list(known["warnings"])
+    except (KeyError, TypeError):  # not known, or damaged
         return None
-    for message in known["warnings"]:
+    for message in warnings:
         engine.warn(message)
-    return Settings(**known["settings"])
+    return settings
 
 
 def keep_settings(key: str, settings: Settings, warnings: list[str]) -> None:

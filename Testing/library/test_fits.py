@@ -1,6 +1,7 @@
 """What was fitted to a scan is fitted once: preview, volume and a second run share it."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -48,6 +49,15 @@ def test_another_scan_target_or_wish_is_fitted_anew_and_precision_is_not(thick_c
     assert run(z_scale=3) == 1
     assert run(self_check=True) == 1  # needs the dropped slices themselves
     assert run() == 0
+
+
+@pytest.mark.parametrize("damaged", [{}, {"settings": {"other": 1}, "warnings": []}, {"settings": None}])
+def test_what_is_damaged_in_the_cache_is_fitted_anew(thick_ct, fitted, damaged, tmp_path):
+    first = cycleinr.upsample(thick_ct, z_scale=2)
+    path = tmp_path / "cache" / "fits.json"
+    path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), damaged)))
+    second = cycleinr.upsample(thick_ct, z_scale=2)
+    assert len(fitted) == 2 and second.report["gain"] == first.report["gain"]
 
 
 def test_a_warning_about_the_gain_is_repeated_where_it_is_kept(thick_ct, fitted, monkeypatch):
