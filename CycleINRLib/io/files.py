@@ -29,7 +29,7 @@ from .fields import Header
 from .headers import is_dicom, read_header
 from .names import EXTENSIONS, choose_frame, stem_of, suffix_of
 
-PACKED = 1 / 3  # of the voxels' bytes, the least that a compressed scan was seen to take
+PACKED = 1 / 3  # of the voxels' bytes, a guess at what a compressed scan takes at least
 
 if TYPE_CHECKING:
     from .dicomread import SeriesFacts
