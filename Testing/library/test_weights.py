@@ -104,6 +104,7 @@ def test_every_bundled_model_loads_and_says_what_it_was_trained_on():
     for name, path in models:
         _, card = load_model(path)
         assert card.name == name and len(sha256(path)) == 64
+        assert card.weights_sha256 == weights_sha256(path)  # so a damaged copy is told
         assert card.trained_on and all({"scan", "modality", "license"} <= set(scan) for scan in card.trained_on)
         assert card.figures and json.loads(card.to_json())["name"] == name
 
@@ -121,6 +122,24 @@ def test_weights_that_are_not_those_of_their_card_are_refused_and_a_changed_card
     path.write_bytes(content)
     with pytest.raises(ModelError, match="not those"):
         load_model(path)
+
+
+def test_saving_writes_the_hash_of_what_it_saves_whatever_the_card_held(tmp_path):
+    network, card = load_model(find_model("light"))
+    next(iter(network.parameters())).data.add_(1)
+    path = save_model(network, card, tmp_path / "a.safetensors")
+    assert load_model(path)[1].weights_sha256 == weights_sha256(path) != card.weights_sha256
+
+
+def test_a_file_whose_card_is_older_than_the_hash_still_opens(saved, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    network, card, path = saved
+    facts = {name: value for name, value in json.loads(card.to_json()).items() if name != "weights_sha256"}
+    save_file(load_file(path), tmp_path / "old.safetensors", {"card": json.dumps(facts)})
+    loaded, read = load_model(tmp_path / "old.safetensors")
+    assert read == card and read.weights_sha256 == ""
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 def test_a_network_is_loaded_once_a_process_and_again_where_its_file_changed(tmp_path):
