@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import RequestError
+from ..io.filelock import try_lock
 
 LOCK_NAME = "batch.lock"
 _WAIT = "wait for it, stop it, or choose another folder"
@@ -51,7 +52,7 @@ class FolderLock:
         """The locked file; None where another command removed it meanwhile, so that it locks nothing."""
         file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - held as long as the lock
         try:
-            held = _lock(file)
+            held = try_lock(file)
             if held is False or (held is None and self._owner_may_live(file)):
                 raise RequestError("Another command works on this folder", self._owner(file), _WAIT)
             with contextlib.suppress(FileNotFoundError):
@@ -98,25 +99,4 @@ def _lives(process: int) -> bool:
         return False
     except OSError:
         return True
-    return True
-
-
-def _lock(file: IO[str]) -> bool | None:
-    """Whether the lock was free; None where the file system knows none."""
-    try:
-        import fcntl
-    except ImportError:
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
     return True

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | job.json | parent | "task", "job", and "volume" or "volumes" (all of a Volume but its values), "like", "planes" |
 | input.npy; input_0.npy, input_1.npy, ... | parent | the values of the scan; of the scans, where a task takes several |
+| lock | parent | the name of its machine; locked for as long as it waits (`claim`) |
 | alive | parent | who waits for the result (`parent.sign_of_life`); touched while it can be |
 | cancel | parent | nothing: it asks to stop |
 | output.npy; NAME.npy; model.safetensors | child | the result; each plane of a preview; an adapted model |
@@ -15,8 +16,6 @@ The child's files come by rename, and are taken back where a later one fails.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from ..imaging.volume import Volume
 from ..jobs import is_number, read_task
 from ..wholefile import write_whole
 from .arrays import read_geometry, read_text, volume_facts, volume_of, write_array
+from .claim import Claim
 from .parent import is_stale, lives, read_sign, sign_of_life
 
 JOB, RESULT, ALIVE, _CANCEL = "job.json", "result.json", "alive", "cancel"
@@ -46,8 +46,10 @@ def hand_over(
     volume: Volume | Sequence[Volume] | None = None,
     home: str | Path | None = None,
     beside: Mapping[str, Any] | None = None,
-) -> Path:
-    """A fresh folder with job.json and the arrays; nothing stays where that fails.
+) -> Claim:
+    """A fresh folder with job.json and the arrays, claimed; nothing stays where that fails.
+
+    What jobs left whose process was killed is removed first.
 
     Parameters
     ----------
@@ -60,14 +62,14 @@ def hand_over(
     ------
     ResourceError : the folder cannot be written
     """
-    folder: Path | None = None
+    claim: Claim | None = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix="CycleINR-", dir=home))
-        write_job(folder, job, volume, beside)
-        return folder
+        claim = Claim(home)
+        write_job(claim.folder, job, volume, beside)
+        return claim
     except BaseException as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if claim is not None:
+            claim.remove()
         if isinstance(error, OSError):
             todo = "free some space, or choose another temporary folder"
             raise ResourceError("The scan cannot be handed to the computing process", str(error), todo) from error
@@ -142,10 +144,13 @@ def read_planes(facts: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 class StopSign:
-    """Whether the parent asked to stop, or is gone: `alive` is stale and the process that it names lives no more."""
+    """Whether the parent asked to stop, or is gone.
+
+    It is gone where `alive` is stale and the process that it names lives no more, or where the folder was removed.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.cancel, self.alive = folder / _CANCEL, folder / ALIVE
+        self.folder, self.cancel, self.alive = folder, folder / _CANCEL, folder / ALIVE
         self._next_look, self._gone = 0.0, False
 
     def __call__(self) -> bool:
@@ -158,6 +163,8 @@ class StopSign:
             raise Cancelled("Stopped on request", found, "start again when ready")
 
     def _parent_is_gone(self) -> bool:
+        if not self._gone and not self.folder.exists():
+            self._gone = True
         if not self._gone and is_stale(self.alive, STALE_S) and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_S
             self._gone = not lives(read_sign(self.alive))

@@ -4,12 +4,12 @@
     while not run.done: ...            # or run.wait()
     outcome = run.result()             # what `finish` made of the child's files
 
-The hand-over folder lives from the start to `result` or `discard`. One thread owns a run.
+The hand-over folder lives from the start to `result` or `discard`; where this process is killed meanwhile, the child or
+the next run removes it. One thread owns a run.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,17 +56,22 @@ class Run:
         self._outcome: Any = None
         self._error: CycleINRError | None = None
         self._finished = False
-        self._folder = hand_over(job, volume, home, beside)
+        self._claim = hand_over(job, volume, home, beside)
         try:
-            self._child = launch(self._folder)
+            self._child = launch(self.folder)
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._claim.remove()
             raise
 
     @property
     def done(self) -> bool:
         """Whether the job has ended and `result` can be asked for."""
         return self._finished or self._child.done
+
+    @property
+    def folder(self) -> Path:
+        """The hand-over folder."""
+        return self._claim.folder
 
     @property
     def log(self) -> str:
@@ -117,7 +122,7 @@ class Run:
 
     def _conclude(self) -> None:
         try:
-            outcome = self._finish(self._folder, self._child.result())
+            outcome = self._finish(self.folder, self._child.result())
         except CycleINRError as error:
             self._close(error=error)
         except BaseException as error:
@@ -133,6 +138,6 @@ class Run:
 
     def _close(self, outcome: Any = None, error: CycleINRError | None = None) -> None:
         self._finished, self._outcome, self._error = True, outcome, error
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._claim.remove()
         if self._on_close is not None:
             self._on_close(self)

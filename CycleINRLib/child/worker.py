@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RequestError
 from ..events import Event, Finished, OnceWarned, Progress, Stopwatch, Warned
 from ..jobs import AdaptJob, UpsampleJob
+from .claim import remove_if_left
 from .folder import (
     MODEL,
     StopSign,
@@ -44,6 +45,13 @@ def run_folder(path: str | os.PathLike[str], emit: Emit) -> None:
     RequestError, VolumeError, ModelError, ResourceError, Cancelled : then the folder holds what it held before
     """
     folder = Path(path)
+    try:
+        _do_job(folder, emit)
+    finally:
+        remove_if_left(folder)  # nobody waits for the result any more
+
+
+def _do_job(folder: Path, emit: Emit) -> None:
     facts = read_facts(folder)
     task = facts["task"]
     if task == "check":  # needs no volume

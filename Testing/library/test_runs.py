@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -12,9 +16,11 @@ import numpy as np
 import pytest
 
 from CycleINRLib.child import launcher
-from CycleINRLib.child.folder import result_volume
+from CycleINRLib.child.claim import remove_if_left
+from CycleINRLib.child.folder import StopSign, result_volume
 from CycleINRLib.child.run import Run
-from CycleINRLib.errors import Cancelled, CycleINRError, ResourceError
+from CycleINRLib.child.worker import run_folder
+from CycleINRLib.errors import Cancelled, CycleINRError, RequestError, ResourceError
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 
@@ -115,3 +121,98 @@ def test_a_child_that_cannot_start_leaves_no_folder(a_volume, tmp_path, monkeypa
     with pytest.raises(CycleINRError, match="cannot be started"):
         Run(JOB, a_volume, result_volume, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- a parent that is killed --------------------------------------------------------------------------------------
+PARENT = """
+import sys, time
+import numpy as np
+from pathlib import Path
+from CycleINRLib.child import launcher
+from CycleINRLib.child.run import Run
+from CycleINRLib.imaging.geometry import Geometry
+from CycleINRLib.imaging.volume import Volume
+fake, home = sys.argv[1:]
+launcher.own_command = lambda folder: [sys.executable, fake, str(folder)]
+volume = Volume(np.zeros((4, 3, 2), np.int16), Geometry.from_spacing((4, 3, 2), (4.0, 1.0, 1.0)))
+run = Run({"task": "upsample", "z_scale": 2.0}, volume, lambda folder, facts: facts, home)
+print(run._child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def parent(part, tmp_path):
+    """Starts a parent that waits for a child; gives the process and the child's id."""
+    begun = []
+
+    def begin() -> tuple[subprocess.Popen, int]:
+        part("slow")
+        words = [sys.executable, "-c", PARENT, str(FAKE), str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": str(FAKE.parents[2])}
+        begun.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
+        return begun[-1], int(begun[-1].stdout.readline())
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_the_folder_of_a_run_whose_processes_were_killed_is_removed_by_the_next_run(a_volume, tmp_path, part, parent):
+    (killed, child), (living, other) = parent(), parent()
+    left = {path for path in tmp_path.iterdir() if (path / "input.npy").exists()}
+    assert len(left) == 2
+    killed.kill()
+    killed.wait()
+    os.kill(child, signal.SIGKILL)
+    mine = tmp_path / "CycleINR-notes"  # no hand-over folder, whatever its name says
+    mine.mkdir()
+    part("success")
+    Run(JOB, a_volume, result_volume, tmp_path).wait()
+    kept = set(tmp_path.iterdir())
+    assert mine in kept and len(kept & left) == 1 and len(kept) == 2
+    living.kill()
+    living.wait()
+    os.kill(other, signal.SIGKILL)
+    Run(JOB, a_volume, result_volume, tmp_path).wait()
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_child_that_ends_after_its_parent_was_killed_removes_the_folder(tmp_path, parent):
+    process, child = parent()
+    (folder,) = tmp_path.iterdir()
+    remove_if_left(folder)  # as the child does at its end
+    assert (folder / "input.npy").exists()
+    process.kill()
+    process.wait()
+    os.kill(child, signal.SIGKILL)
+    with pytest.raises(RequestError, match="unknown"):  # however it ends
+        job = json.loads((folder / "job.json").read_text("utf-8"))
+        (folder / "job.json").write_text(json.dumps({**job, "task": "unknown"}), "utf-8")
+        run_folder(folder, lambda event: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_another_machine_or_behind_a_link_is_not_removed(tmp_path):
+    for name, machine in (("CycleINR-a", "elsewhere"), ("real", platform.node())):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lock").write_text(machine)
+    (tmp_path / "CycleINR-link").symlink_to(tmp_path / "real")
+    remove_if_left(tmp_path / "CycleINR-a")
+    remove_if_left(tmp_path / "CycleINR-link")
+    assert {path.name for path in tmp_path.iterdir()} == {"CycleINR-a", "CycleINR-link", "real"}
+    remove_if_left(tmp_path / "real")  # nobody holds its lock
+    assert not (tmp_path / "real").exists()
+
+
+def test_a_child_whose_folder_was_removed_stops(tmp_path):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    sign = StopSign(folder)
+    assert not sign()
+    folder.rmdir()
+    with pytest.raises(Cancelled, match="gone"):
+        sign.check()

@@ -190,7 +190,7 @@ class Way:
 
     def no_python(self) -> None:
         run = self.widget.logic.adapt(self.scans["Abdomen"], minutes=(HOLD_S + 20) / 60, wait=False)
-        watch = subprocess.Popen([sys.executable, "-c", WATCH, str(run._folder / "alive")], stdout=subprocess.PIPE)
+        watch = subprocess.Popen([sys.executable, "-c", WATCH, str(run.folder / "alive")], stdout=subprocess.PIPE)
         ctypes.PyDLL(None).sleep(HOLD_S)  # a C call that holds the interpreter: no thread of this process runs
         still = run._child._process.poll() is None
         path, report = run.wait()

@@ -342,7 +342,7 @@ def test_progress_of_an_adaptation_is_shown_and_cancel_saves_nothing(a_panel, fa
 def test_cancel_ends_a_deaf_adaptation_and_its_own_children(a_panel, fake_child, an_app, kept):
     fake_child("deaf")
     a_panel.ui.adaptButton.click()
-    note = a_panel.controller.jobs.run._folder / "grandchild"
+    note = a_panel.controller.jobs.run.folder / "grandchild"
     run_until(a_panel, lambda: note.exists() and note.read_text())
     pids = [a_panel.controller.jobs.run._child.pid, int(note.read_text())]
     a_panel.ui.applyButton.click()

@@ -154,7 +154,7 @@ def test_a_run_that_nobody_polls_is_kept_alive_and_read_by_the_application(the_m
     with pytest.MonkeyPatch.context() as patch:  # C++ is busy: no thread of Python runs
         patch.setattr(launcher.Child, "_keep_alive", lambda self: None)
         run = logic.upsample(a_scan, wait=False)
-        alive = run._folder / "alive"
+        alive = run.folder / "alive"
         os.utime(alive, (0, 0))
         end = time.monotonic() + 60
         while alive.stat().st_mtime == 0 and time.monotonic() < end:

@@ -613,7 +613,7 @@ def test_a_dead_child_is_told_in_words_and_leaves_the_scene_as_it_was(a_panel, f
 def test_cancel_ends_a_deaf_child_and_its_own_children(a_panel, fake_child, an_app):
     fake_child("deaf")
     a_panel.ui.applyButton.click()
-    note = a_panel.controller.jobs.run._folder / "grandchild"
+    note = a_panel.controller.jobs.run.folder / "grandchild"
     run_until(a_panel, lambda: note.exists() and note.read_text())
     pids = [a_panel.controller.jobs.run._child.pid, int(note.read_text())]
     a_panel.ui.applyButton.click()
