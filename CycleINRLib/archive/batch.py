@@ -11,17 +11,15 @@ import dataclasses
 import json
 import os
 import secrets
-import signal
-import threading
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from .. import __version__
-from ..errors import Cancelled, CycleINRError, RequestError, ResourceError, VolumeError
+from ..errors import CycleINRError, RequestError, ResourceError, VolumeError
 from ..events import Listener, Progress, Warned
 from ..io.discover import NEXT, Found, find_all, root_of
 from ..jobs import UpsampleJob
@@ -31,12 +29,14 @@ from .manifest import Manifest, ScanRow
 from .naming import named
 from .order import STAGING, Order, Outcome, close_staging, open_staging, placing, run_file, told, undo
 from .pool import Pool, pool_of
+from .stop import Stop, stopped
 from .summary import Summary, write_summary
 from .task import FIGURES, bytes_of, stamp_of
 
 THUMBNAILS = 1000  # scans whose pictures the page shows
 SUMMARY_S = 60.0  # the summary is written anew while the batch runs, at most so often
 SUMMARY_SHARE = 20  # and so many times rarer than its writing takes
+MOST_LOSSES = 20  # of a scan that waits at a worker for another one to end
 TICK_S = 0.5
 RESULT_FORMATS = ("nrrd", "nii.gz", "mha")
 
@@ -160,6 +160,7 @@ class _Run:
         self.folder, self.root = request.folder.absolute(), root_of(list(request.scans))
         self.token = secrets.token_hex(8)
         self.failures: dict[int, int] = {}  # tries of this command that failed
+        self.losses: dict[int, int] = {}  # times that a worker ended which had not begun the scan yet
         self.halted: CycleINRError | None = None
         self.summary_due = time.monotonic() + SUMMARY_S
         self._take(found)
@@ -174,12 +175,12 @@ class _Run:
         try:
             if before.get("waiting"):
                 asked, home = self.request, self.folder / STAGING
-                with pool_of(asked.workers, asked.scheduler, home, self.say) as pool, _Stop(self.say) as stop:
+                with pool_of(asked.workers, asked.scheduler, home, self.say) as pool, Stop(self.say) as stop:
                     if pool.dashboard:
                         self.say(f"dashboard     {pool.dashboard}")
                     self._work(pool, stop)
                     if stop.asked:
-                        self.halted = self.halted or _stopped()
+                        self.halted = self.halted or stopped()
         finally:
             self._settle_running()
             close_staging(self.folder)
@@ -212,16 +213,21 @@ class _Run:
         for scan, staging in placing(self.folder):
             row = self.manifest.row(scan)
             if row is not None and self._report(row, token) is None:
-                job = self._job(row)
-                undo(staging, [Path(place) for place in (job.output, job.picture) if place])
+                undo(staging, _results(self._job(row)))
         for state in ("running", "waiting"):
             for row in self.manifest.rows(state):
-                report = self._report(row, token)
-                if report is not None:
-                    facts = {"figures": _figures(report), "output_bytes": bytes_of(Path(str(self._job(row).output)))}
-                    self.manifest.finish(row.id, {**self._places(row), **facts})
-                elif state == "running":
+                if not self._is_found_done(row, token) and state == "running":
                     self.manifest.put_back(row.id)
+
+    def _is_found_done(self, row: ScanRow, token: str) -> bool:
+        """Whether the scan's result is there, though nobody told; then it is noted."""
+        report = self._report(row, token)
+        if report is None:
+            return False
+        figures = {name: report[name] for name in FIGURES if name in report}
+        bytes_now = bytes_of(Path(str(self._job(row).output)))
+        self.manifest.finish(row.id, {**self._places(row), "figures": figures, "output_bytes": bytes_now})
+        return True
 
     def _report(self, row: ScanRow, token: str) -> dict[str, Any] | None:
         """That of a result which the command of that token completed."""
@@ -270,7 +276,7 @@ class _Run:
             thumbnail=self.request.thumbnails and row.id <= THUMBNAILS,
         )
 
-    def _work(self, pool: Pool, stop: _Stop) -> None:
+    def _work(self, pool: Pool, stop: Stop) -> None:
         """Keeps the pool full until nothing waits, something halts, or someone asks to stop."""
         counts = self.manifest.count()
         total, done_before = sum(counts.values()), sum(counts.values()) - counts.get("waiting", 0)
@@ -314,8 +320,15 @@ class _Run:
                 self.halted = ResourceError("The folder .batch was removed", str(self.folder), "add --resume to go on")
             return False
         error = outcome.error or {}
-        results = [Path(order.job[name]) for name in ("output", "picture") if order.job[name]]
-        undo(order.staging, results)  # of a worker that was killed
+        row = manifest.row(scan)
+        if row is not None and self._is_found_done(row, order.token):  # its worker was killed before it could tell
+            shutil.rmtree(order.staging, ignore_errors=True)
+            return True
+        begun = order.staging.exists()
+        undo(order.staging, _results(UpsampleJob.from_json(order.job)))  # of a worker that was killed
+        if outcome.state == "lost" and not begun and self._is_innocent(scan):
+            manifest.put_back(scan)
+            return False
         if outcome.halt:
             manifest.put_back(scan)
             self.halted = ResourceError(error["what"], error["found"], "free the disk, then add --resume")
@@ -328,6 +341,11 @@ class _Run:
         name = order.alias or order.job["input"]
         self.tell(Warned(f"{name} is left out: {error['what'][0].lower()}{error['what'][1:]} ({error['found']})."))
         return True
+
+    def _is_innocent(self, scan: int) -> bool:
+        """Whether a scan that was never begun may be lost with its worker once more, without counting as tried."""
+        self.losses[scan] = self.losses.get(scan, 0) + 1
+        return self.losses[scan] <= MOST_LOSSES
 
     # --- after ------------------------------------------------------------------------------------------------
     def _settle_running(self) -> None:
@@ -354,8 +372,9 @@ class _Run:
             self.summary_due = time.monotonic() + max(SUMMARY_S, SUMMARY_SHARE * (time.monotonic() - start))
 
 
-def _figures(report: dict[str, Any]) -> dict[str, Any]:
-    return {name: report[name] for name in FIGURES if name in report}
+def _results(job: UpsampleJob) -> list[Path]:
+    """All that a scan's worker puts in place."""
+    return [Path(place) for place in (job.output, job.picture, job.report) if place]
 
 
 def _read(report: Path) -> dict[str, Any]:
@@ -364,30 +383,3 @@ def _read(report: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
-
-
-def _stopped() -> Cancelled:
-    return Cancelled("Stopped on request", "scans that ran were finished", "add --resume to go on")
-
-
-class _Stop:
-    """Ctrl-C once: no further scan is begun. Twice, or a polite kill: at once."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.asked, self._say = False, say
-        self._before: Any = None
-
-    def __enter__(self) -> _Stop:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._hear)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self._say("The scans that run are finished; press Ctrl-C again to stop them.")

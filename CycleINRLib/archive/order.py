@@ -48,7 +48,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an order: done, same (the input is what it was), failed, or stopped (it waits again)."""
+    """What came of an order: done, same (the input is what it was), failed, stopped (it waits again), or lost.
+
+    Lost is what a worker had that ended, whether it was begun or waited there for another one.
+    """
 
     scan: int
     state: str

@@ -19,6 +19,8 @@ from .task import do_scan
 HERE = "127.0.0.1"
 WORKER_BYTES = 3e9  # free memory that a worker is started for, where their number is not given
 WORKER_CORES = 4  # and cores
+LEAST_BYTES = 1e9  # that torch and a small scan need: no worker is ended for less
+MORE_MEMORY = "give it more memory, or use fewer workers"
 QUIET = {  # of Dask, for as long as a batch runs
     "distributed.worker.memory.target": False,  # nothing is spilled to a disk
     "distributed.worker.memory.spill": False,
@@ -137,11 +139,11 @@ def _lost(order: Order, future: Any) -> Outcome:
         ) from error
     ended = type(error).__name__ == "KilledWorker"
     what = (
-        ResourceError("The worker ended while it had this scan", "", "give it more memory, or use fewer workers")
+        ResourceError("The worker ended while it had this scan", "killed, as where memory runs out", MORE_MEMORY)
         if ended
         else CycleINRError("CycleINR met an error of its own", type(error).__name__, "upsample this scan alone")
     )
-    return Outcome(order.scan, "failed", error=told(what), again=True)
+    return Outcome(order.scan, "lost" if ended else "failed", error=told(what), again=True)
 
 
 @contextlib.contextmanager
@@ -274,11 +276,11 @@ def _remote(address: str) -> Iterator[Pool]:
 
 
 def _share_of_memory(workers: int) -> int:
-    """What a worker may take before it is ended and its scan tried again: its part of the machine's."""
+    """What a worker may take before it is ended and its scan tried again: its part of what is free; 0: any."""
     from ..upsampling.memory import available_memory_bytes
 
     memory = available_memory_bytes()
-    return int(memory / workers) if memory < float("inf") else 0
+    return int(max(memory / workers, LEAST_BYTES)) if memory < float("inf") else 0
 
 
 @contextlib.contextmanager

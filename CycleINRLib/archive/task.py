@@ -64,6 +64,8 @@ def _done(order: Order, scrub: Scrub) -> Outcome:
     from ..imaging.volume import choose_slice_axis
     from ..io.files import check_output, read
 
+    with _disk(order.staging):
+        order.staging.mkdir(mode=0o700)  # from here on the scan counts as begun
     stamp = stamp_of(source_path)
     source = read(source_path, frame=job.frame)
     digest = hash_of(source)
@@ -78,8 +80,8 @@ def _done(order: Order, scrub: Scrub) -> Outcome:
 
     result = upsample(source, job, like=like, cancelled=lambda: not order.is_wanted())
     report = scrub.report({**result.report, "batch": order.token})
-    order.staging.mkdir(mode=0o700)
     made = _write(order, job, source, result.volume, report)
+    small = _thumbnail(source, result.volume, report) if order.thumbnail else None
     if not order.is_wanted():
         raise Cancelled
     _place(made, order.staging)
@@ -89,7 +91,6 @@ def _done(order: Order, scrub: Scrub) -> Outcome:
         "output_bytes": bytes_of(output),
         "figures": {name: report[name] for name in FIGURES if name in report},
     }
-    small = _thumbnail(source, result.volume, report) if order.thumbnail else None
     return Outcome(order.scan, "done", row, thumbnail=small)
 
 
@@ -216,7 +217,9 @@ def _is_disk(error: BaseException) -> bool:
 
 
 def _as_error(error: Exception) -> CycleINRError:
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+    from ..upsampling.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
         return ResourceError("There is not enough memory", type(error).__name__, "use fewer workers")
     return CycleINRError(
         "CycleINR met an error of its own", type(error).__name__, "repeat this scan by upsample --debug"
