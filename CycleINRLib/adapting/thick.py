@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import RequestError, VolumeError
 from ..events import Listener, Warned
 from ..imaging.geometry import AXES
-from ..imaging.intensity import BODY_CT_HU, BODY_MR, CT_RANGE_HU, IntensityScale
+from ..imaging.intensity import BODY_CT_HU, BODY_MR, CT_RANGE_HU, IntensityScale, from_zero, zero_of
 from ..imaging.profile import SKIP_RATIO, resolve_profile
 from ..imaging.thickness import estimate_thickness
 from ..imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality
@@ -147,7 +147,8 @@ def _coarse(volume: Volume, job: AdaptJob) -> Coarse:
         raise VolumeError("The volume is isotropic, or nearly so", f"{size} mm", "give scans with coarse slices")
     if count < LEAST_SLICES_OF_SCAN:
         raise VolumeError("There are too few slices to learn from", f"{count}", f"give at least {LEAST_SLICES_OF_SCAN}")
-    return Coarse(first, modality, z_scale)
+    values = from_zero(first.values, zero_of(first.values, modality))
+    return Coarse(replace(first, values=values), modality, z_scale)
 
 
 def _thick(scan: Coarse, job: AdaptJob, progress: Listener | None) -> ThickScan:

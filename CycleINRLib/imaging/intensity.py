@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .volume import rescaled
+
 CT_SCALE_HU = 1000.0
 CT_RANGE_HU = (-1000.0, 1000.0)  # where CT is measured, in detail and in PSNR, so that metal does not rule it
 MIN_DETAIL = 1e-4  # of the normalized range; a scan without any change along z
@@ -19,10 +21,11 @@ ROWS = 32  # rows of each slice that are looked at
 class IntensityScale:
     """normalized = value / scale; the network's correction is in units of `detail` (normalized).
 
-    CT has one fixed scale, 1000 HU; MR its 99.9th percentile. `detail` is the RMS of the second difference along z
-    in the body: it makes loss and correction comparable between noisy and smooth scans. `through` and `within` are
-    log(RMS of second / first differences) along z and in-plane: near log(1.7) for noise, far below zero where
-    neighbors hardly differ, so they tell how finely the scan samples what it shows. Nothing is clipped here.
+    Values are those from the scan's own zero (`zero_of`). CT has one fixed scale, 1000 HU; MR its 99.9th percentile.
+    `detail` is the RMS of the second difference along z in the body: it makes loss and correction comparable between
+    noisy and smooth scans. `through` and `within` are log(RMS of second / first differences) along z and in-plane: near
+    log(1.7) for noise, far below zero where neighbors hardly differ, so they tell how finely the scan samples what it
+    shows. Nothing is clipped here.
     """
 
     scale: float
@@ -40,18 +43,18 @@ class IntensityScale:
         else:
             scale = scale or float(max(np.percentile(sample, MR_PERCENTILE), np.abs(sample).max() * 1e-3, 1e-30))
             body = sample > BODY_MR * scale
-        bend, through = _roughness(sample, body)
-        _, within = _roughness(np.moveaxis(sample, 2, 0), np.moveaxis(body, 2, 0))
+        bend, through = _roughness(sample, body, scale)
+        _, within = _roughness(np.moveaxis(sample, 2, 0), np.moveaxis(body, 2, 0), scale)
         return cls(float(scale), max(bend / scale, MIN_DETAIL), through, within)
 
 
-def _roughness(sample: np.ndarray, body: np.ndarray) -> tuple[float, float]:
+def _roughness(sample: np.ndarray, body: np.ndarray, scale: float) -> tuple[float, float]:
     """RMS of the second difference along the first axis in the body, and the log of its ratio to the first's."""
     step = np.diff(sample, axis=0)
     inside = body[1:-1] if body[1:-1].any() else np.ones_like(body[1:-1])
     first = _rms(0.5 * (np.abs(step[1:]) + np.abs(step[:-1]))[inside])
     second = _rms(np.diff(step, axis=0)[inside])
-    return second, float(np.clip(np.log(max(second, 1e-9) / max(first, 1e-9)), -2.0, 1.0))
+    return second, float(np.clip(np.log(max(second, 1e-9 * scale) / max(first, 1e-9 * scale)), -2.0, 1.0))
 
 
 def _rms(values: np.ndarray) -> float:
@@ -74,6 +77,12 @@ def body_mask(truth: np.ndarray, modality: str, peak: float) -> np.ndarray:
 _SAMPLE = 4_000_000  # voxels that are enough for a percentile
 
 
+def step_of(values: np.ndarray) -> float:
+    """The smallest difference of two values: 1 for most scans as stored, about 0 where they were computed."""
+    different = np.unique(values)
+    return float(np.diff(different).min()) if len(different) > 1 else 0.0
+
+
 def is_whole(values: np.ndarray) -> bool:
     """Whether the values are whole numbers, by type or (a sample of a float array) by value."""
     if not np.issubdtype(values.dtype, np.floating):
@@ -88,31 +97,81 @@ def _sample(values: np.ndarray) -> np.ndarray:
     return values[..., ::step, ::step]
 
 
+# --- where the values begin -----------------------------------------------------------------------------------
+LOWEST = 0.1  # percentile: where the values of an MR begin, when single voxels lie far below
+NEAR = 0.02  # of the range: the lowest voxel itself where it lies so near
+
+
+def zero_of(values: np.ndarray, modality: str) -> float:
+    """Where the values of an MR begin: what is added to a scan is added to it, so the rest does not see it.
+
+    0 for nearly all, since the lowest voxel of a magnitude is 0; always for CT, whose zero is water. A value that lies
+    farther below all others than these reach is padding.
+    """
+    if modality.upper() == "CT":
+        return 0.0
+    sample = _sample(values)
+    lowest = sample.min()
+    begin, high = np.percentile(sample, [LOWEST, MR_PERCENTILE], method="lower")
+    if begin == lowest and (others := sample[sample > lowest]).size:
+        above, top = np.percentile(others, [LOWEST, MR_PERCENTILE], method="lower")
+        if float(above) - float(lowest) > float(top) - float(above):
+            lowest, begin, high = others.min(), above, top
+    return float(lowest if float(begin) - float(lowest) <= NEAR * (float(high) - float(begin)) else begin)
+
+
+def from_zero(values: np.ndarray, zero: float) -> np.ndarray:
+    """values - zero; integers stay integers."""
+    if zero == 0:
+        return values
+    return rescaled(values, 1, -zero)
+
+
+# --- what tells that a unit is another one --------------------------------------------------------------------
 TISSUE_HU = (-200.0, 300.0)
 LEAST_IN_RANGE = 1e-3  # of the voxels
+FEW = 0.03  # of the voxels
+PEAK_HU = 20  # width of a bin
+PEAKS = (  # where commonest values are sought, may and should lie; their least share of the voxels, in three bins
+    ("soft tissue", (-420, 700), (-160, 160), "-110 to 80", 0.03),
+    ("soft tissue", (320, 2420), (320, 340), "-110 to 80", 0.12),  # fewer are bone, or blood with contrast agent
+    ("air", (-640, -180), (-640, -620), "about -1000", 0.03),
+)
+BELOW_AIR_HU = -1300.0  # there is padding alone, of one value or two
+HU_RANGE = (200.0, 7000.0)  # from the lowest to the highest thousandth
 
 
 def doubtful_values(values: np.ndarray, modality: str) -> list[str]:
     """What tells that values are not in the unit that models go by, in sentences for the user.
 
-    CT is taken for HU, MR for magnitudes whose background lies near 0; a scan to which something was added, or that was
-    multiplied (CT), gets another result.
+    CT is taken for HU: one to which something was added, or that was multiplied, gets another result. MR does not.
     """
+    if modality != "CT":
+        return []
     sample = np.asarray(values[:, ::4, ::4], np.float64).ravel()
     low, high = np.percentile(sample, [0.1, MR_PERCENTILE])
-    if modality != "CT":
-        if low < -0.02 * abs(high):
-            return [f"The MR holds values below 0, from {low:.4g}: where something was added, the result differs."]
-        if low > 0.4 * high:
-            return [
-                f"The values of the MR begin at {low:.4g}, not at 0: where something was added, the result differs."
-            ]
-        return []
-    if high - low < 50 or high - low > 5e4:
+    if not HU_RANGE[0] < high - low < HU_RANGE[1]:
         return [f"The values of the CT reach from {low:.4g} to {high:.4g}: they are no HU, by which models go."]
     if np.mean(sample < -20) < LEAST_IN_RANGE:
         return ["The CT holds nothing below -20 HU: where air is 0, its values are no HU, by which models go."]
     tissue = np.mean((sample > TISSUE_HU[0]) & (sample < TISSUE_HU[1]))
-    if np.percentile(sample, 1) < -1500 and tissue < LEAST_IN_RANGE:  # padding alone lies as low, beside tissue
-        return ["The CT holds no tissue of about 0 HU but values below air: are they HU, by which models go?"]
+    if tissue < FEW:
+        return [f"Only {tissue:.1%} of the CT is tissue of about 0 HU: are its values HU, by which models go?"]
+    below, number = np.unique(sample[sample < BELOW_AIR_HU], return_counts=True)
+    if len(below) > 2 and np.sort(number)[:-2].sum() > FEW * sample.size:
+        return [f"The CT holds many values below air, from {low:.4g}: are they HU, by which models go?"]
+    for what, (first, last), (least, most), right, share in PEAKS:
+        peak = _peak(sample, first, last, share)
+        if peak is not None and not least <= peak <= most:
+            return [f"Most {what} of the CT lies at {peak:.0f}, not {right} HU: are the values HU, by which models go?"]
     return []
+
+
+def _peak(sample: np.ndarray, first: float, last: float, share: float) -> float | None:
+    """The commonest value between two, to 20; None where few lie there, or where they grow in number to either end."""
+    counts = np.histogram(sample, np.arange(first, last + 1, PEAK_HU))[0]
+    smooth = np.convolve(counts, np.ones(3) / 3, "valid")
+    at = int(np.argmax(smooth))
+    if 3 * smooth[at] < share * sample.size or at in (0, len(smooth) - 1):
+        return None
+    return first + PEAK_HU * (at + 1.5)

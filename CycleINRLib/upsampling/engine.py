@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import Cancelled, MissingPackageError, ResourceError
 from ..events import Listener, Stopwatch, Warned
 from ..imaging.consistency import Grid, Remainder, along_z, kept, projection
-from ..imaging.intensity import IntensityScale
+from ..imaging.intensity import IntensityScale, from_zero, zero_of
 from ..imaging.interpolation import base_weights
 from ..imaging.noise import AcquiredQuery, positions_to_query
 from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, slab_for_rows
@@ -35,6 +35,13 @@ class Settings:
     """
 
     gain: float = 1.0
+
+
+def slices_from_zero(volume: Volume, plan: Plan) -> tuple[Volume, float]:
+    """The scan with its slices first and its values from zero, and that zero."""
+    zero = zero_of(volume.values, plan.modality)
+    first = volume.slices_first(plan.axis)
+    return (dataclasses.replace(first, values=from_zero(first.values, zero)) if zero else first), zero
 
 
 class AddedNoise(Protocol):
@@ -68,7 +75,10 @@ class Engine:
         self.cancelled: Callable[[], bool] | None = None
         self.warnings: list[str] = []
         self.rows_limit: int | None = None
-        self.lowest = -np.inf  # value of the scan
+        self.source: Volume | None = None  # slices first, its values from zero
+        self.zero = 0.0  # of the scan's values, see `intensity.zero_of`
+        self.lowest = -np.inf  # value of the scan, from zero
+        self.floor = -np.inf  # that the result does not fall below, from zero
         self.model = str(path)  # as a job names it
 
     @classmethod
@@ -95,13 +105,14 @@ class Engine:
         path = find_model(job.model)
         network, card = shared_model(path)
         precision = choose_precision(job.precision, device)
-        source = volume.slices_first(plan.axis)
+        source, zero = slices_from_zero(volume, plan)
         scale = IntensityScale.of(source.values, plan.modality)
         cast = cast_network(network, device, DTYPES[precision])
         engine = cls(cast, card, path, device, precision, scale, plan, source.spacing_mm, volume.values.dtype)
         engine.loaded, engine.model = network, name_of_model(job.model)
         engine.progress, engine.cancelled = progress, cancelled
-        engine.lowest = float(source.values.min())
+        engine.source, engine.zero, engine.lowest = source, zero, float(source.values.min())
+        engine.floor = engine.lowest if plan.modality != "CT" else 0.0 if engine.lowest >= 0 else -np.inf
         for message in (*plan.warnings, *doubts(card, plan, volume)):
             engine.warn(message)
         return engine
@@ -154,15 +165,16 @@ class Engine:
             output[:, at] = self.stored(x[:, keep]) if whole else x[:, keep]
             beside[:, at] = extra[:, keep]
             done += 1
-        self._empty_outside(output, values, grid)
+        self._empty_outside(output, values, grid, whole)
         return output, errors, AcquiredQuery(self.stored(beside), wanted) if len(wanted) else None
 
-    def _empty_outside(self, output: np.ndarray, values: np.ndarray, grid: Grid) -> None:
+    def _empty_outside(self, output: np.ndarray, values: np.ndarray, grid: Grid, whole: bool) -> None:
         """Slices of a reference that lie beyond the scan hold its lowest value: nothing is extrapolated."""
         places = grid.positions[grid.crop]
         outside = (places < -0.5 - 1e-6) | (places > grid.count - 0.5 + 1e-6)
         if outside.any():
-            output[outside] = self.lowest if np.isfinite(self.lowest) else values.min()
+            lowest = np.array(self.lowest if np.isfinite(self.lowest) else values.min(), np.float32)
+            output[outside] = self.stored(lowest) if whole else lowest
             self.warn(f"{outside.sum()} slices of the reference lie outside the scan: filled with its lowest value.")
 
     def _slab(
@@ -340,26 +352,23 @@ class Engine:
 
     # --- values -----------------------------------------------------------------------------------------------
     def stored(self, values: np.ndarray) -> np.ndarray:
-        """Float32 values in the scan's type: integers rounded and clipped to the type's range.
+        """Float32 values from zero as the scan has them, in its type: integers rounded and clipped to its range.
 
-        That is said where it may take something away: not where the scan itself reaches the bottom of its type, as MR
-        does in the air at 0. Interpolation swings below it beside edges; no intensity is lost there. Where the
-        scan holds nothing below 0, as magnitudes do, no more does the result.
+        That is said at the top alone. Interpolation swings below the air beside edges, where no intensity is lost:
+        nothing of an MR lies below the scan's lowest value, nor of any scan below 0 where the scan holds nothing there.
         """
         if self.kind.kind not in "iu":
-            values = values.astype(self.kind if self.kind.kind == "f" else np.float32, copy=False)
-            return np.maximum(values, 0) if self.lowest >= 0 else values
-        if values.dtype == self.kind:
-            return values
+            kind = self.kind if self.kind.kind == "f" else np.dtype(np.float32)
+            whole = values.astype(kind, copy=False)
+            whole = whole + kind.type(self.zero) if self.zero else whole
+            return np.maximum(whole, kind.type(self.floor + self.zero))
+        values = np.maximum(values, np.float32(self.floor))
         limits = np.iinfo(self.kind)
-        whole = np.rint(values)
-        far = 0.02 * self.scale.scale  # rounding and noise around an empty background are no loss
-        beyond = np.count_nonzero(whole > limits.max + far)
-        if self.lowest > limits.min + far:
-            beyond += np.count_nonzero(whole < limits.min - far)
-        if beyond > CLIPPED_SHARE * whole.size:
+        low, high = limits.min - self.zero, limits.max - self.zero
+        whole = np.rint(values, dtype=np.float32 if self.kind.itemsize < 4 else np.float64)
+        if np.count_nonzero(whole > high + 0.02 * self.scale.scale) > CLIPPED_SHARE * whole.size:
             self.warn(f"Intensities beyond the range of {self.kind} were clipped.")
-        return np.clip(whole, 0 if self.lowest >= 0 else limits.min, limits.max).astype(self.kind)
+        return (np.clip(whole, low, high) + whole.dtype.type(self.zero)).astype(self.kind)
 
     def check_cancelled(self) -> None:
         """Raises Cancelled where it is asked for."""

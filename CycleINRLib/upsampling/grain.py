@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..imaging.consistency import Grid, along_z, gate, projection
-from ..imaging.intensity import is_whole
+from ..imaging.intensity import step_of
 from ..imaging.noise import Flatness, gradient_parts
 from ..imaging.noisefield import NoiseField, seed_of
 from ..jobs import UpsampleJob
@@ -111,12 +111,11 @@ def judged(values: np.ndarray, model: NoiseModel, plan: Plan) -> tuple[float, fl
     spread = lowest / (BLOCK * model.total)  # of such a mean, as the spectrum gives it
     beyond = float(np.mean(np.abs(means) > 3 * spread)) if means.size else 0.0
     structure = float(np.corrcoef(in_body, gradients)[0, 1]) if np.ptp(gradients) else 0.0
-    step = 1.0 if is_whole(values) else 0.0
     found = {
         "there are too few flat places to measure it": model.flat_pixels < _LEAST_PIXELS
         or model.flat_slices < min(_LEAST_SLICES, len(values)),
         "its level differs between halves of the scan": not 1 / HALVES < model.halves < HALVES,
-        "it is below one stored step": model.sigma < step,
+        "it is below one stored step": model.sigma < step_of(block),
         "neighboring slices share it, as the scanner interpolated them": abs(model.neighbors) > _ALIKE,
         "it cannot be told from structure": float(np.mean(flat_share)) < LEAST_SHARE,
         "more would be taken than there is": ratio > MOST_TAKEN,

@@ -57,9 +57,9 @@ def previews(
     job = UpsampleJob(z_scale=z_scale, **fields)
     planned = plan(volume, job)
     rows = {plane: _row_of(volume.geometry, planned.axis, plane, at_mm) for plane, at_mm in planes.items()}
-    slices_first = volume.slices_first(planned.axis)
-    source, spacing = slices_first.values, slices_first.spacing_mm
     engine = Engine.of(volume, job, planned, None, cancelled)
+    assert engine.source is not None
+    source, spacing = engine.source.values, engine.source.spacing_mm
     settled = fit(engine, source, job).settings, settle_noise(source, spacing, planned, job, engine.warn)
     for plane, (name, row) in rows.items():
         stored = np.moveaxis(

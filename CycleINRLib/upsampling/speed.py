@@ -122,7 +122,8 @@ def measured_speed(volume: Volume, job: UpsampleJob | None = None) -> Speed:
     job = job or UpsampleJob()
     planned = plan(volume, job)
     engine = Engine.of(volume, job, planned, None, None)
-    return remember_speed(engine, volume.slices_first(planned.axis).values, job)
+    assert engine.source is not None
+    return remember_speed(engine, engine.source.values, job)
 
 
 def remember_speed(engine: Engine, values: np.ndarray, job: UpsampleJob) -> Speed:

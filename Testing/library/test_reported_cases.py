@@ -387,15 +387,12 @@ def test_frames_and_their_places_must_be_as_many(tmp_path):
         read(tmp_path / "a.dcm")
 
 
-def test_values_that_are_no_hu_or_have_no_background_are_told():
+def test_values_that_are_no_hu_are_told():
     air = np.concatenate([np.full((6, 15, 30), -1000), np.full((6, 15, 30), 40)], axis=1)
     ct = air + np.random.default_rng(1).normal(0, 10, air.shape)
     assert doubtful_values(ct, "CT") == []
     for wrong in (ct + 1024, ct - 1024, ct / 1000, ct * 1000):
         assert len(doubtful_values(wrong, "CT")) == 1
-    mr = np.abs(np.random.default_rng(1).normal(0, 100, air.shape))
-    assert doubtful_values(mr, "MR") == doubtful_values(mr * 1e6, "MR") == doubtful_values(mr * 1e-6, "MR") == []
-    assert len(doubtful_values(mr + 1000, "MR")) == len(doubtful_values(mr - 100, "MR")) == 1
 
 
 def test_a_guessed_modality_is_said_of_the_plan():
