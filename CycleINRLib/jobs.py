@@ -283,7 +283,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a text", lambda value: is_text(value) or isinstance(value, os.PathLike)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "int": ("a whole number", lambda value: is_number(value) and isinstance(value, int)),
-    "float": ("a number", is_number),
+    "float": ("a finite number", is_number),
     "tuple[str, ...]": ("a list of texts", lambda value: isinstance(value, tuple) and all(map(is_text, value))),
 }
 
@@ -294,8 +294,7 @@ def _check_kinds(job: Any) -> None:
         kind, _, optional = str(field.type).partition(" | ")
         value, (right, fits) = getattr(job, field.name), _KINDS[kind]
         if not (value is None and optional) and not fits(value):
-            what = f"{field.name} must be {right}" + (", and this is no number" if kind == "float" else "")
-            raise RequestError(what, _shown(value), f"give {right}")
+            raise RequestError(f"{field.name} must be {right}", _shown(value), f"give {right}")
 
 
 def _shown(value: Any) -> str:

@@ -9,11 +9,11 @@ import contextlib
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import RequestError
+from .errors import RequestError, ResourceError
 
 _LIBRARY = Path(__file__).resolve().parent
 MODELS = (_LIBRARY / "models", _LIBRARY.parent / "Resources" / "Models")  # folders, the first that holds some counts
@@ -36,28 +36,76 @@ def check_name(path: Path) -> None:
         raise RequestError("The name of the output is too long", f"{length} bytes", f"give at most {longest}")
 
 
-def check_file(path: Path, ending: str, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
-    """A RequestError where `path` could not be written as asked."""
+def check_file(
+    path: Path,
+    endings: Sequence[str],
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[Path] = (),
+    replacing: str = "add --overwrite",
+) -> None:
+    """Refuses a file that could not be written, before anything is computed.
+
+    Parameters
+    ----------
+    endings : in lower case, the usual one first
+    inputs : files that must not be written over
+    replacing : what to do to have an older file replaced, in words for the user
+
+    Raises
+    ------
+    RequestError : a name too long, a folder, another ending, an input, it exists, its folder is missing
+    ResourceError : its folder cannot be written to
+    """
     check_name(path)
-    if path.suffix.lower() != ending:
-        raise RequestError(f"The file must end in {ending}", str(path), f"name it {path.stem}{ending}")
-    if any(path.absolute() == other.absolute() for other in inputs):
-        raise RequestError("The output is the input", str(path), "choose another name")
-    _check_place(path)
     if path.is_dir():
         raise RequestError("The output is a folder", str(path), "name a file")
+    if path.name.startswith(".") or not path.name.lower().endswith(tuple(endings)):
+        right = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+        raise RequestError(
+            f"The extension of the output must be {right}", path.name, f"name it {path.stem}{endings[0]}"
+        )
+    _check_parent(path)
+    if any(_same_file(path, other) for other in inputs):
+        raise RequestError("The output is the input", str(path), "choose another name for the output")
     if path.exists() and not overwrite:
-        raise RequestError("The output exists already", str(path), "choose another name or add --overwrite")
+        raise RequestError("The output exists", str(path), f"choose another name, or {replacing}")
 
 
-def _check_place(path: Path) -> None:
-    folder = path.absolute().parent
+def check_folder(path: Path) -> None:
+    """Refuses a folder that could not be made or filled; what lies in it is the caller's to judge.
+
+    Raises
+    ------
+    RequestError : a name too long, a file, the folder around it is missing
+    ResourceError : the folder around it cannot be written to
+    """
+    check_name(path)
+    if path.exists() and not path.is_dir():
+        raise RequestError("The output must be a folder", str(path), "name a folder that does not exist yet")
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
+    folder = path.resolve().parent
     if not folder.is_dir():
-        raise RequestError("The output folder does not exist", str(folder), "make it first")
+        raise RequestError("The folder of the output does not exist", str(folder), "make it, or choose another")
+    if not os.access(folder, os.W_OK):
+        raise ResourceError("The folder of the output is read-only", str(folder), "choose another")
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.resolve() == other.resolve() or os.path.samefile(one, other)
+    return False
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a hidden file beside `path`, then put it in place; on any failure it is gone."""
+    """Let `write` fill a hidden file beside `path`, then put it in place; on any failure it is gone.
+
+    Where `path` is a link, the file that it leads to is replaced.
+    """
+    path = path.resolve()
     partial = beside(path, f".part{path.suffix}")  # matplotlib goes by the ending
     try:
         write(partial)

@@ -191,17 +191,17 @@ class Logic(ScriptedLoadableModuleLogic):
 
         nodes = _several(inputVolumes)
         job, volumes = self._adaptation(nodes, **options)
-        place = models.place_for(nodes, outputModel, overwrite)
+        output = models.path_for(nodes, outputModel, overwrite)
 
         def finish(folder: Path, facts: dict[str, Any]):
             report = facts["report"]
             if not report["improved"]:
                 return models.start_of(job.model, report), report
-            path = models.keep(folder / "model.safetensors", place, overwrite)
+            path = models.keep(folder / "model.safetensors", output, overwrite)
             logging.info(f"CycleINR made {path} from {', '.join(node.GetName() for node in nodes)}")
             return path, report
 
-        asked = {**job.to_json(), "output": str(place)}  # its name goes into the model card
+        asked = {**job.to_json(), "output": str(output)}  # its name goes into the model card
         return self._start(asked, volumes, nodes, finish, wait, progress)
 
     def checkAdaptable(self, inputVolumes, **options: Any) -> None:

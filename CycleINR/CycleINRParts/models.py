@@ -10,8 +10,8 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from CycleINRLib.errors import RequestError, ResourceError
-from CycleINRLib.wholefile import write_whole
+from CycleINRLib.errors import ResourceError
+from CycleINRLib.wholefile import check_file, write_whole
 
 SUFFIX = ".safetensors"
 LONGEST_NAME = 80
@@ -22,46 +22,40 @@ def folder() -> Path:
     return Path(slicer.app.slicerUserSettingsFilePath).parent / "CycleINR" / "Models"
 
 
-def place_for(nodes: Sequence[Any], wanted: Any = None, overwrite: bool = False) -> Path:
+def path_for(nodes: Sequence[Any], wanted: Any = None, overwrite: bool = False) -> Path:
     """Where the model adapted to `nodes` will be, checked before hours of computing.
 
-    :param nodes: the scans; the first one names a file for which no place is wanted
+    :param nodes: the scans; the first one names a file for which no path is wanted
     :param wanted: path ending in .safetensors; None: a new file in `folder`, which is made
     :param overwrite: whether `wanted` may be there already
     :raises RequestError: another ending, no such folder, or the file is there
     :raises ResourceError: nothing can be written there
     """
     if wanted is None:
-        place = free(folder() / f"{_file_name(nodes[0].GetName(), len(nodes))}{SUFFIX}")
-        _make_writable(place.parent)
-        return place
-    place = Path(wanted)
-    if place.suffix.lower() != SUFFIX:
-        raise RequestError("The file of a model ends in .safetensors", str(place), f"name it {place.stem}{SUFFIX}")
-    if not place.parent.is_dir():
-        raise RequestError("The folder of the model is missing", str(place.parent), "make it, or choose another one")
-    if place.exists() and not overwrite:
-        raise RequestError("The file of the model exists", str(place), "choose another name, or say overwrite=True")
-    _make_writable(place.parent)
-    return place
+        path = free(folder() / f"{_file_name(nodes[0].GetName(), len(nodes))}{SUFFIX}")
+        _make_writable(path.parent)
+        return path
+    path = Path(wanted)
+    check_file(path, [SUFFIX], overwrite=overwrite, replacing="say overwrite=True")
+    return path
 
 
-def free(place: Path) -> Path:
-    """`place`, or the first of `place 2`, `place 3`, ... that is no file yet."""
-    found, n = place, 1
+def free(path: Path) -> Path:
+    """`path`, or the first of `path 2`, `path 3`, ... that is no file yet."""
+    found, n = path, 1
     while found.exists():
         n += 1
-        found = place.with_name(f"{place.stem} {n}{place.suffix}")
+        found = path.with_name(f"{path.stem} {n}{path.suffix}")
     return found
 
 
-def keep(made: Path, place: Path, overwrite: bool = False) -> Path:
-    """Copies a finished model to its place, in one step for whoever looks.
+def keep(made: Path, path: Path, overwrite: bool = False) -> Path:
+    """Copies a finished model there, in one step for whoever looks.
 
-    :return: where it is: a numbered name beside `place` where a file came there meanwhile
+    :return: where it is: a numbered name beside `path` where a file came there meanwhile
     :raises ResourceError: it cannot be written; then nothing is there
     """
-    target = place if overwrite else free(place)
+    target = path if overwrite else free(path)
     try:
         write_whole(target, lambda part: shutil.copyfile(made, part))
     except OSError as error:
@@ -88,11 +82,11 @@ def _file_name(scan: str, count: int) -> str:
     return _("{name} adapted").format(name=plain)
 
 
-def _make_writable(place: Path) -> None:
+def _make_writable(folder: Path) -> None:
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        if not os.access(place, os.W_OK):
-            raise PermissionError(f"{place}: read-only")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder}: read-only")
     except OSError as error:
         raise ResourceError(
             "The adapted model could not be saved", str(error), "choose another folder for it"

@@ -23,6 +23,7 @@ from ..errors import CycleINRError, RequestError, ResourceError, VolumeError
 from ..events import Listener, Progress, Warned
 from ..io.discover import NEXT, Found, find_all, root_of
 from ..jobs import UpsampleJob
+from ..wholefile import check_folder
 from . import manifest as manifests
 from .lock import FolderLock
 from .manifest import Manifest, ScanRow
@@ -98,7 +99,7 @@ def run_batch(request: BatchRequest, tell: Listener, say: Callable[[str], None])
     Cancelled : asked to stop; the batch can be resumed
     """
     folder = request.folder
-    _check_folder(folder)
+    check_folder(folder)
     if not request.scans:
         raise VolumeError("There is no scan to upsample", "nothing is named", NEXT)
     found = find_all(list(request.scans), skip=folder)
@@ -121,13 +122,6 @@ def run_batch(request: BatchRequest, tell: Listener, say: Callable[[str], None])
         if made:
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise RequestError("The output is a file", str(folder), "name a folder")
-    if not folder.absolute().parent.is_dir():
-        raise RequestError("The output folder does not exist", str(folder.absolute().parent), "make it first")
 
 
 @contextlib.contextmanager

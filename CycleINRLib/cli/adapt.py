@@ -49,9 +49,9 @@ def do_adapt(job: AdaptJob, console: Console) -> None:
         found = f"inputs {list(job.inputs)}, output {job.output!r}"
         raise RequestError("The job lacks a path", found, 'give both "inputs" and "output"')
     output, start = Path(job.output), _start(job)
-    check_file(output, ".safetensors", overwrite=job.overwrite, inputs=(start,) if start else ())
+    check_file(output, [".safetensors"], overwrite=job.overwrite, inputs=[start] if start else [])
     if job.route in TWO_STAGES:
-        check_file(output.with_suffix(".png"), ".png", overwrite=job.overwrite)
+        check_file(output.with_suffix(".png"), [".png"], overwrite=job.overwrite)
     folder = output.with_suffix(RUN)
     volumes = list(read_scans([Path(path) for path in job.inputs], console))
     _begin(folder, job, start)

@@ -17,7 +17,7 @@ from ..events import Event, Failed, Finished, OnceWarned, Progress, Warned, to_l
 if TYPE_CHECKING:
     from ..imaging.geometry import Geometry
 
-WAYS = ("people", "json", "events")
+WAYS = ("people", "json", "events", "nothing")
 
 
 class Console:
@@ -25,7 +25,7 @@ class Console:
 
     Parameters
     ----------
-    way : "people", "json" or "events"
+    way : "people", "json" or "events"; "nothing": of several processes, all but the first keep silent
     quiet : no progress bar and no warnings on stderr; the report keeps the warnings
     """
 

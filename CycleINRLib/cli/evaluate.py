@@ -24,7 +24,7 @@ from ..evaluation.tables import markdown
 from ..io.files import write
 from ..io.names import is_named_as_scan, stem_of
 from ..jobs import CHOICES, ROUTES
-from ..wholefile import write_text
+from ..wholefile import check_folder, write_text
 from .console import Console
 from .options import Parser, add_json
 
@@ -108,10 +108,7 @@ def all_protocols(options: Namespace) -> list[Acquisition]:
 
 # --- files ----------------------------------------------------------------------------------------------------
 def _prepare(folder: Path, resume: bool) -> None:
-    if not folder.absolute().parent.is_dir():
-        raise RequestError("The output folder cannot be made", str(folder), "make the folder above it first")
-    if folder.exists() and not folder.is_dir():
-        raise RequestError("The output is no folder", str(folder), "name a folder")
+    check_folder(folder)
     if (folder / "cases").exists() and not resume:
         raise RequestError("The folder holds an evaluation already", str(folder), "add --resume, or choose another")
     (folder / "cases").mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ class Outputs:
         if geometry is not None and source is not None:
             check_room(self.volume, math.prod(geometry.shape) * source.values.dtype.itemsize)
         if self.report:
-            check_file(self.report, ".json", self.overwrite, self.inputs)
+            check_file(self.report, [".json"], overwrite=self.overwrite, inputs=self.inputs)
         if self.picture:
             check_picture(self.picture, self.overwrite, self.inputs)
         if self.difference:
@@ -109,7 +109,7 @@ class Outputs:
 
 def check_picture(path: Path, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
     """`check_file` for a picture, and whether it can be drawn at all."""
-    check_file(path, ".png", overwrite, inputs)
+    check_file(path, [".png"], overwrite=overwrite, inputs=inputs)
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingPackageError(
             "The package matplotlib is needed for a picture and not installed",

@@ -29,9 +29,9 @@ def run(options: Namespace, console: Console) -> None:
     """
     output = Path(options.output)
     compressed = output.with_name(output.name + ".gz")
-    check_file(output, ENDING, options.overwrite, tuple(map(Path, options.data)))
+    check_file(output, [ENDING], overwrite=options.overwrite, inputs=map(Path, options.data))
     if options.compress:
-        check_file(compressed, ".gz", options.overwrite)
+        check_file(compressed, [".gz"], overwrite=options.overwrite)
     files = list(find_scans([Path(one) for one in options.data], options.scans))
     told = [facts for _, facts in files]
     if not files:

@@ -41,11 +41,11 @@ def run(options: Namespace, console: Console) -> None:
     VolumeError : a scan cannot be read
     """
     output = Path(options.output)
-    check_file(output, ".safetensors", overwrite=options.resume)
     state = output.with_suffix(".state")
     if state.exists() != options.resume:
         what = "A run of this name exists already" if state.exists() else "There is no run to resume"
         raise RequestError(what, str(state), "add --resume" if state.exists() else "leave out --resume")
+    check_file(output, [".safetensors"], overwrite=options.resume, replacing="remove it first")
     files = list(find_scans([Path(folder) for folder in options.data], options.scans))
     if not any(not facts["held_out"] for _, facts in files):
         raise RequestError("There is nothing to train on", ", ".join(options.data), "name a folder of thin-slice scans")
@@ -55,17 +55,7 @@ def run(options: Namespace, console: Console) -> None:
     device = choose_device(options.device)
     with joined(device) as ranks:
         scans = [(replace(read_scan(place, facts["modality"]), share=_share(facts)), facts) for place, facts in files]
-        _train(options, console if ranks.is_first else _Silence(), scans, output, device, ranks)
-
-
-class _Silence(Console):
-    """The voice of all processes but the first."""
-
-    def __init__(self) -> None:
-        super().__init__("people", quiet=True)
-
-    def _print(self, line: str) -> None:
-        pass
+        _train(options, console if ranks.is_first else Console("nothing", quiet=True), scans, output, device, ranks)
 
 
 def _train(

@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import MissingPackageError, RequestError, ResourceError, VolumeError
 from ..imaging.geometry import SQUARE, Geometry
 from ..imaging.volume import UNITS, Volume, rescaled, storable
-from ..wholefile import check_name, write_whole
+from ..wholefile import check_file, check_folder, write_whole
 from .decode import decode
 from .encode import ENCODERS
 from .fields import Header
@@ -148,32 +148,22 @@ def check_output(
 
     Raises
     ------
-    RequestError : unknown extension, a name too long, exists, is an input, its folder is missing, sheared or too large
-        for NIfTI, a modality or a shear that DICOM cannot take
-    ResourceError : the folder cannot be written to
+    RequestError : as `check_file`; sheared or too large for NIfTI; a modality or a shear that DICOM cannot take, a
+        folder for DICOM that holds something else
+    ResourceError : as `check_file`
     """
-    path = Path(path)
-    suffix = suffix_of(path)
-    check_name(path)
+    path, given = Path(path), [Path(one) for one in inputs]
     if dicom:
-        _check_dicom_folder(path, overwrite, [Path(given) for given in inputs])
+        _check_dicom_folder(path, overwrite, given)
         if modality and modality.upper() not in UNITS:
             raise RequestError("DICOM is written for CT and MR only", f"modality {modality}", "write .nrrd")
         if geometry is not None:
             refuse_in_plane_shear(geometry.slices_first(slice_axis))
-    elif path.is_dir():
+        return
+    if path.is_dir():
         raise RequestError("The output is a folder", str(path), "name a file, or add --dicom")
-    elif not suffix:
-        raise RequestError(
-            "The extension of the output is unknown", path.name, f"end it with one of {', '.join(EXTENSIONS)}"
-        )
-    if not path.resolve().parent.is_dir():
-        raise RequestError("The folder of the output does not exist", str(path.parent), "make it or choose another")
-    if any(_same_file(path, Path(given)) for given in inputs):
-        raise RequestError("The output is the input", str(path), "choose another name for the output")
-    if path.exists() and not overwrite and not dicom:
-        raise RequestError("The output exists", str(path), "choose another name, or add --overwrite")
-    if geometry is not None and suffix.startswith(".nii"):
+    check_file(path, EXTENSIONS, overwrite=overwrite, inputs=given)
+    if geometry is not None and suffix_of(path).startswith(".nii"):
         if geometry.is_sheared:
             raise RequestError(
                 "NIfTI readers straighten a sheared volume in silence", "a sheared (tilted) stack", "write .nrrd"
@@ -181,8 +171,6 @@ def check_output(
         if max(geometry.shape) > 32767:
             found = " x ".join(map(str, geometry.shape[::-1]))
             raise RequestError("NIfTI cannot hold so many voxels along one axis", found, "write .nrrd")
-    if not os.access(path.resolve().parent, os.W_OK):
-        raise ResourceError("The folder of the output is read-only", str(path.parent), "choose another")
 
 
 def check_room(path: str | os.PathLike, values_bytes: float) -> None:
@@ -220,10 +208,9 @@ def changes_by(path: str | os.PathLike, geometry: Geometry) -> list[str]:
 
 
 def _check_dicom_folder(path: Path, overwrite: bool, inputs: list[Path]) -> None:
-    if path.exists() and not path.is_dir():
-        raise RequestError("The output for DICOM must be a folder", str(path), "name a folder that does not exist yet")
+    check_folder(path)
     folder = path.resolve()
-    for given in (place.resolve() for place in inputs):
+    for given in (one.resolve() for one in inputs):
         if folder == given or folder in given.parents or (given.is_dir() and given in folder.parents):
             raise RequestError(
                 "The output folder and the input lie in each other", f"{path} and {given}", "choose another folder"
@@ -233,12 +220,6 @@ def _check_dicom_folder(path: Path, overwrite: bool, inputs: list[Path]) -> None
         raise RequestError("The output folder is not empty", str(path), "choose another folder, or add --overwrite")
     if any(file.suffix != ".dcm" or not file.is_file() for file in content):
         raise RequestError("The output folder holds more than DICOM files", str(path), "choose another folder")
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return one.resolve() == other.resolve() or os.path.samefile(one, other)
-    return False
 
 
 def write(volume: Volume, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
@@ -264,7 +245,7 @@ def write(volume: Volume, path: str | os.PathLike, *, overwrite: bool = False) -
             ENCODERS[suffix_of(path)](stream, volume, values)
 
     with reporting(path):
-        write_whole(path.resolve(), encode)
+        write_whole(path, encode)
     return path
 
 

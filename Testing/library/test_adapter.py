@@ -71,7 +71,7 @@ def test_run_repeats_the_job_of_an_adaptation_from_its_report(scan, tmp_path, ca
     assert main(["run", str(told)]) == 0, capsys.readouterr().err
     weights = [load_model(path)[0].state_dict() for path in (first, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert main(["run", str(told)]) == 2 and "exists already" in capsys.readouterr().err
+    assert main(["run", str(told)]) == 2 and "output exists" in capsys.readouterr().err
     told.write_text(json.dumps({"task": "adapt", "inputs": [str(scan)]}), "utf-8")
     assert main(["run", str(told)]) == 2 and "lacks a path" in capsys.readouterr().err
 
@@ -112,7 +112,7 @@ def test_a_picture_that_would_be_replaced_is_refused_before_any_computing(scan, 
     picture = tmp_path / "m.png"
     picture.write_bytes(b"mine")
     assert adapt(scan, "--output", tmp_path / "m.safetensors", "--steps", 1, "--route", "synthetic") == 2
-    assert picture.read_bytes() == b"mine" and "exists already" in capsys.readouterr().err
+    assert picture.read_bytes() == b"mine" and "output exists" in capsys.readouterr().err
     assert not (tmp_path / "m.adapt").exists()
 
 

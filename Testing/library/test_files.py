@@ -485,8 +485,9 @@ def test_an_output_that_cannot_be_is_refused_before_any_computing(tmp_path):
     os.link(source, tmp_path / "hard.nrrd")
     sheared = Geometry((2, 3, 4), np.array([[1, 0, 0, 0], [0, 1, 0.5, 0], [0, 0, 5, 0], [0, 0, 0, 1]]))
     for path, options, message in (
-        ("b.png", {}, r"extension.*unknown. Found: b.png"),
-        ("b", {}, "extension.*unknown"),
+        ("b.png", {}, r"extension.*must be .nrrd, .nii.gz, .nii or .mha. Found: b.png. Next: name it b.nrrd"),
+        ("b", {}, "extension.*must be"),
+        (".nrrd", {}, "extension.*must be"),
         ("gone/b.nrrd", {}, "folder of the output does not exist"),
         ("a.nrrd", {}, "output exists"),
         ("a.nrrd", {"overwrite": True, "inputs": [source]}, "output is the input"),

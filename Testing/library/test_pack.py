@@ -109,7 +109,7 @@ def test_what_cannot_be_packed_is_refused_and_nothing_is_left(data, packed, tmp_
     before = sorted(tmp_path.iterdir())
     for words, status, said in [
         ((data, packed), 2, "exists"),
-        ((data, tmp_path / "thin.nrrd"), 2, "must end in .pack"),
+        ((data, tmp_path / "thin.nrrd"), 2, "must be .pack"),
         ((packed, packed, "--overwrite"), 2, "output is the input"),
         ((tmp_path / "empty", tmp_path / "n.pack"), 2, "nothing to pack"),
         ((data, tmp_path / "twin", tmp_path / "n.pack"), 2, "same name. Found: head.nrrd"),

@@ -201,7 +201,7 @@ def test_a_low_gain_is_said_and_an_asked_one_is_not(small_mr, monkeypatch):
     ("gain", "told"),
     [
         *((gain, r"gain must lie between 0 and 1\.5") for gain in (-0.1, 1.6)),
-        *((gain, "gain must be a number") for gain in (float("nan"), True, "1")),
+        *((gain, "gain must be a finite number") for gain in (float("nan"), True, "1")),
     ],
 )
 def test_a_gain_outside_0_to_one_and_a_half_is_refused(gain, told):

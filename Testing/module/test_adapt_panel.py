@@ -140,8 +140,8 @@ def test_a_bad_request_starts_no_child(a_logic, a_scan, an_app, monkeypatch, tmp
         (VolumeError, "2 scans", {"inputVolumes": [slicer.util.getNode("Few"), slicer.util.getNode("Cube")]}),
         (RequestError, "minutes", {"minutes": 0}),
         (RequestError, "route", {"route": "scenic"}),
-        (RequestError, "ends in .safetensors", {"outputModel": tmp_path / "mine.pt"}),
-        (RequestError, "folder of the model is missing", {"outputModel": tmp_path / "no" / "mine.safetensors"}),
+        (RequestError, "must be .safetensors", {"outputModel": tmp_path / "mine.pt"}),
+        (RequestError, "folder of the output does not exist", {"outputModel": tmp_path / "no" / "mine.safetensors"}),
     )
     for error, words, asked in refusals:
         with pytest.raises(error, match=words):
