@@ -11,7 +11,6 @@ Source: Xuan et al., arXiv 2003.12627; skip-slice term as in Sander et al., arXi
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,8 +25,7 @@ from ..imaging.interpolation import base_weights, linear_weights
 from ..imaging.noise import target_positions
 from ..imaging.volume import FEWEST_SLICES
 from ..network.vae import FOLD, VAE, VAEConfig
-from ..training.checkpoint import RunState, forget_after
-from ..training.train import Pace, descend, learning_rate, tell
+from ..training.loop import Pace, ahead, begin, learn
 from .residuals import Residuals
 
 STAGE = "synthesize"
@@ -102,43 +100,30 @@ def train_vae(
         found = f"{len(stacks)} scans, none of {FEWEST_SLICES} slices and {LEAST_PIXELS} rows and columns"
         raise RequestError("There is nothing to learn from", found, "give a scan of more slices")
     config = config if steps is None else replace(config, steps=steps)
-    state = _begin(path, config, seed, device)
-    pace, saved, first = Pace(config, minutes, minutes is not None, state.seconds), state.step, state.step
-    forget_after(path.with_suffix(".csv"), state.step)
+    torch.manual_seed(seed)
+    network = VAE(config.network).to(device)
+    state = begin(network, network.parameters(), config, path)
 
-    def save() -> None:
-        nonlocal saved
-        state.seconds, saved = pace.seconds, state.step
-        state.save(path, config.to_dict())
+    def loss(drawn: tuple[Tensor, Tensor]) -> Tensor:
+        batch, noise = drawn
+        return _loss(state.network, batch.to(device), noise.to(device), config, state.step)
 
-    while not pace.is_over(state.step):
-        if cancelled is not None and cancelled():
-            save()
-            raise Cancelled()
-        batch, noise = draw_patches(usable, config, seed, state.step)
-        rate = learning_rate(state.step, config, pace.done(state.step) if pace.fit else None)
-        loss = _loss(state.network, batch.to(device), noise.to(device), config, state.step)
-        descend(state, loss, rate, config)
-        state.losses.append(float(loss.detach()))
-        state.step += 1
-        if state.step % config.log_every == 0:
-            tell(state, path, pace, first, progress, stage=STAGE)
-        if state.step % config.save_every == 0:
-            save()
-    if saved != state.step or not path.exists():
-        save()
+    pace = Pace(config, minutes, minutes is not None, state.seconds)
+    batches = ahead(_Steps(usable, config, seed), state.step)
+    learn(state, path, pace, batches, loss, stage=STAGE, progress=progress, cancelled=cancelled)
     return state.average.eval().requires_grad_(False)
 
 
-def _begin(path: Path, config: SynthesisConfig, seed: int, device: str) -> RunState:
-    """The state on disk, else a fresh one."""
-    torch.manual_seed(seed)
-    network = VAE(config.network).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=1e-4, betas=(0.9, 0.99))
-    state = RunState(network, copy.deepcopy(network), optimizer)
-    if path.exists():
-        state.load(path, config.to_dict())
-    return state
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """The patches of each step, by number."""
+
+    stacks: Sequence[np.ndarray]
+    config: SynthesisConfig
+    seed: int
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        return draw_patches(self.stacks, self.config, self.seed, step)
 
 
 def draw_patches(stacks: Sequence[np.ndarray], config: SynthesisConfig, seed: int, step: int) -> tuple[Tensor, Tensor]:

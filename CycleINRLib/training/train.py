@@ -1,4 +1,4 @@
-"""Training the network: one loop that can be followed with a finger (floor 3).
+"""Training the network: what is drawn, learned and validated; the loop itself is `loop` (floor 3).
 
 Runs with torch, numpy and safetensors alone, on CPU or CUDA, in one process or in several that torchrun starts. The
 samples of a step are a function of the seed and the step: a killed run goes on where it stood and sees the same data,
@@ -10,25 +10,19 @@ is what gets saved as the model.
 
 from __future__ import annotations
 
-import copy
-import math
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from ..errors import Cancelled, RequestError
-from ..events import Listener, Progress
+from ..errors import RequestError
+from ..events import Listener
 from ..network.model import CONFIGS, CycleINR, NetworkConfig
-from .checkpoint import RunState, forget_after, log
+from .checkpoint import RunState
 from .grow import grown
+from .loop import Pace, ahead, begin, learn
 from .objective import Objective, gain_db, predict, wanted
 from .patches import Batch, SampleConfig, draw_batch
 from .ranks import Ranks
@@ -68,49 +62,6 @@ class TrainConfig:
         return cls(**{**facts, **parts})
 
 
-class Schedule(Protocol):
-    """The part of a configuration that the course of a run depends on."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def warmup(self) -> int: ...
-    @property
-    def ema(self) -> float: ...
-    @property
-    def clip(self) -> float: ...
-
-
-@dataclass
-class Pace:
-    """How far a run is: by its steps, or by the clock, so that the cosine ends when the minutes do.
-
-    `before` are the seconds that earlier calls took. `minutes` are those of this call, or, where the clock rules
-    (`fit`), of the whole run.
-    """
-
-    config: Schedule
-    minutes: float | None = None
-    fit: bool = False
-    before: float = 0.0
-    start: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        """Of the whole run."""
-        return self.before + time.monotonic() - self.start
-
-    def done(self, step: int) -> float:
-        """The share of the run that is done."""
-        return self.seconds / (60 * self.minutes) if self.fit and self.minutes else step / max(1, self.config.steps)
-
-    def is_over(self, step: int) -> bool:
-        late = self.minutes is not None and self.seconds - self.before >= 60 * self.minutes
-        return self.done(step) >= 1 or (late and not self.fit)
-
-
 def train(
     scans: Sequence[Scan],
     state_path: Path,
@@ -145,37 +96,26 @@ def train(
     """
     _check(scans, config, ranks, minutes, fit)
     state = _begin(state_path, config, device, start_from)
-    pace, saved, first = Pace(config, minutes, fit, state.seconds), state.step, state.step
-    if ranks.is_first:
-        forget_after(state_path.with_suffix(".csv"), state.step)
 
-    def save() -> None:
-        nonlocal saved
-        state.seconds, saved = pace.seconds, state.step
-        if ranks.is_first:
-            state.save(state_path, config.to_dict())
-            if on_save is not None:
-                on_save(state.average, state.step)
+    def loss(batch: Batch) -> torch.Tensor:
+        return config.objective.loss(state.network, batch.to(device), ranks.mean)
 
-    for batch in _batches(_Steps(scans, config, ranks.share(config.batch)), state.step, workers):
-        wishes = cancelled is not None and cancelled()
-        done, over, stopped = ranks.agree(pace.done(state.step), pace.is_over(state.step), wishes)
-        if stopped:
-            save()
-            raise Cancelled()
-        if over:
-            break
-        rate = learning_rate(state.step, config, done if fit else None)
-        state.losses.append(_step(state, batch.to(device), rate, config, ranks))
-        state.step += 1
-        if state.step % config.log_every == 0:
-            tell(state, state_path, pace, first, progress if ranks.is_first else None, ranks)
-        if held_out and state.step % config.validate_every == 0:
-            _validate_and_log(state, state_path, pace, config, held_out, device, ranks)
-        if state.step % config.save_every == 0:
-            save()
-    if saved != state.step or not state_path.exists():
-        save()
+    def examine() -> dict[str, float]:
+        if not held_out or state.step % config.validate_every:
+            return {}
+        return {"held_out_gain_db": validate(state.average, held_out, config, device, ranks=ranks)}
+
+    pace = Pace(config, minutes, fit, state.seconds)
+    hear: dict[str, Any] = {"progress": progress, "cancelled": cancelled, "on_save": on_save, "examine": examine}
+    learn(
+        state,
+        state_path,
+        pace,
+        ahead(_Steps(scans, config, ranks.share(config.batch)), state.step, workers),
+        loss,
+        ranks=ranks,
+        **hear,
+    )
     return state.average
 
 
@@ -195,12 +135,7 @@ def _begin(path: Path, config: TrainConfig, device: str, start_from: CycleINR | 
     network = CycleINR(config.network).to(device)
     if start_from is not None:
         network.load_state_dict(grown(start_from, config.network).state_dict())
-    learning = learning_part(network, config.part)
-    optimizer = torch.optim.AdamW(learning, lr=config.rate, weight_decay=1e-4, betas=(0.9, 0.99))
-    state = RunState(network, copy.deepcopy(network), optimizer)
-    if path.exists():
-        state.load(path, config.to_dict())
-    return state
+    return begin(network, learning_part(network, config.part), config, path)
 
 
 def learning_part(network: CycleINR, part: str) -> list[torch.nn.Parameter]:
@@ -223,82 +158,6 @@ class _Steps:
         return draw_batch(self.scans, config.samples, config.batch, config.seed, step, self.share)
 
 
-def _batches(steps: _Steps, step: int, workers: int) -> Iterator[Batch]:
-    """The batches from `step` on without end, drawn ahead by a thread, or by as many processes as there are workers."""
-    if workers:
-        ahead = {"num_workers": workers, "prefetch_factor": 2, "multiprocessing_context": "spawn"}
-        yield from DataLoader(steps, batch_size=None, sampler=count(step), worker_init_fn=_leave_stopping, **ahead)
-        return
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(steps.__getitem__, step)
-        for following in count(step + 1):
-            batch, coming = coming.result(), thread.submit(steps.__getitem__, following)
-            yield batch
-
-
-def _leave_stopping(_: int) -> None:
-    """A terminal's Ctrl-C reaches workers too; only the loop may act on it, since it saves first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _step(state: RunState, batch: Batch, rate: float, config: TrainConfig, ranks: Ranks) -> float:
-    """One step of optimizer and average; the loss of the whole batch before it."""
-    loss = config.objective.loss(state.network, batch, ranks.mean)
-    descend(state, loss, rate, config, ranks)
-    return float(ranks.sum(loss))
-
-
-def descend(state: RunState, loss: torch.Tensor, rate: float, config: Schedule, ranks: Ranks = Ranks()) -> None:  # noqa: B008
-    """One step of the optimizer down the gradient of `loss`, then of the average; does not count it."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    learning = state.optimizer.param_groups[0]["params"]
-    ranks.add_gradients(learning)
-    torch.nn.utils.clip_grad_norm_(learning, config.clip)
-    state.optimizer.step()
-    follow(state.average, state.network, min(config.ema, (1 + state.step) / (10 + state.step)))
-
-
-def learning_rate(step: int, config: Schedule, done: float | None = None) -> float:
-    """Linear warm-up, then half a cosine to 1 % of the peak; `done` in [0, 1] is its phase, None: by steps."""
-    if step < config.warmup:
-        return config.rate * (step + 1) / config.warmup
-    if done is None:
-        done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def tell(
-    state: RunState,
-    state_path: Path,
-    pace: Pace,
-    first: int,
-    progress: Listener | None,
-    ranks: Ranks = Ranks(),  # noqa: B008  frozen
-    stage: str = "train",
-) -> None:
-    """The mean loss since the last line, into the log and to the listener; this call began at step `first`."""
-    loss, state.losses = sum(state.losses) / len(state.losses), []
-    if not math.isfinite(loss):
-        raise RequestError("The loss is no number any more", f"step {state.step}", "go on with a lower --rate")
-    if ranks.is_first:
-        log(state_path.with_suffix(".csv"), state.step, "loss", loss, pace.seconds)
-    if progress is not None:
-        of = max(state.step, round(state.step / max(1e-9, pace.done(state.step))))
-        here = (time.monotonic() - pace.start) / (state.step - first)
-        progress(Progress(stage, state.step, of, round(here * (of - state.step), 1)))
-
-
-def _validate_and_log(
-    state: RunState, state_path: Path, pace: Pace, config: TrainConfig, held_out, device: str, ranks: Ranks
-) -> None:
-    gain = validate(state.average, held_out, config, device, ranks=ranks)
-    if ranks.is_first:
-        log(state_path.with_suffix(".csv"), state.step, "held_out_gain_db", gain, pace.seconds)
-
-
 @torch.no_grad()
 def validate(
     network: CycleINR,
@@ -318,9 +177,3 @@ def validate(
             total += torch.stack([gain_db(e, w, m), torch.ones((), device=device)])
     gains, count = ranks.sum(total).tolist()
     return gains / count
-
-
-@torch.no_grad()
-def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    """Moves the average a share of 1 - `decay` towards the network."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)

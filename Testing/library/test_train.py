@@ -12,9 +12,10 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from CycleINRLib.errors import Cancelled, ModelError, RequestError  # noqa: E402
 from CycleINRLib.network.model import NetworkConfig  # noqa: E402
 from CycleINRLib.training.checkpoint import forget_after, log  # noqa: E402
+from CycleINRLib.training.loop import Pace, learning_rate  # noqa: E402
 from CycleINRLib.training.patches import SampleConfig, Scan  # noqa: E402
 from CycleINRLib.training.ranks import Ranks  # noqa: E402
-from CycleINRLib.training.train import Pace, TrainConfig, learning_rate, train, validate  # noqa: E402
+from CycleINRLib.training.train import TrainConfig, train, validate  # noqa: E402
 
 SAMPLES = SampleConfig(slices=5, crop=24, margin=4, places=4, z_scale=(1.5, 3.5))
 CONFIG = TrainConfig(
@@ -157,10 +158,11 @@ def test_processes_that_draw_give_the_batches_of_the_thread(scans):
     """From any step on, in order; they end with the generator."""
     import multiprocessing
 
-    from CycleINRLib.training.train import _batches, _Steps
+    from CycleINRLib.training.loop import ahead
+    from CycleINRLib.training.train import _Steps
 
     steps = _Steps(scans, CONFIG, range(2))
-    by_thread, by_processes = (_batches(steps, 3, workers) for workers in (0, 1))
+    by_thread, by_processes = (ahead(steps, 3, workers) for workers in (0, 1))
     for _ in range(4):
         one, other = next(by_thread), next(by_processes)
         assert torch.equal(one.source, other.source) and torch.equal(one.places.weights, other.places.weights)

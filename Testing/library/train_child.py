@@ -35,16 +35,16 @@ def tiny(configuration: Callable[[Namespace], Any]) -> Callable[[Namespace], Any
 
 def kill_after(step: int) -> None:
     """No signal handler, no `finally`: the process is gone once that step is logged."""
-    from CycleINRLib.training import train
+    from CycleINRLib.training import loop
 
-    log = train.log
+    log = loop.log
 
     def logged(path: Path, at: int, *more: Any) -> None:
         log(path, at, *more)
         if at == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train.log = logged
+    loop.log = logged
 
 
 if __name__ == "__main__":
