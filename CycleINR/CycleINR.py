@@ -322,11 +322,11 @@ class CycleINRTest(ScriptedLoadableModuleTest):
         if not self.hasTorch():
             return
         self.delayDisplay("Adapting a model to a small scan")
-        place = Path(slicer.app.temporaryPath) / "CycleINRTest.safetensors"
-        place.unlink(missing_ok=True)
-        path, report = CycleINRLogic().adapt(self.scan(), place, steps=2)
+        wanted = Path(slicer.app.temporaryPath) / "CycleINRTest.safetensors"
+        wanted.unlink(missing_ok=True)
+        path, report = CycleINRLogic().adapt(self.scan(), wanted, steps=2)
         self.assertTrue(path.is_file())
-        self.assertEqual(path == place, report["improved"])  # else it is the starting model, and no file was made
-        self.assertEqual(place.is_file(), report["improved"])
-        place.unlink(missing_ok=True)
+        self.assertEqual(path == wanted, report["improved"])  # else it is the starting model, and no file was made
+        self.assertEqual(wanted.is_file(), report["improved"])
+        wanted.unlink(missing_ok=True)
         self.delayDisplay("Test passed")

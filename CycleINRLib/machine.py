@@ -67,10 +67,10 @@ def _quotas() -> list[str]:
         with open("/proc/self/cgroup", encoding="ascii") as file:
             own = next((line.split("::", 1)[1].strip() for line in file if line.startswith("0::")), "/")
         folder = GROUPS / own.lstrip("/")
-        for place in (folder, *folder.parents):
-            if (place / "cpu.max").is_file():
-                found.append((place / "cpu.max").read_text("ascii"))
-            if place == GROUPS:
+        for group in (folder, *folder.parents):
+            if (group / "cpu.max").is_file():
+                found.append((group / "cpu.max").read_text("ascii"))
+            if group == GROUPS:
                 break
         first = GROUPS / "cpu"
         if (first / "cpu.cfs_quota_us").is_file():

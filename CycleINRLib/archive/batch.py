@@ -220,7 +220,7 @@ class _Run:
             return False
         figures = {name: report[name] for name in FIGURES if name in report}
         bytes_now = bytes_of(Path(str(self._job(row).output)))
-        self.manifest.finish(row.id, {**self._places(row), "figures": figures, "output_bytes": bytes_now})
+        self.manifest.finish(row.id, {**self._paths(row), "figures": figures, "output_bytes": bytes_now})
         return True
 
     def _report(self, row: ScanRow, token: str) -> dict[str, Any] | None:
@@ -246,10 +246,10 @@ class _Run:
         """What is asked of one scan."""
         overwrite = self.request.settings.overwrite or row.output is not None  # what was made before is ours
         job = dataclasses.replace(self.request.settings, input=row.path, overwrite=overwrite)
-        at = {name: place and str(self.folder / place) for name, place in self._places(row).items()}
+        at = {name: path and str(self.folder / path) for name, path in self._paths(row).items()}
         return dataclasses.replace(job, output=at["output"], report=at["report"], picture=at["picture"])
 
-    def _places(self, row: ScanRow) -> dict[str, str | None]:
+    def _paths(self, row: ScanRow) -> dict[str, str | None]:
         """Output, report and picture of a scan, relative to the folder."""
         output = row.name if self.request.settings.dicom else f"{row.name}.{self.request.kind}"
         picture = f"{row.name}.png" if self.request.pictures else None
@@ -302,11 +302,11 @@ class _Run:
         manifest, scan = self.manifest, order.scan
         if outcome.state in ("done", "same"):
             row_facts = {"output": order.job["output"], "report": order.job["report"], "picture": order.job["picture"]}
-            places = {name: place and os.path.relpath(place, self.folder) for name, place in row_facts.items()}
+            paths = {name: path and os.path.relpath(path, self.folder) for name, path in row_facts.items()}
             if outcome.state == "same":
                 manifest.keep(scan, outcome.facts)
             else:
-                manifest.finish(scan, {**places, **outcome.facts, "seconds": outcome.seconds}, outcome.thumbnail)
+                manifest.finish(scan, {**paths, **outcome.facts, "seconds": outcome.seconds}, outcome.thumbnail)
             return True
         if outcome.state == "stopped":
             manifest.put_back(scan)

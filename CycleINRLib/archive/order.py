@@ -1,6 +1,6 @@
 """What the command hands to a worker, and what it gets back: plain facts that travel to any machine (floor 4).
 
-Results are made in `FOLDER/.batch/NUMBER.TRY` and put in their places by renaming, the report last. So a scan whose
+Results are made in `FOLDER/.batch/NUMBER.TRY` and put where they belong by renaming, the report last. So a scan whose
 report is there is whole, and what a killed worker leaves lies in one folder that the next command removes. The file
 `run-TOKEN` in `.batch` says that the command still wants its scans: without it workers stop, wherever they run.
 """

@@ -84,7 +84,7 @@ def _done(order: Order, scrub: Scrub) -> Outcome:
     small = _thumbnail(source, result.volume, report) if order.thumbnail else None
     if not order.is_wanted():
         raise Cancelled
-    _place(made, order.staging)
+    _put(made, order.staging)
     row = {
         "hash": digest,
         "stamp": stamp,
@@ -113,7 +113,7 @@ def _check_inside(output: Path, folder: Path) -> None:
 def _write(
     order: Order, job: UpsampleJob, source: Volume, output: Volume, report: dict[str, Any]
 ) -> list[tuple[Path, Path]]:
-    """Everything that is asked for, in the staging folder: (there, its place), the report last."""
+    """Everything that is asked for, in the staging folder: (there, its path), the report last."""
     final = Path(str(job.output))
     made = [(order.staging / final.name, final)]
     if job.dicom:
@@ -128,19 +128,19 @@ def _write(
     if job.picture:
         from ..pictures.planes import coronal_comparison
 
-        place = Path(job.picture)
-        coronal_comparison(order.staging / place.name, source, output, report)
-        made.append((order.staging / place.name, place))
-    place = Path(str(job.report))
+        path = Path(job.picture)
+        coronal_comparison(order.staging / path.name, source, output, report)
+        made.append((order.staging / path.name, path))
+    path = Path(str(job.report))
     text = json.dumps(report, indent=2, allow_nan=False)
-    with _disk(place):
-        write_text(order.staging / place.name, text + "\n")
-    return [*made, (order.staging / place.name, place)]
+    with _disk(path):
+        write_text(order.staging / path.name, text + "\n")
+    return [*made, (order.staging / path.name, path)]
 
 
-def _place(made: list[tuple[Path, Path]], staging: Path) -> None:
-    """Renames what was made into its places, all of it or nothing; the folder of a series replaces an earlier one."""
-    (_, report), placed = made[-1], []
+def _put(made: list[tuple[Path, Path]], staging: Path) -> None:
+    """Renames what was made to its paths, all of it or nothing; the folder of a series replaces an earlier one."""
+    (_, report), put = made[-1], []
     with _disk(report):
         try:
             (staging / PLACING).touch()
@@ -150,9 +150,9 @@ def _place(made: list[tuple[Path, Path]], staging: Path) -> None:
                 if staged.is_dir() and final.exists():
                     os.replace(final, staging / f".{final.name}.before")
                 os.replace(staged, final)
-                placed.append(final)
+                put.append(final)
         except BaseException:
-            for final in placed:
+            for final in put:
                 remove(final)
             raise
 

@@ -65,7 +65,7 @@ def volume_of(path: Path, facts: Any) -> Volume:
     VolumeError : the array is damaged, or no volume of numbers
     """
     if not isinstance(facts, dict):
-        raise RequestError("The job names no volume", repr(facts)[:60], 'write its place under "volume"')
+        raise RequestError("The job names no volume", repr(facts)[:60], 'describe it under "volume"')
     warnings = facts.get("warnings") or []
     if not isinstance(warnings, list) or not all(isinstance(one, str) for one in warnings):
         raise _wrong("warnings", warnings, "a list of texts")
@@ -118,7 +118,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def read_geometry(facts: Any, name: str) -> Geometry:
-    """The place of a volume or reference from "shape" and "ijk_to_ras".
+    """The geometry of a volume or reference from "shape" and "ijk_to_ras".
 
     Raises
     ------
@@ -133,4 +133,4 @@ def read_geometry(facts: Any, name: str) -> Geometry:
         return Geometry(tuple(int(n) for n in shape), np.array(matrix, float))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         found = f"{name}: {type(error).__name__} {error}"[:300]
-        raise RequestError("The place of a volume is incomplete", found, "give shape and ijk_to_ras") from error
+        raise RequestError("The geometry of a volume is incomplete", found, "give shape and ijk_to_ras") from error

@@ -126,7 +126,7 @@ def read_sources(folder: Path, facts: Mapping[str, Any]) -> list[Volume]:
     """The scans of a job that takes several, in their order; errors as `read_source`."""
     known = facts.get("volumes")
     if not isinstance(known, list) or not known:
-        raise RequestError("The job names no volumes", repr(known)[:60], 'write the place of each under "volumes"')
+        raise RequestError("The job names no volumes", repr(known)[:60], 'describe each under "volumes"')
     return [volume_of(folder / _input(n), one) for n, one in enumerate(known)]
 
 
@@ -139,7 +139,7 @@ def read_planes(facts: Mapping[str, Any]) -> dict[str, float | None]:
     """The planes of a preview, each with its coordinate in mm across it, None: the middle."""
     planes = facts.get("planes") or {}
     if not isinstance(planes, dict) or not all(mm is None or is_number(mm) for mm in planes.values()):
-        raise RequestError("The planes are no object of places", repr(planes)[:60], 'give {"coronal": null}')
+        raise RequestError("The planes are no object of coordinates", repr(planes)[:60], 'give {"coronal": null}')
     return planes
 
 
@@ -230,7 +230,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def result_volume(folder: Path, facts: Mapping[str, Any]) -> Volume:
-    """The Volume that the child wrote: output.npy at the place that result.json tells."""
+    """The Volume that the child wrote: output.npy with the geometry that result.json tells."""
     return volume_of(folder / OUTPUT, facts.get("volume"))
 
 

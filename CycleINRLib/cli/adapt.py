@@ -123,14 +123,14 @@ def read_scans(paths: list[Path], console: Console) -> Iterator[Volume]:
 
     refused: list[VolumeError] = []
     count = 0
-    for place in find_all(paths):
+    for found in find_all(paths):
         try:
-            if place.problem is not None:
-                raise place.problem
-            volume = read(place.path)
+            if found.problem is not None:
+                raise found.problem
+            volume = read(found.path)
         except VolumeError as error:
             refused.append(error)
-            console.warn(f"{place.path.name} is left out: {error.what[0].lower()}{error.what[1:]} ({error.found}).")
+            console.warn(f"{found.path.name} is left out: {error.what[0].lower()}{error.what[1:]} ({error.found}).")
             continue
         count += 1
         yield volume

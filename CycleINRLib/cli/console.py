@@ -101,7 +101,7 @@ class Console:
             self._bar_is_shown = False
 
 
-def place_of(geometry: Geometry) -> str:
+def grid_in_words(geometry: Geometry) -> str:
     """Size and spacing in the order people say them: i, j, k."""
     size = " x ".join(str(n) for n in geometry.shape[::-1])
     spacing = " x ".join(f"{mm:.3g}" for mm in geometry.spacing_mm[::-1])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CycleINRError
 from ..jobs import UpsampleJob
-from .console import Console, geometry_facts, place_of
+from .console import Console, geometry_facts, grid_in_words
 from .options import Parser, add_input, add_json
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _volume_facts(volume: Volume, console: Console) -> dict[str, Any]:
     axis, modality = choose_slice_axis(volume), guess_modality(volume)
     said = "" if volume.modality else " (guessed)"
     thickness = "unknown" if volume.thickness_mm is None else f"{volume.thickness_mm:g} mm"
-    console.say(f"geometry      {place_of(volume.geometry)}")
+    console.say(f"geometry      {grid_in_words(volume.geometry)}")
     console.say(f"slice axis    {axis}, slice thickness {thickness}, modality {volume.modality or modality}{said}")
     for message in volume.warnings:
         console.warn(message)
@@ -68,7 +68,7 @@ def _plan_facts(volume: Volume, console: Console) -> dict[str, Any]:
     names = ("z_scale", "profile", "thickness_mm", "consistency", "output_mb", "memory_mb", "seconds")
     facts = {name: getattr(planned, name) for name in names}
     time = "time unknown: run cycleinr check" if planned.seconds is None else f"about {planned.seconds:.0f} s"
-    console.say(f"upsample      {place_of(planned.target)}, z-scale {planned.z_scale:.4g}, {planned.consistency}")
+    console.say(f"upsample      {grid_in_words(planned.target)}, z-scale {planned.z_scale:.4g}, {planned.consistency}")
     console.say(f"              memory about {planned.memory_mb:.0f} MB, file up to {planned.output_mb:.0f} MB, {time}")
     for message in planned.warnings:
         console.warn(message)

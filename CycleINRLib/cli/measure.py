@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from ..jobs import CHOICES
-from .console import Console, figure, place_of
+from .console import Console, figure, grid_in_words
 from .options import Parser, add_input, add_json
 
 
@@ -18,7 +18,7 @@ def run(options: Namespace, console: Console) -> None:
     for message in volume.warnings:
         console.warn(message)
     report = measure_volume(volume, axis=options.axis, modality=options.modality)
-    console.say(f"geometry      {place_of(volume.geometry)}")
+    console.say(f"geometry      {grid_in_words(volume.geometry)}")
     console.say(f"SNLI          {figure(report['snli'])} (0: the same noise in every slice)")
     console.say(f"detrended     {figure(report['snli_detrended'])}")
     console.say(

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import RequestError
 from ..events import Stopwatch
 from ..imaging.volume import Volume
-from ..io.discover import Place, find_scans, read_volume
+from ..io.discover import StoredScan, find_scans, read_volume
 from ..io.packs import ENDING, read_pack, write_pack
 from ..wholefile import check_file, write_whole
 from .console import Console
@@ -50,11 +50,11 @@ def run(options: Namespace, console: Console) -> None:
     console.finish({"scans": told, "bytes": sizes}, tuple(map(str, written)))
 
 
-def _read_each(files: list[tuple[Place, dict]], console: Console) -> Iterator[tuple[Volume, dict]]:
+def _read_each(files: list[tuple[StoredScan, dict]], console: Console) -> Iterator[tuple[Volume, dict]]:
     """One volume in memory at a time."""
     watch = Stopwatch("pack", len(files), console.hear)
-    for place, facts in files:
-        yield read_volume(place, facts["modality"]), facts
+    for stored, facts in files:
+        yield read_volume(stored, facts["modality"]), facts
         watch.step()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..jobs import check_z_scale
 from ..wholefile import write_whole
-from .console import Console, geometry_facts, place_of
+from .console import Console, geometry_facts, grid_in_words
 from .options import Parser, add_input, add_json, number
 from .outputs import check_picture
 
@@ -24,7 +24,7 @@ def run(options: Namespace, console: Console) -> None:
     volume = read(options.input, series=options.series, frame=options.frame)
     plane = preview_plane(volume, options.plane, options.at_mm, options.z_scale, model=options.model)
     facts = {"plane": options.plane, "geometry": geometry_facts(plane.geometry), "files": []}
-    console.say(f"{options.plane:<13} {place_of(plane.geometry)}")
+    console.say(f"{options.plane:<13} {grid_in_words(plane.geometry)}")
     if picture:
         from ..pictures.planes import plane_picture
 

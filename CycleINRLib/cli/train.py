@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import RequestError
-from ..io.discover import Place, find_scans, read_volume
+from ..io.discover import StoredScan, find_scans, read_volume
 from ..io.packs import PackedScan
 from ..jobs import CHOICES
 from ..pictures.training import draw_curves
@@ -54,7 +54,7 @@ def run(options: Namespace, console: Console) -> None:
 
     device = choose_device(options.device)
     with joined(device) as ranks:
-        scans = [(replace(read_scan(place, facts["modality"]), share=_share(facts)), facts) for place, facts in files]
+        scans = [(replace(read_scan(stored, facts["modality"]), share=_share(facts)), facts) for stored, facts in files]
         _train(options, console if ranks.is_first else Console("nothing", quiet=True), scans, output, device, ranks)
 
 
@@ -162,11 +162,11 @@ def _share(facts: dict[str, Any]) -> float:
     return float(share)
 
 
-def read_scan(place: Place, modality: str | None) -> Any:
+def read_scan(stored: StoredScan, modality: str | None) -> Any:
     """The scan ready for drawing samples; of a pack, its values stay in the file until they are looked at."""
     from ..training.scans import Scan
 
-    return Scan.of(place if isinstance(place, PackedScan) else read_volume(place, modality))
+    return Scan.of(stored if isinstance(stored, PackedScan) else read_volume(stored, modality))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from ..jobs import UpsampleJob
-from .console import Console, figure, place_of
+from .console import Console, figure, grid_in_words
 from .options import Parser, add_dicom, add_input, add_json, add_target, add_way, check_target
 from .outputs import Outputs
 
@@ -65,8 +65,8 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
 def tell_result(source: Volume, output: Volume, report: dict[str, Any], console: Console) -> None:
     """Geometry and noise before and after, for people."""
     snli = report["snli"]
-    console.say(f"input         {place_of(source.geometry)}")
-    console.say(f"output        {place_of(output.geometry)}")
+    console.say(f"input         {grid_in_words(source.geometry)}")
+    console.say(f"output        {grid_in_words(output.geometry)}")
     console.say(f"z-scale       {report['z_scale']:.4g} along {report['input']['slice_axis']}, {report['consistency']}")
     console.say(
         f"SNLI          input {figure(snli['input'])}, output {figure(snli['output'])}, "

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 Facts = dict[str, Any]
-COLUMNS = (  # title, place in a result, digits
+COLUMNS = (  # title, keys of a result, digits
     ("PSNR, generated", "psnr_generated", 2),
     ("PSNR, all", "psnr_all", 2),
     ("SSIM 3D", "ssim", 4),

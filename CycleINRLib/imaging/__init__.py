@@ -1,1 +1,1 @@
-"""Floor 1: volumes, their places, slice profiles and measures; numpy and scipy only."""
+"""Floor 1: volumes, their geometry, slice profiles and measures; numpy and scipy only."""

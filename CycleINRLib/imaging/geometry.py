@@ -35,7 +35,7 @@ class Geometry:
         matrix = np.array(self.ijk_to_ras, dtype=float)
         if matrix.shape != (4, 4) or not (np.abs(matrix) < 1e9).all():  # NaN compares false; 1e9 mm is no place
             raise VolumeError(
-                "The place of the volume is not a finite 4 x 4 matrix", f"{matrix.tolist()}", "export the scan again"
+                "The matrix of the volume is not a finite 4 x 4 matrix", f"{matrix.tolist()}", "export the scan again"
             )
         columns = np.linalg.norm(matrix[:3, :3], axis=0)
         if (columns < 1e-9).any():
@@ -108,7 +108,7 @@ class Geometry:
         return bool(np.abs(self.ras_of(corners) - other.ras_of(corners)).max() <= tol_mm)
 
     def squared(self) -> tuple[Geometry, float]:
-        """The place with the nearest axes at right angles, its center kept; and how far its corners moved in mm."""
+        """The geometry with the nearest axes at right angles, its center kept; and how far its corners moved in mm."""
         d = self.directions
         if np.abs(d.T @ d - np.eye(3)).max() < 1e-7:
             return self, 0.0
@@ -158,9 +158,9 @@ class Geometry:
         kji[AXES.index(self.axis_across(plane))] = row
         return float(self.ras_of(kji)[PLANES.index(plane)])
 
-    # --- other places -----------------------------------------------------------------------------------------
+    # --- other geometries -----------------------------------------------------------------------------------------
     def slices_first(self, axis: str) -> Geometry:
-        """The same place with `axis` moved to k; `np.moveaxis(values, AXES.index(axis), 0)` goes with it."""
+        """The same geometry with `axis` moved to k; `np.moveaxis(values, AXES.index(axis), 0)` goes with it."""
         order = list(range(3))  # of (k, j, i)
         order.insert(0, order.pop(AXES.index(axis)))
         return self._reordered(order)

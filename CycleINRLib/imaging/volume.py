@@ -1,4 +1,4 @@
-"""Values and their place, never one without the other (floor 1)."""
+"""Values and their geometry, never one without the other (floor 1)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Volume:
         return self.geometry.spacing_mm
 
     def with_values(self, values: np.ndarray, geometry: Geometry | None = None) -> Volume:
-        """The same scan with other values, at `geometry` or the same place."""
+        """The same scan with other values, at `geometry`, else where it is."""
         return replace(self, values=values, geometry=geometry or self.geometry)
 
     def slices_first(self, axis: str) -> Volume:

@@ -123,18 +123,18 @@ def facts_of_enhanced(facts: Dataset, modality: str, origin: Origin | None, coun
     _add_dimensions(facts, is_tilted)
 
 
-def _describe_frames(place: Dataset, modality: str, origin: Origin | None) -> None:
+def _describe_frames(facts: Dataset, modality: str, origin: Origin | None) -> None:
     """What stands in the image module and again in the frame type of the functional groups."""
-    place.PixelPresentation = "MONOCHROME"
-    place.VolumetricProperties = "VOLUME"
-    place.VolumeBasedCalculationTechnique = "NONE"
+    facts.PixelPresentation = "MONOCHROME"
+    facts.VolumetricProperties = "VOLUME"
+    facts.VolumeBasedCalculationTechnique = "NONE"
     if modality == "MR":
         get = origin.get if origin is not None else lambda *_: None
         kinds = origin.planes[0].image_type[2:] if origin is not None else ()
         shown = [COMPONENTS[kind] for kind in kinds if kind in COMPONENTS]
         said = [get(name, "MRImageFrameTypeSequence") for name in ("ComplexImageComponent", "AcquisitionContrast")]
-        place.ComplexImageComponent = said[0] or (shown or ["MAGNITUDE"])[0]
-        place.AcquisitionContrast = said[1] or UNKNOWN.upper()
+        facts.ComplexImageComponent = said[0] or (shown or ["MAGNITUDE"])[0]
+        facts.AcquisitionContrast = said[1] or UNKNOWN.upper()
 
 
 def _add_dimensions(facts: Dataset, is_tilted: bool) -> None:
@@ -153,22 +153,22 @@ def _add_dimensions(facts: Dataset, is_tilted: bool) -> None:
         facts.DimensionIndexSequence.append(index)
 
 
-def shared_groups(facts: Dataset, place: Dataset, rescale: Dataset, modality: str, origin: Origin | None) -> Dataset:
+def shared_groups(facts: Dataset, layout: Dataset, rescale: Dataset, modality: str, origin: Origin | None) -> Dataset:
     """The functional groups that hold for all frames.
 
     Parameters
     ----------
     facts : of the file; its window moves into a group
-    place : orientation, pixel spacing, slice thickness and spacing
+    layout : orientation, pixel spacing, slice thickness and spacing
     rescale : slope, intercept and type
     """
     shared = Dataset()
     measures, orientation, window = Dataset(), Dataset(), Dataset()
     for name in ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"):
-        measures[name] = place[name]
+        measures[name] = layout[name]
     if measures.SliceThickness is None:
-        measures.SliceThickness = place.SpacingBetweenSlices  # as an unknown thickness is taken everywhere
-    orientation.ImageOrientationPatient = place.ImageOrientationPatient
+        measures.SliceThickness = layout.SpacingBetweenSlices  # as an unknown thickness is taken everywhere
+    orientation.ImageOrientationPatient = layout.ImageOrientationPatient
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
     shared.PixelValueTransformationSequence = [rescale]
     for name in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"):
@@ -235,12 +235,12 @@ def _anatomy(facts: Dataset) -> Dataset:
 
 def groups_of_frame(number: int, position: list, sources: Sources, at) -> Dataset:
     """The functional groups of one frame: `number` from 1, `position` as DICOM writes it, `at` (3,) the same in mm."""
-    content, place = Dataset(), Dataset()
+    content, plane = Dataset(), Dataset()
     content.StackID, content.InStackPositionNumber = "1", number
     content.DimensionIndexValues = [1, number]
-    place.ImagePositionPatient = position
+    plane.ImagePositionPatient = position
     groups = Dataset()
-    groups.FrameContentSequence, groups.PlanePositionSequence = [content], [place]
+    groups.FrameContentSequence, groups.PlanePositionSequence = [content], [plane]
     if sources.are_parallel:
         groups.DerivationImageSequence = [derivation(sources, at)]
     return groups

@@ -1,6 +1,6 @@
 """The facts of a DICOM image by which volumes of one series differ, standard and of the makers (floor 2, pydicom).
 
-None of them decides a place or a value, so a fact that cannot be read is taken as its raw bytes: enough to tell apart.
+None of them decides geometry or values, so a fact that cannot be read is taken as its raw bytes: enough to tell apart.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ _PRIVATE = {  # GE, Siemens, Philips, United Imaging
 MARK_TAGS = [
     *{
         part
-        for places in _ATTRIBUTES.values()
-        for place in places
-        for part in place[0].split("+")
+        for choices in _ATTRIBUTES.values()
+        for choice in choices
+        for part in choice[0].split("+")
     },
     "ImageType", "DiffusionGradientOrientation", "DimensionIndexSequence", "MRDiffusionSequence",
     *(Tag(group, element) for tags in _PRIVATE.values() for group, element in tags),
@@ -78,8 +78,8 @@ def marks_of(header: Dataset, get: Callable[..., Any], groups: Dataset | None) -
     groups : the functional groups of the frame, None in a classic file
     """
     marks: dict[str, Any] = {}
-    for mark, places in _ATTRIBUTES.items():
-        for name, *sequences in places:
+    for mark, choices in _ATTRIBUTES.items():
+        for name, *sequences in choices:
             parts = [get(part, *sequences) for part in name.split("+")]
             if parts[-1] not in (None, ""):
                 marks[mark] = _moment(parts) if mark in ("acquisition time", "content time") else plain(parts[0])

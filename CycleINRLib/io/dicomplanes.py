@@ -246,10 +246,10 @@ def getter_of(header: Dataset, frame: int | None) -> Get:
     if frame is None:
         return getter(header)
     shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    places = (header.PerFrameFunctionalGroupsSequence[frame], shared[0])
+    groups = (header.PerFrameFunctionalGroupsSequence[frame], shared[0])
 
     def get(name: str, *sequences: str) -> Any:
-        for group in places:
+        for group in groups:
             for sequence in sequences:
                 items = group.get(sequence)
                 if items and (value := value_of(items[0], name)) is not None:

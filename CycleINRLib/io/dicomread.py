@@ -2,7 +2,7 @@
 
 Slices are ordered by their position along the normal of the first one, never by file name or instance number. Spacing
 comes from the positions, slice thickness from its tag. A stack that steps beside its normal (gantry tilt) keeps its
-exact, sheared place.
+exact, sheared matrix.
 
 Source: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16 (functional groups), C.11.1 (modality LUT)
 """
@@ -213,9 +213,9 @@ def _even_step(slices: list[Plane]) -> np.ndarray:
     raise VolumeError("The slices do not lie on one line", found, "export one stack alone")
 
 
-# --- place ----------------------------------------------------------------------------------------------------
+# --- matrix --------------------------------------------------------------------------------------------------
 def _geometry(slices: list[Plane], step: np.ndarray) -> tuple[Geometry, float]:
-    """The place of the stack, and by how many mm its corners were moved to set rounded axes at right angles.
+    """The geometry of the stack, and by how many mm its corners were moved to set rounded axes at right angles.
 
     A stack that steps beside its normal by no more than the rounding of its direction cosines or positions explains is
     no tilted one: with few decimals the positions tell the normal better, else the normal tells the step.

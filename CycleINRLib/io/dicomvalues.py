@@ -1,4 +1,4 @@
-"""Values out of DICOM headers: strict where they decide place or value, lenient where they only inform (floor 2).
+"""Values out of DICOM headers: strict where they decide geometry or value, lenient where they only inform (floor 2).
 
 A thickness of "5,0" or a series number "A12" is no reason to refuse a scan; a position of "5,0" is.
 """

@@ -114,11 +114,11 @@ class _Stack:
         self.order = range(count) if step > 0 else range(count - 1, -1, -1)
         self.sources = Sources(origin, self.normal)
         self.is_tilted = geometry.is_sheared
-        self.place = Dataset()
-        self.place.ImageOrientationPatient = [decimal(n) for n in (*rows, *columns)]
-        self.place.PixelSpacing = [decimal(spacing[1]), decimal(spacing[2])]
-        self.place.SpacingBetweenSlices = decimal(abs(step))
-        self.place.SliceThickness = None if volume.thickness_mm is None else decimal(volume.thickness_mm)
+        self.layout = Dataset()
+        self.layout.ImageOrientationPatient = [decimal(n) for n in (*rows, *columns)]
+        self.layout.PixelSpacing = [decimal(spacing[1]), decimal(spacing[2])]
+        self.layout.SpacingBetweenSlices = decimal(abs(step))
+        self.layout.SliceThickness = None if volume.thickness_mm is None else decimal(volume.thickness_mm)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -145,7 +145,7 @@ def _write_classic(folder: Path, series: _Series) -> None:
     facts, stack = series.facts, series.stack
     facts_of_classic(facts, series.modality, series.origin)
     facts.SOPClassUID = STORAGE[series.modality]
-    facts.update(stack.place)
+    facts.update(stack.layout)
     facts.update(series.rescale)  # said for MR too, though its module has none: there are readers that count on it
     for number, k in enumerate(stack.order, 1):
         position = stack.position(k)
@@ -164,7 +164,7 @@ def _write_classic(folder: Path, series: _Series) -> None:
 def _write_enhanced(file: Path, series: _Series) -> None:
     facts, stack, sources = series.facts, series.stack, series.stack.sources
     dicomenhanced.facts_of_enhanced(facts, series.modality, series.origin, len(stack), stack.is_tilted)
-    shared = dicomenhanced.shared_groups(facts, stack.place, series.rescale, series.modality, series.origin)
+    shared = dicomenhanced.shared_groups(facts, stack.layout, series.rescale, series.modality, series.origin)
     if sources.planes:
         sources.list_all(facts)
         if not sources.are_parallel:

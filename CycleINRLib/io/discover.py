@@ -166,10 +166,10 @@ UNTOLD = {"license": None, "source": None, "held_out": False}
 KINDS = {"ct": "CT", "mr": "MR"}
 
 
-Place = Path | PackedScan
+StoredScan = Path | PackedScan
 
 
-def find_scans(collections: list[Path], listed: str | None = None) -> Iterator[tuple[Place, dict[str, Any]]]:
+def find_scans(collections: list[Path], listed: str | None = None) -> Iterator[tuple[StoredScan, dict[str, Any]]]:
     """Each scan with its facts: scan, modality, license, source, held_out; a DICOM folder inside is one scan.
 
     Raises
@@ -178,22 +178,22 @@ def find_scans(collections: list[Path], listed: str | None = None) -> Iterator[t
     RequestError : the facts cannot be read, or name scans that are not there
     """
     told = _told(Path(listed)) if listed else None
-    found = [(name, place, facts) for one in collections for name, place, facts in _scans_of(one, told is not None)]
+    found = [(name, stored, facts) for one in collections for name, stored, facts in _scans_of(one, told is not None)]
     if told is not None:
         _all_there(Path(str(listed)), told, {name for name, _, _ in found})
-    for name, place, facts in found:
+    for name, stored, facts in found:
         if told is None or name in told:
             known = {**UNTOLD, **facts, **(told or {}).get(name, {})}
             kind = (
-                place.modality
-                if isinstance(place, PackedScan)
+                stored.modality
+                if isinstance(stored, PackedScan)
                 else known.get("modality") or KINDS.get(name[:2].lower())
             )
-            yield place, {"scan": name, **known, "modality": kind}
+            yield stored, {"scan": name, **known, "modality": kind}
 
 
-def _scans_of(collection: Path, told_elsewhere: bool) -> list[tuple[str, Place, dict[str, Any]]]:
-    """(name, place, facts) of each scan of one folder or pack."""
+def _scans_of(collection: Path, told_elsewhere: bool) -> list[tuple[str, StoredScan, dict[str, Any]]]:
+    """(name, stored, facts) of each scan of one folder or pack."""
     if collection.is_dir():
         listing = sorted(collection.iterdir())
         path = collection / FACTS
@@ -229,20 +229,20 @@ def _told(path: Path) -> dict[str, dict[str, Any]]:
     return told
 
 
-def read_volume(place: Place, modality: str | None) -> Volume:
+def read_volume(stored: StoredScan, modality: str | None) -> Volume:
     """The scan as stored; its modality as the file says, else as told.
 
     Raises
     ------
     VolumeError : it cannot be read, holds NaN, is a label map, or has fewer than 3 slices
     """
-    if isinstance(place, PackedScan):
-        return place.volume()
+    if isinstance(stored, PackedScan):
+        return stored.volume()
     from .files import read
 
-    volume = read(place)
+    volume = read(stored)
     try:
         check_usable(volume)
     except VolumeError as error:
-        raise VolumeError(error.what, f"{error.found} in {place.name}", error.next) from error
+        raise VolumeError(error.what, f"{error.found} in {stored.name}", error.next) from error
     return replace(volume, modality=volume.modality or modality)

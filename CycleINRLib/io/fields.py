@@ -34,7 +34,7 @@ NO_UNIT = ("", "?", "???", "none", "unknown", "pixel", "pixels", "voxel", "voxel
 
 @dataclass(frozen=True)
 class Header:
-    """Sizes, type and place as stored; axes are counted fastest first, as the files do."""
+    """Sizes, type and matrix as stored; axes are counted fastest first, as the files do."""
 
     format: str
     sizes: tuple[int, ...]

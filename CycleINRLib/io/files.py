@@ -1,6 +1,6 @@
 """Volumes from and to files: NRRD, NIfTI, MetaImage; DICOM is handed to `dicomread` (floor 2).
 
-Values and place are read and written here exactly, without ITK in between. Tried with SimpleITK 2.5.7 instead: it
+Values and geometry are read and written here exactly, without ITK in between. Tried with SimpleITK 2.5.7 instead: it
 straightens or refuses a sheared NIfTI, fills a truncated NIfTI with zeros (truncated NRRD and MHA it refuses), takes a
 flipped bit of a compressed MHA for voxels, allocates whatever a header claims, and says nothing when the disk is full.
 The tests hold every format against it.

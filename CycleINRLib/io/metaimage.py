@@ -48,7 +48,7 @@ def parse_metaimage(path: Path) -> Header:
     data = fields["ElementDataFile"]
     local = data.upper() == "LOCAL"
     warnings: list[str] = []
-    matrix = _place(fields, count, warnings)
+    matrix = _matrix(fields, count, warnings)
     offset = whole(fields.get("HeaderSize", "0"), "HeaderSize", -1)
     if local:
         offset = -1 if offset == -1 else max(offset, attached_at)
@@ -96,7 +96,7 @@ def _first(fields: dict[str, str], names: str, default: list[float]) -> list[flo
     return default if name is None else numbers(fields[name].split(), name, len(default))
 
 
-def _place(fields: dict[str, str], count: int, warnings: list[str]) -> np.ndarray:
+def _matrix(fields: dict[str, str], count: int, warnings: list[str]) -> np.ndarray:
     """Each row of TransformMatrix is the LPS direction of one index axis; the offset is that of the first voxel."""
     rows = np.reshape(_first(fields, "TransformMatrix Rotation Orientation", list(np.eye(count).ravel())), (count, -1))
     spacing = _first(fields, "ElementSpacing ElementSize", [1.0] * count)

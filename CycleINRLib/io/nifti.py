@@ -72,7 +72,7 @@ def parse_nifti(path: Path) -> Header:
         sizes=sizes,
         dtype=np.dtype(facts["order"] + _TYPES[kind]),
         spatial=(0, 1, 2),
-        ijk_to_ras=_place(facts, warnings),
+        ijk_to_ras=_matrix(facts, warnings),
         files=(file,),
         encoding="gzip" if _is_packed(file) else "raw",
         skip=first if file != path else max(first, facts["least_offset"]),
@@ -144,8 +144,8 @@ def _scale(facts: dict, warnings: list[str]) -> tuple[float, float]:
     return slope, intercept
 
 
-# --- place ----------------------------------------------------------------------------------------------------
-def _place(facts: dict, warnings: list[str]) -> np.ndarray:
+# --- matrix --------------------------------------------------------------------------------------------------
+def _matrix(facts: dict, warnings: list[str]) -> np.ndarray:
     """sform where its code says so, as the standard has it; else qform; else pixdim along LPS, as ITK does.
 
     A code whose numbers make no matrix is passed over with a warning, as ITK does.
@@ -154,12 +154,12 @@ def _place(facts: dict, warnings: list[str]) -> np.ndarray:
     rotated, sform = _qform(facts, spacing), np.eye(4)
     sform[:3] = np.reshape(facts["srow"], (3, 4))
     codes = {"sform": facts["sform_code"], "qform": facts["qform_code"]}
-    usable = {"sform": _is_place(sform), "qform": _is_place(rotated)}
+    usable = {"sform": _is_matrix(sform), "qform": _is_matrix(rotated)}
     stated = [name for name in codes if codes[name] > 0]
     chosen = next((name for name in stated if usable[name]), None)
     if stated and chosen is None:
         raise VolumeError(
-            "The place of the volume cannot be told",
+            "The matrix of the volume cannot be told",
             f"the numbers of {' and '.join(stated)} are no finite matrix",
             "export the scan again, or set its sform or qform",
         )
@@ -170,7 +170,7 @@ def _place(facts: dict, warnings: list[str]) -> np.ndarray:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in facts["dim"][1:4]]), float).reshape(3, -1)
         apart = np.abs((sform - rotated)[:3] @ np.vstack([corners, np.ones(8)])).max()
         if apart > 0.5:  # a sheared sform cannot be a qform
-            warnings.append(f"The file states two places, sform and qform, {apart:.1f} mm apart: sform is used")
+            warnings.append(f"The file states two matrices, sform and qform, {apart:.1f} mm apart: sform is used")
     if chosen is None:
         if not (np.isfinite(spacing).all() and (spacing > 0).all()):
             raise ValueError(f"neither sform nor qform nor pixdim {spacing.tolist()} says how large a voxel is")
@@ -185,7 +185,7 @@ def _place(facts: dict, warnings: list[str]) -> np.ndarray:
     return np.diag([mm, mm, mm, 1.0]) @ matrix
 
 
-def _is_place(matrix: np.ndarray) -> bool:
+def _is_matrix(matrix: np.ndarray) -> bool:
     """Finite, and not singular."""
     columns = np.linalg.norm(matrix[:3, :3], axis=0)
     return bool(

@@ -56,7 +56,7 @@ def parse_nrrd(path: Path) -> Header:
     if len(kinds) != count:
         raise ValueError(f"kinds has {len(kinds)} words where {count} belong")
     warnings: list[str] = []
-    matrix, spatial, mm = _place(fields, kinds, sizes, warnings)
+    matrix, spatial, mm = _matrix(fields, kinds, sizes, warnings)
     for axis in set(range(count)) - set(spatial):
         if kinds[axis] not in _FRAME_KINDS and sizes[axis] > 1:
             refuse_non_scalar(f"an axis of kind {kinds[axis]} with {sizes[axis]} components")
@@ -115,8 +115,8 @@ def _dtype(fields: dict[str, str]) -> np.dtype:
     return np.dtype(order + code)
 
 
-# --- place ----------------------------------------------------------------------------------------------------
-def _place(fields: dict[str, str], kinds: list[str], sizes: tuple[int, ...], warnings: list[str]):
+# --- matrix --------------------------------------------------------------------------------------------------
+def _matrix(fields: dict[str, str], kinds: list[str], sizes: tuple[int, ...], warnings: list[str]):
     """Matrix, spatial axes and the mm of each; without space directions `spacings` along LPS, as ITK and Slicer do."""
     space = fields.get("space", "").lower()
     timed = space.endswith("-time") or space in ("rast", "last", "lpst")  # vectors have a fourth number, of time

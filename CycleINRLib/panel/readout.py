@@ -342,5 +342,5 @@ def _consistency_text(report: dict[str, Any]) -> str:
 def _computed_text(report: dict[str, Any]) -> str:
     model, seconds = (report.get("model") or {}).get("name"), report.get("seconds")
     taken = _("in {time}").format(time=duration(seconds)) if isinstance(seconds, (int, float)) else ""
-    place = _("on {device}").format(device=report["device"]) if report.get("device") else ""
-    return " ".join(part for part in (model, place, taken) if part)
+    device = _("on {device}").format(device=report["device"]) if report.get("device") else ""
+    return " ".join(part for part in (model, device, taken) if part)

@@ -23,10 +23,10 @@ def tr(text: str) -> str:
         return text
     package, _, module = sys._getframe(1).f_globals["__name__"].rpartition(".")
     translated = i18n.translate(f"{package.rpartition('.')[2]}.{module}", text)  # the context that Slicer's tools write
-    return translated if _places(translated) == _places(text) else text
+    return translated if _fields(translated) == _fields(text) else text
 
 
-def _places(text: str) -> set[str]:
+def _fields(text: str) -> set[str]:
     """The fields that `format` fills: a translation that loses one would fail at run time."""
     from string import Formatter
 

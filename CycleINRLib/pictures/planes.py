@@ -41,7 +41,7 @@ ACCENT = "#ffb000"
 
 @dataclass(frozen=True, eq=False)
 class PicturePlane:
-    """One row of voxels as a picture: values (rows, columns), top left first, and the place of its edges.
+    """One row of voxels as a picture: values (rows, columns), top left first, and where its edges lie.
 
     extent_mm : (left, right, bottom, top) of the outer pixel edges; left < right, bottom < top
     name : "sagittal", "coronal" or "axial"

@@ -47,7 +47,7 @@ def volume_from_node(node: Any) -> Volume:
     Returns
     -------
     Volume : values (K, J, I), a read-only view of the node's voxels in their stored type, valid until they change;
-        place in mm of RAS before any parent transform; modality from DICOM, else from the units of the voxels;
+        geometry in RAS, mm, before any parent transform; modality from DICOM, else from the units of the voxels;
         slice thickness in mm where DICOM or an earlier result says it
 
     Raises
@@ -99,7 +99,7 @@ def node_from_result(
     Parameters
     ----------
     scene : vtkMRMLScene
-    result_volume : values (K, J, I) in the unit of the source, place in the source node's own frame
+    result_volume : values (K, J, I) in the unit of the source, geometry in the source node's own frame
     report : design section 4.5; becomes the `CycleINR.*` attributes
     source_node : the node that was upsampled
     name : of a new node, made unique; None: the source's name with the z-scale
@@ -171,7 +171,7 @@ def _check_kind(node: Any) -> None:
 
 
 def _voxels_of(node: Any) -> tuple[np.ndarray, Geometry]:
-    """(K, J, I) read-only view of the voxels, and their place in the node's own frame."""
+    """(K, J, I) read-only view of the voxels, and their geometry in the node's own frame."""
     values = slicer.util.arrayFromVolume(node).view()
     values.setflags(write=False)
     first_ijk = node.GetImageData().GetExtent()[::2]

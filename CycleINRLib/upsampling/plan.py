@@ -68,12 +68,12 @@ def plan(volume: Volume, job: UpsampleJob | None = None, like: Geometry | Volume
     check_usable(volume, job.axis)
     axis = choose_slice_axis(volume, job.axis)
     warnings = list(volume.warnings)
-    place = volume.geometry.slices_first(axis)
+    geometry = volume.geometry.slices_first(axis)
     reference = like.geometry if isinstance(like, Volume) else like
 
     offset, backwards, resample_to, slices = 0.0, False, None, None
     if reference is not None:
-        shared = _shared_grid(place, reference.slices_first(axis))
+        shared = _shared_grid(geometry, reference.slices_first(axis))
         if shared is not None:
             offset, z_scale, slices, backwards = shared
         else:
@@ -89,15 +89,15 @@ def plan(volume: Volume, job: UpsampleJob | None = None, like: Geometry | Volume
     if job.modality == "auto" and not volume.modality:
         warnings.append(f"The modality is not stated: {modality} by its values; --modality says otherwise.")
     warnings += doubtful_values(volume.values, modality)
-    thickness, ratio, profile = _physics(volume, place, job, modality, warnings)
+    thickness, ratio, profile = _physics(volume, geometry, job, modality, warnings)
     consistency = resolve_consistency(job.consistency, ratio)
 
-    count = place.shape[0]
-    slices = slices or place.resliced(z_scale).shape[0]
+    count = geometry.shape[0]
+    slices = slices or geometry.resliced(z_scale).shape[0]
     grid = Grid.of(count, z_scale, slices, ratio, offset, extend=consistency in ("project", "exact"))
     shared_target = reference if reference is not None and resample_to is None else None
     target = shared_target or volume.geometry.resliced(z_scale, axis)
-    output = slices * place.shape[1] * place.shape[2] * volume.values.dtype.itemsize
+    output = slices * geometry.shape[1] * geometry.shape[2] * volume.values.dtype.itemsize
     return Plan(
         axis, z_scale, target, grid, backwards, resample_to, modality, thickness, ratio, profile, consistency,
         tuple(warnings), output / 1e6, (volume.values.nbytes + output + WORKING_BYTES + TORCH_BYTES) / 1e6,
@@ -139,9 +139,9 @@ def _isotropic(volume: Volume, axis: str, warnings: list[str]) -> float:
     return z_scale
 
 
-def _physics(volume: Volume, place: Geometry, job: UpsampleJob, modality: str, warnings: list[str]):
+def _physics(volume: Volume, geometry: Geometry, job: UpsampleJob, modality: str, warnings: list[str]):
     """Thickness in mm, thickness / spacing and profile of the slices."""
-    spacing = place.spacing_mm[0]
+    spacing = geometry.spacing_mm[0]
     thickness = job.thickness_mm or volume.thickness_mm
     if job.thickness_mm and job.thickness_mm > MOST_RATIO * spacing:
         found = f"{job.thickness_mm:g} mm asked, slices every {spacing:.4g} mm"
@@ -165,20 +165,20 @@ def _physics(volume: Volume, place: Geometry, job: UpsampleJob, modality: str, w
     return thickness, believed_ratio(ratio), profile
 
 
-def _shared_grid(place: Geometry, reference: Geometry) -> tuple[float, float, int, bool] | None:
+def _shared_grid(geometry: Geometry, reference: Geometry) -> tuple[float, float, int, bool] | None:
     """(offset, z-scale, slices, reversed) where the reference differs from the source along z alone, else None.
 
     Raises
     ------
     RequestError : parallel, but not finer than the source
     """
-    if place.shape[1:] != reference.shape[1:]:
+    if geometry.shape[1:] != reference.shape[1:]:
         return None
     corners = np.array(
-        [(0, 0), (0, place.shape[2] - 1), (place.shape[1] - 1, 0), (place.shape[1] - 1, place.shape[2] - 1)]
+        [(0, 0), (0, geometry.shape[2] - 1), (geometry.shape[1] - 1, 0), (geometry.shape[1] - 1, geometry.shape[2] - 1)]
     )
     ends = [np.column_stack([np.full(4, k), corners]) for k in (0, max(1, reference.shape[0] - 1))]
-    first, last = (place.kji_of(reference.ras_of(end)) for end in ends)
+    first, last = (geometry.kji_of(reference.ras_of(end)) for end in ends)
     for seen in (first, last):
         if np.abs(seen[:, 1:] - corners).max() > PARALLEL_PIXELS or np.ptp(seen[:, 0]) > PARALLEL_PIXELS:
             return None

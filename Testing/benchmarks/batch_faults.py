@@ -33,7 +33,7 @@ from small_scans import command, environment, make_scans, start  # noqa: E402
 ASKED = ("--z-scale", "2", "--model", "light", "--axis", "k", "--gain", "1", "--texture", "0", "--no-thumbnails")
 
 
-class Place:
+class Scene:
     """A folder of scans, the results of an undisturbed batch, and everything that is tried."""
 
     def __init__(self, folder: Path, scans: int, seed: int) -> None:
@@ -77,17 +77,17 @@ def orphans(family: list[psutil.Process], patience_s: float = 60) -> list[str]:
         time.sleep(0.1)
 
 
-def kills(place: Place, wanted: int) -> dict:
+def kills(scene: Scene, wanted: int) -> dict:
     """Random kills until there were `wanted`, over as many batches as that takes."""
     told: Counter = Counter()
     found: list[dict] = []
     left: list[str] = []
     while sum(told.values()) < wanted:
-        out = place.folder / f"killed_{len(found)}"
-        process = start(place.words(out, "--workers", 2), place.temporary)
+        out = scene.folder / f"killed_{len(found)}"
+        process = start(scene.words(out, "--workers", 2), scene.temporary)
         batch: Counter = Counter()
         while True:
-            pause = place.rng.uniform(0.2, 8.0)
+            pause = scene.rng.uniform(0.2, 8.0)
             end = time.monotonic() + pause
             while process.poll() is None and time.monotonic() < end:
                 time.sleep(0.05)
@@ -97,8 +97,8 @@ def kills(place: Place, wanted: int) -> dict:
                 continue
             family = psutil.Process(process.pid).children(recursive=True)
             workers = [one for one in family if "spawn_main" in " ".join(one.cmdline())]
-            if workers and place.rng.random() < 0.6:
-                place.rng.choice(workers).kill()
+            if workers and scene.rng.random() < 0.6:
+                scene.rng.choice(workers).kill()
                 batch["worker"] += 1
                 told["worker"] += 1
             else:
@@ -108,20 +108,20 @@ def kills(place: Place, wanted: int) -> dict:
                 told["command with its scheduler"] += 1
                 left += orphans(family)
                 there = (out / "batch.sqlite").exists()
-                process = start(place.words(out, "--workers", 2, *(["--resume"] if there else [])), place.temporary)
+                process = start(scene.words(out, "--workers", 2, *(["--resume"] if there else [])), scene.temporary)
         err = process.communicate()[1].decode()
         if process.returncode:  # a scan whose worker was killed more often than it may be tried again
-            err = place.run(place.words(out, "--workers", 0, "--resume")).stderr
-        found.append({"kills": dict(batch), "status": process.returncode, **place.compare(out), "said": err[-300:]})
+            err = scene.run(scene.words(out, "--workers", 0, "--resume")).stderr
+        found.append({"kills": dict(batch), "status": process.returncode, **scene.compare(out), "said": err[-300:]})
         print(json.dumps(found[-1]), flush=True)
         shutil.rmtree(out)
     return {"kills": dict(told), "orphans": left, "batches": found}
 
 
-def child_and_parent(place: Place, times: int) -> dict:
+def child_and_parent(scene: Scene, times: int) -> dict:
     """The panel's child killed under its parent, and the parent killed above its child."""
     found: Counter = Counter()
-    scan = next(place.scans.rglob("*.nrrd"))
+    scan = next(scene.scans.rglob("*.nrrd"))
     script = (
         "import sys, time\nfrom CycleINRLib.child.run import Run\nfrom CycleINRLib.io.files import read\n"
         "run = Run({'task': 'upsample', 'z_scale': 2.0}, read(sys.argv[1]), lambda folder, facts: facts)\n"
@@ -131,9 +131,9 @@ def child_and_parent(place: Place, times: int) -> dict:
     )
     for n in range(times):
         words = [sys.executable, "-c", script, str(scan)]
-        parent = subprocess.Popen(words, env=environment(place.temporary), stdout=subprocess.PIPE, text=True)
+        parent = subprocess.Popen(words, env=environment(scene.temporary), stdout=subprocess.PIPE, text=True)
         assert parent.stdout is not None and parent.stdout.readline().strip() == "begun"
-        time.sleep(place.rng.uniform(0.1, 4.0))
+        time.sleep(scene.rng.uniform(0.1, 4.0))
         family = psutil.Process(parent.pid).children(recursive=True)
         if n % 2 and family:
             family[0].kill()
@@ -142,77 +142,77 @@ def child_and_parent(place: Place, times: int) -> dict:
             parent.kill()
             parent.communicate()
             found[f"parent killed: {len(orphans(family, 90))} children live on"] += 1
-    left = [path.name for path in place.temporary.iterdir()]
+    left = [path.name for path in scene.temporary.iterdir()]
     return {**found, "left_behind": left}
 
 
-def disk(place: Place) -> dict:
+def disk(scene: Scene) -> dict:
     """Disks that refuse."""
     found = {}
-    small = place.folder / "small"
+    small = scene.folder / "small"
     small.mkdir()
-    size = sum(path.stat().st_size for path in place.right.rglob("*") if path.is_file()) * 2 // 3
+    size = sum(path.stat().st_size for path in scene.right.rglob("*") if path.is_file()) * 2 // 3
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
     if os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0:
         try:
-            full = place.run(place.words(small / "out", "--workers", 0))
+            full = scene.run(scene.words(small / "out", "--workers", 0))
             halves = [path.name for path in (small / "out").rglob(".*")]
             subprocess.run(["mount", "-o", f"remount,size={size * 4}", str(small)], check=True)
-            again = place.run(place.words(small / "out", "--workers", 0, "--resume"))
+            again = scene.run(scene.words(small / "out", "--workers", 0, "--resume"))
             found["disk full, then larger"] = {
                 "status": full.returncode, "said": full.stderr.splitlines()[-1:], "hidden": halves,
-                "status_of_resume": again.returncode, **place.compare(small / "out"),
+                "status_of_resume": again.returncode, **scene.compare(small / "out"),
             }  # fmt: skip
             subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
-            refused = place.run(place.words(small / "new", "--workers", 0))
+            refused = scene.run(scene.words(small / "new", "--workers", 0))
             found["read-only"] = {"status": refused.returncode, "said": refused.stderr.splitlines()[-1:]}
         finally:
             subprocess.run(["umount", str(small)], check=False)
     for name, target in (("folder removed meanwhile", ""), (".batch removed meanwhile", ".batch")):
-        out = place.folder / "removed"
-        process = start(place.words(out, "--workers", 0), place.temporary)
+        out = scene.folder / "removed"
+        process = start(scene.words(out, "--workers", 0), scene.temporary)
         while process.poll() is None and not list(out.rglob("*_scan.json")):
             time.sleep(0.02)
         shutil.rmtree(out / target, ignore_errors=True)
         err = process.communicate()[1].decode()
-        again = place.run(place.words(out, "--workers", 0, "--resume"))
+        again = scene.run(scene.words(out, "--workers", 0, "--resume"))
         found[name] = {
             "status": process.returncode,
             "said": err.splitlines()[-1:],
             "status_of_resume": again.returncode,
         }
-        found[name] |= place.compare(out)
+        found[name] |= scene.compare(out)
         shutil.rmtree(out)
     return found
 
 
-def others(place: Place) -> dict:
+def others(scene: Scene) -> dict:
     """A second command, a clock that jumps, too little memory."""
     found = {}
-    out = place.folder / "two"
-    process = start(place.words(out, "--workers", 0), place.temporary)
+    out = scene.folder / "two"
+    process = start(scene.words(out, "--workers", 0), scene.temporary)
     while not (out / "batch.lock").exists():
         time.sleep(0.02)
-    second = place.run(place.words(out, "--workers", 0, "--resume"))
+    second = scene.run(scene.words(out, "--workers", 0, "--resume"))
     process.communicate()
     found["two commands"] = {"second": second.returncode, "said": second.stderr.splitlines()[-1:]}
-    found["two commands"] |= {"first": process.returncode, **place.compare(out)}
+    found["two commands"] |= {"first": process.returncode, **scene.compare(out)}
     shutil.rmtree(out)
     if faketime := shutil.which("faketime"):
-        words = [faketime, "-f", "-30d", *place.words(out, "--workers", 0)]
-        process = start(words, place.temporary)
+        words = [faketime, "-f", "-30d", *scene.words(out, "--workers", 0)]
+        process = start(words, scene.temporary)
         while process.poll() is None and not list(out.rglob("*_scan.json")):
             time.sleep(0.02)
         os.killpg(process.pid, 9)
         process.communicate()
-        again = place.run([faketime, "-f", "+3650d", *place.words(out, "--workers", 0, "--resume")])
-        found["clock 30 days back, then 10 years on"] = {"status_of_resume": again.returncode, **place.compare(out)}
+        again = scene.run([faketime, "-f", "+3650d", *scene.words(out, "--workers", 0, "--resume")])
+        found["clock 30 days back, then 10 years on"] = {"status_of_resume": again.returncode, **scene.compare(out)}
         shutil.rmtree(out)
-    limited = ["bash", "-c", 'ulimit -v 1500000; exec "$@"', "-", *place.words(out, "--workers", 0)]
-    short = place.run(limited)
-    again = place.run(place.words(out, "--workers", 0, *(["--resume"] if (out / "batch.sqlite").exists() else [])))
+    limited = ["bash", "-c", 'ulimit -v 1500000; exec "$@"', "-", *scene.words(out, "--workers", 0)]
+    short = scene.run(limited)
+    again = scene.run(scene.words(out, "--workers", 0, *(["--resume"] if (out / "batch.sqlite").exists() else [])))
     found["1.5 GB of addresses"] = {"status": short.returncode, "said": short.stderr.splitlines()[-1:]}
-    found["1.5 GB of addresses"] |= {"status_of_resume": again.returncode, **place.compare(out)}
+    found["1.5 GB of addresses"] |= {"status_of_resume": again.returncode, **scene.compare(out)}
     return found
 
 
@@ -226,15 +226,15 @@ def main() -> None:
     parser.add_argument("--only", choices=["kills", "disk", "others"])
     asked = parser.parse_args()
     asked.folder.mkdir()
-    place = Place(asked.folder, asked.scans, asked.seed)
+    scene = Scene(asked.folder, asked.scans, asked.seed)
     found: dict = {}
     if asked.only in (None, "disk"):
-        found["disk"] = disk(place)
+        found["disk"] = disk(scene)
     if asked.only in (None, "others"):
-        found["others"] = others(place)
+        found["others"] = others(scene)
     if asked.only in (None, "kills"):
-        found["kills"] = kills(place, asked.kills)
-        found["child and parent"] = child_and_parent(place, asked.children)
+        found["kills"] = kills(scene, asked.kills)
+        found["child and parent"] = child_and_parent(scene, asked.children)
     text = json.dumps(found, indent=2)
     (asked.folder / "faults.json").write_text(text + "\n", "utf-8")
     print(text)

@@ -180,13 +180,13 @@ def main() -> int:
         child(asked)
         return 0
     slow = False
-    with tempfile.TemporaryDirectory() as place:
-        names = [Path(place) / name for name in ("a", "b")]
+    with tempfile.TemporaryDirectory() as folder:
+        names = [Path(folder) / name for name in ("a", "b")]
         with checked_out(asked.revisions[0], names[0]) as a, checked_out(asked.revisions[1], names[1]) as b:
             print("| what | CPU time, B / A | wall time, B / A | A, s of CPU | B, s of CPU | results |")
             print("|" + " --- |" * 6)
             for kind in asked.what:
-                kept = [Path(place) / f"{name}.npy" for name in ("a", "b")]
+                kept = [Path(folder) / f"{name}.npy" for name in ("a", "b")]
                 pairs = []
                 for n in range(asked.pairs):
                     found = {}

@@ -220,11 +220,11 @@ def orthogonal(pair: Pair, source: Volume, reference: Volume, asked: argparse.Na
     motion = pairing.Motion.between(reference, source)
     half = asked.half_mm or (QUICK_HALF_MM if asked.quick else HALF_MM)
     source, reference = compared(source, reference, motion, half)
-    place = motion.of(reference.geometry)
-    mask = pairing.covered(place, source.geometry, (1, 2, 2)) & pairing.body(reference.values)
-    axis = pairing.upsampled_axis(place, source.geometry)
+    geometry = motion.of(reference.geometry)
+    mask = pairing.covered(geometry, source.geometry, (1, 2, 2)) & pairing.body(reference.values)
+    axis = pairing.upsampled_axis(geometry, source.geometry)
     figures_of = pairing.same_contrast if pair.kind == "one contrast" else pairing.other_contrast
-    fine = pairing.SubSlices.of(place, pair.reference_mm)
+    fine = pairing.SubSlices.of(geometry, pair.reference_mm)
 
     def row(name: str, values: np.ndarray) -> Row:
         figures = figures_of(fine.averaged(values), reference.values, mask, reference.spacing_mm, axis)

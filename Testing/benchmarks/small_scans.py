@@ -24,9 +24,9 @@ def make_scans(folder: Path, count: int, seed: int = 0) -> list[Path]:
         volume = volumes[n % len(volumes)]
         first = tuple(int(rng.integers(0, have - want + 1)) for have, want in zip(volume.values.shape, SIZE))
         block = tuple(slice(at, at + size) for at, size in zip(first, SIZE))
-        place = folder / f"sub-{n:04d}" / "anat"
-        place.mkdir(parents=True)
-        made.append(place / f"sub-{n:04d}_scan.nrrd")
+        parent = folder / f"sub-{n:04d}" / "anat"
+        parent.mkdir(parents=True)
+        made.append(parent / f"sub-{n:04d}_scan.nrrd")
         write(volume.with_values(volume.values[block].copy(), volume.geometry.cropped(first, SIZE)), made[-1])
     return made
 

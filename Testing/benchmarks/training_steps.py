@@ -106,7 +106,7 @@ def upsample_seconds(case: Case, model: str, precision: str, device: str) -> flo
 
 def rows(asked: argparse.Namespace) -> list[Row]:
     known = [
-        (read_volume(place, told.get("modality")), told) for place, told in find_scans([asked.folder], asked.scans)
+        (read_volume(stored, told.get("modality")), told) for stored, told in find_scans([asked.folder], asked.scans)
     ]
     scans = [Scan.of(volume) for volume, _ in known]
     held_out = [scan for scan, (_, told) in zip(scans, known) if told.get("held_out")] or scans

@@ -23,8 +23,8 @@ MODEL = made_wrong.REPOSITORY / "Resources" / "Models" / "light.safetensors"
 NUMBERS = (b"inf", b"nan", b"-1", b"0", b"1e300", b"9" * 400, b"1e12", b"0x7f", b"5,0", b"", b"\x00", b"99999999999")
 WORDS: tuple[Any, ...] = (None, True, -1, 0, 1e300, 10**400, float("nan"), "", "\0", "\ud800", "mps", [], {}, [[]], "i")
 JOB = {"task": "upsample", "job": {"z_scale": 2.0, "device": "cpu", "noise": "acquired"}}
-PLACE = {"shape": [6, 10, 12], "ijk_to_ras": [[-2, 0, 0, 1], [0, -2, 0, 5], [0, 0, 5, 0], [0, 0, 0, 1]]}
-FACTS = {**PLACE, "modality": "CT", "thickness_mm": 5.0, "slice_axis": "k", "name": "a", "warnings": ["b"]}
+GEOMETRY = {"shape": [6, 10, 12], "ijk_to_ras": [[-2, 0, 0, 1], [0, -2, 0, 5], [0, 0, 5, 0], [0, 0, 0, 1]]}
+FACTS = {**GEOMETRY, "modality": "CT", "thickness_mm": 5.0, "slice_axis": "k", "name": "a", "warnings": ["b"]}
 
 
 def corpus(folder: Path) -> dict[str, bytes]:

@@ -33,8 +33,8 @@ def knee() -> Volume:
     first = volume.slices_first(axis)
     n, j, i = first.values.shape
     block = first.values[:, j // 2 - 40 : j // 2 + 40, i // 2 - 40 : i // 2 + 40]
-    place = first.geometry.cropped((0, j // 2 - 40, i // 2 - 40), block.shape)
-    return dataclasses.replace(first.with_values(np.ascontiguousarray(block), place), name="knee")
+    geometry = first.geometry.cropped((0, j // 2 - 40, i // 2 - 40), block.shape)
+    return dataclasses.replace(first.with_values(np.ascontiguousarray(block), geometry), name="knee")
 
 
 def same(a, b) -> bool:

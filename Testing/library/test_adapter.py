@@ -32,8 +32,8 @@ def block() -> Volume:
     """A block of a real scan with thick slices."""
     volume = read(SAMPLE)
     first = volume.slices_first("kji"[int(np.argmax(volume.spacing_mm))])
-    place = first.geometry.cropped((2, 100, 100), (20, 64, 64))
-    return first.with_values(np.ascontiguousarray(first.values[2:22, 100:164, 100:164]), place)
+    geometry = first.geometry.cropped((2, 100, 100), (20, 64, 64))
+    return first.with_values(np.ascontiguousarray(first.values[2:22, 100:164, 100:164]), geometry)
 
 
 @pytest.fixture

@@ -78,8 +78,8 @@ def test_the_child_upsamples_like_the_library_and_speaks_json_lines_alone(folder
     values, result = np.load(folder / "output.npy"), json.loads((folder / "result.json").read_text("utf-8"))
     assert values.dtype == expected.volume.values.dtype
     assert np.array_equal(values, expected.volume.values)
-    place = Geometry(values.shape, result["volume"]["ijk_to_ras"])
-    assert place.same_place_as(expected.volume.geometry, tol_mm=1e-9)
+    geometry = Geometry(values.shape, result["volume"]["ijk_to_ras"])
+    assert geometry.same_place_as(expected.volume.geometry, tol_mm=1e-9)
     assert result["report"]["snli"] == expected.report["snli"]
     assert events[-1].report == result["report"]
     assert names(folder) == {"job.json", "input.npy", "output.npy", "result.json"}
@@ -297,12 +297,12 @@ def test_the_child_previews_planes_that_equal_those_of_the_library(tmp_path, thi
     heard: list = []
     run_folder(folder, heard.append)
     assert names(folder) == {"job.json", "input.npy", "coronal.npy", "sagittal.npy", "result.json"}
-    places = json.loads((folder / "result.json").read_text("utf-8"))["volumes"]
-    for name, place_mm in (("coronal", at), ("sagittal", None)):
-        expected = preview(volume, name, place_mm, z_scale=2.0, device="cpu")
+    told = json.loads((folder / "result.json").read_text("utf-8"))["volumes"]
+    for name, mm in (("coronal", at), ("sagittal", None)):
+        expected = preview(volume, name, mm, z_scale=2.0, device="cpu")
         values = np.load(folder / f"{name}.npy")
         assert np.array_equal(values, expected.values)
-        assert Geometry(values.shape, places[name]["ijk_to_ras"]).same_place_as(expected.geometry)
+        assert Geometry(values.shape, told[name]["ijk_to_ras"]).same_place_as(expected.geometry)
     told = [(event.stage, event.done) for event in heard if isinstance(event, Progress)]
     assert told == [("read", 0), ("preview", 0), ("preview", 1), ("preview", 2)]
     assert isinstance(heard[-1], Finished)
@@ -429,7 +429,7 @@ def test_a_disk_that_is_full_at_the_end_of_an_adaptation_leaves_no_model(tmp_pat
 
 
 @pytest.mark.parametrize("volumes", [None, [], {"ijk_to_ras": np.eye(4).tolist()}, [{"modality": "MR"}]])
-def test_an_adaptation_whose_scans_have_no_place_is_refused(volumes, tmp_path, thick_mr, learning):
+def test_an_adaptation_whose_scans_have_no_geometry_is_refused(volumes, tmp_path, thick_mr, learning):
     folder = prepare_adapt(tmp_path / "job", thick_mr)
     facts = json.loads((folder / "job.json").read_text("utf-8"))
     (folder / "job.json").write_text(json.dumps({**facts, "volumes": volumes}), "utf-8")

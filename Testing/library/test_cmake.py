@@ -15,7 +15,7 @@ import pytest
 REPOSITORY = cmake_lists.REPOSITORY
 MODELS = (cmake_lists.LIBRARY, "LIBRARY_MODELS")
 TOP = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
-PLACES = """
+LAYOUT = """
 # Where things are in a Slicer, and what the extension's CMake uses of it.
 foreach(file Slicer_USE_FILE Slicer_EXTENSION_GENERATE_CONFIG Slicer_EXTENSION_CPACK)
   set(${file} "${CMAKE_CURRENT_LIST_DIR}/empty.cmake")
@@ -121,7 +121,7 @@ def test_the_extension_states_what_the_index_asks():
 
 def slicer_config(kind: str) -> str:
     """SlicerConfig.cmake with a stand-in for Slicer's macros, or with the macros themselves."""
-    text = PLACES + (STAND_IN if kind == "stand-in" else REAL)
+    text = LAYOUT + (STAND_IN if kind == "stand-in" else REAL)
     if kind == "real":
         for word, variable in SOURCES.items():
             if not os.environ.get(variable):
@@ -171,13 +171,13 @@ def test_build_tree_and_package_hold_a_whole_library(built, tree):
     done = subprocess.run([sys.executable, "-c", code], cwd=built, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     library = modules / "CycleINRLib"
-    places = [Path(line) for line in done.stdout.splitlines()]
-    assert places[0] == library / "__init__.py"
-    assert [place.parent for place in places[1:]] == [library / "models", library / "samples"]
+    found = [Path(line) for line in done.stdout.splitlines()]
+    assert found[0] == library / "__init__.py"
+    assert [path.parent for path in found[1:]] == [library / "models", library / "samples"]
 
 
 def test_the_package_holds_every_file_as_it_is_in_the_source(built):
-    """Byte for byte: each listed file, at the place that design and lists give it, and no other beside byte-code."""
+    """Byte for byte: each listed file, under the path that design and lists give it, and no other beside byte-code."""
     modules = scripted_modules(built / "package")
     homes = {"LIBRARY_MODELS": "CycleINRLib/models", "LIBRARY_SAMPLES": "CycleINRLib/samples"}
     expected = {}

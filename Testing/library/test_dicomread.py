@@ -53,7 +53,7 @@ def test_slices_are_ordered_by_position_whatever_their_names_and_numbers(tmp_pat
     assert (volume.modality, volume.unit, volume.slice_axis, volume.name) == ("CT", "HU", "k", "a")
 
 
-def test_the_place_is_that_of_the_tags(tmp_path):
+def test_the_matrix_is_that_of_the_tags(tmp_path):
     def oblique(n: int, dataset: Dataset) -> None:
         dataset.ImageOrientationPatient = [0.8, 0.6, 0, 0, 0, -1]
         dataset.ImagePositionPatient = [10 - 0.6 * 3 * n, 20 + 0.8 * 3 * n, 30]
@@ -101,10 +101,10 @@ def test_classic_and_legacy_enhanced_hold_the_same_scan():
 
 
 @pytest.mark.parametrize("name", ["dicom_ct_tiny", "dicom_ct_enhanced_tiny/mf.dcm", "dicom_mr_rescale_per_slice"])
-def test_gdcm_sees_the_same_values_and_place(name):
+def test_gdcm_sees_the_same_values_and_matrix(name):
     volume = read(DATA / name)
-    values, place = seen_by_itk(DATA / name)
-    assert volume.geometry.same_place_as(place, 1e-3)
+    values, seen = seen_by_itk(DATA / name)
+    assert volume.geometry.same_place_as(seen, 1e-3)
     assert np.allclose(volume.values, values, rtol=1e-5)
 
 
@@ -402,9 +402,9 @@ def enhanced(folder: Path, change) -> Path:
 def test_frames_of_an_enhanced_file_are_ordered_by_position_too(tmp_path):
     def shuffle(dataset: Dataset) -> None:
         groups = dataset.PerFrameFunctionalGroupsSequence
-        places = [group.PlanePositionSequence for group in groups]
-        for group, place in zip(groups, places[::-1]):
-            group.PlanePositionSequence = place
+        positions = [group.PlanePositionSequence for group in groups]
+        for group, position in zip(groups, positions[::-1]):
+            group.PlanePositionSequence = position
 
     plain = read(DATA / "dicom_ct_enhanced_tiny" / "mf.dcm")
     turned_round = read(enhanced(tmp_path, shuffle))
@@ -414,9 +414,9 @@ def test_frames_of_an_enhanced_file_are_ordered_by_position_too(tmp_path):
 
 def test_an_enhanced_file_with_a_gap_is_refused(tmp_path):
     def gap(dataset: Dataset) -> None:
-        place = dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0]
-        x, y, z = place.ImagePositionPatient
-        place.ImagePositionPatient = [x, y, z + 2.5]
+        position = dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence[0]
+        x, y, z = position.ImagePositionPatient
+        position.ImagePositionPatient = [x, y, z + 2.5]
 
     with pytest.raises(VolumeError, match="spacing is uneven|slice is missing"):
         read(enhanced(tmp_path, gap))
@@ -443,9 +443,9 @@ def test_every_odd_series_is_refused_or_right(shared_data):
             continue
         volume = read(folder)
         files = sorted(folder.iterdir())
-        values, place = seen_by_itk(files[0] if len(files) == 1 else folder)
+        values, seen = seen_by_itk(files[0] if len(files) == 1 else folder)
         assert np.allclose(volume.values, values, rtol=1e-5), folder.name
-        assert place.same_place_as(volume.geometry, 1e-3) or volume.values.shape[0] == 1 or volume.geometry.is_sheared
+        assert seen.same_place_as(volume.geometry, 1e-3) or volume.values.shape[0] == 1 or volume.geometry.is_sheared
         assert volume.geometry.is_sheared == ("gantrytilt" in folder.name)
 
 

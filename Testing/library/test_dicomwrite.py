@@ -53,7 +53,7 @@ def test_the_series_joins_the_study_of_its_source(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dicom_ct_tiny", "dicom_ct_enhanced_tiny/mf.dcm", "dicom_mr_rescale_per_slice"])
-def test_real_series_come_back_in_value_and_place(tmp_path, name):
+def test_real_series_come_back_in_value_and_matrix(tmp_path, name):
     volume = read(DATA / name)
     back = read(write_series(volume, DATA / name, tmp_path / "out", REPORT))
     assert back.geometry.same_place_as(volume.geometry, 1e-6)
@@ -148,7 +148,7 @@ def files_of(path: Path) -> list[Path]:
 # --- one multi-frame file -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "compressed"])
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_multi_frame_file_comes_back_in_value_and_place(tmp_path, name, compress):
+def test_a_multi_frame_file_comes_back_in_value_and_matrix(tmp_path, name, compress):
     volume = finer(read(DATA / name))
     folder = write_series(volume, DATA / name, tmp_path / "out", REPORT, enhanced=True, compress=compress)
     (file,) = folder.iterdir()
@@ -255,9 +255,9 @@ def test_slices_that_cross_those_of_the_source_name_all_of_them(tmp_path):
     sideways = replace(read(source), slice_axis="i")
     for enhanced in (False, True):
         header = headers(write_series(sideways, source, tmp_path / f"{enhanced}", REPORT, enhanced=enhanced))[0]
-        place = header.SharedFunctionalGroupsSequence[0].DerivationImageSequence[0] if enhanced else header
+        holder = header.SharedFunctionalGroupsSequence[0].DerivationImageSequence[0] if enhanced else header
         known = {str(one.SOPInstanceUID) for one in headers(source)}
-        assert {uid for uid, _ in references(place)} == known and len(known) == 5
+        assert {uid for uid, _ in references(holder)} == known and len(known) == 5
 
 
 def test_one_file_of_an_enhanced_source_keeps_what_its_frames_say(tmp_path):
@@ -313,7 +313,7 @@ def test_an_age_that_breaks_the_rules_is_left_behind(tmp_path):
     assert "PatientAge" not in headers(write_series(read(source), source, tmp_path / "out", REPORT))[0]
 
 
-def place_in_itk(image) -> np.ndarray:
+def matrix_in_itk(image) -> np.ndarray:
     """(4, 4) voxel to RAS."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
@@ -330,7 +330,7 @@ def test_itk_reads_the_same_values_at_the_same_positions(tmp_path, thick_ct, for
     back = read(folder)
     assert np.array_equal(sitk.GetArrayFromImage(image), back.values)
     assert np.array_equal(np.sort(back.values, axis=None), np.sort(thick_ct.values, axis=None))
-    assert np.allclose(place_in_itk(image), back.geometry.ijk_to_ras, atol=1e-4)
+    assert np.allclose(matrix_in_itk(image), back.geometry.ijk_to_ras, atol=1e-4)
 
 
 def test_itk_places_each_slice_of_a_tilted_series_alike(tmp_path):
@@ -341,7 +341,7 @@ def test_itk_places_each_slice_of_a_tilted_series_alike(tmp_path):
     found = read(folder)
     for k, file in enumerate(sorted(folder.iterdir())):
         image = sitk.ReadImage(str(file))
-        assert np.allclose(place_in_itk(image)[:3, 3], found.geometry.ras_of(np.array([[k, 0, 0]]))[0], atol=1e-4)
+        assert np.allclose(matrix_in_itk(image)[:3, 3], found.geometry.ras_of(np.array([[k, 0, 0]]))[0], atol=1e-4)
         assert np.array_equal(sitk.GetArrayFromImage(image)[0], found.values[k])
 
 

@@ -98,9 +98,9 @@ def test_the_entry_has_unix_line_ends_and_its_category_exists():
 
 
 def test_the_names_of_extension_and_repository_follow_the_rules():
-    place = urlsplit(entry()["scm_url"])
-    assert place.scheme == "https" and place.netloc == "github.com"
-    assert place.path.rstrip("/").split("/")[-1].removesuffix(".git") == f"Slicer{ENTRY.stem}"
+    address = urlsplit(entry()["scm_url"])
+    assert address.scheme == "https" and address.netloc == "github.com"
+    assert address.path.rstrip("/").split("/")[-1].removesuffix(".git") == f"Slicer{ENTRY.stem}"
     assert not ENTRY.stem.lower().startswith("slicer")
     assert re.findall(r"project\s*\(\s*([^\s\)\n\r]+)", CMAKE, re.IGNORECASE)[0] == ENTRY.stem
 
@@ -251,8 +251,8 @@ def library_files(node: ast.Import | ast.ImportFrom, path: Path) -> Iterator[Pat
         modules = [base, *([*base, alias.name] for alias in node.names)]
     for parts in modules:
         for count in range(1, len(parts) + 1):
-            place = HOMES.get(parts[0], Path("nowhere")).joinpath(*parts[1:count])
-            yield from (file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file())
+            path = HOMES.get(parts[0], Path("nowhere")).joinpath(*parts[1:count])
+            yield from (file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file())
 
 
 def package_of(path: Path) -> list[str]:

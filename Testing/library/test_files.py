@@ -1,4 +1,4 @@
-"""Volumes to files and back: exact values, exact place, and one clear sentence for each file that is none."""
+"""Volumes to files and back: exact values, exact matrix, and one clear sentence for each file that is none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from CycleINRLib.io.names import EXTENSIONS
 sitk = pytest.importorskip("SimpleITK")
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 DATA = Path(__file__).resolve().parent.parent / "data"
-EXACT = (".nrrd", ".mha")  # 64-bit places; NIfTI has 32
+EXACT = (".nrrd", ".mha")  # 64-bit matrices; NIfTI has 32
 KINDS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 
 
@@ -75,8 +75,8 @@ def test_itk_sees_what_was_written_and_what_itk_writes_is_read(tmp_path_factory,
         if geometry.is_sheared and extension not in (*EXACT, ".mhd", ".nhdr"):
             continue
         if extension in EXTENSIONS:
-            values, place = seen_by_itk(write(volume, folder / f"ours{extension}", overwrite=True))
-            assert place.same_place_as(volume.geometry, 1e-3)
+            values, seen = seen_by_itk(write(volume, folder / f"ours{extension}", overwrite=True))
+            assert seen.same_place_as(volume.geometry, 1e-3)
             assert np.array_equal(values, volume.values)
             assert values.dtype == volume.values.dtype
         for packed in (True, False):
@@ -231,8 +231,8 @@ def nifti(path: Path, values: np.ndarray, **fields) -> Path:
     """A NIfTI written by `write`, then changed byte by byte: {offset: (format, values...)}."""
     volume = Volume(values, Geometry.from_spacing(values.shape, (5.0, 0.7, 0.7)))
     raw = bytearray(write(volume, path.with_name("whole.nii"), overwrite=True).read_bytes())
-    for place, (kind, *numbers) in fields.items():
-        struct.pack_into(kind, raw, int(place[2:]), *numbers)
+    for at, (kind, *numbers) in fields.items():
+        struct.pack_into(kind, raw, int(at[2:]), *numbers)
     path.write_bytes(gzip.compress(bytes(raw)) if path.suffix == ".gz" else bytes(raw))
     return path
 
@@ -267,7 +267,7 @@ def test_a_nifti_in_meters_or_without_orientation_is_read_as_itk_does(tmp_path):
     assert "no orientation" in read(plain).warnings[0]
 
 
-def test_two_places_in_one_nifti_are_told(tmp_path):
+def test_two_matrices_in_one_nifti_are_told(tmp_path):
     moved = nifti(tmp_path / "a.nii", STORED.astype(np.int16), at268=("<3f", 40, 0, 0))
     assert "sform and qform, 40.0 mm apart" in read(moved).warnings[0]
 
@@ -564,13 +564,13 @@ def test_every_odd_file_is_refused_or_right(shared_data):
                 read(path)
             continue
         volume = read(path)
-        values, place = seen_by_itk(path)
+        values, seen = seen_by_itk(path)
         assert np.array_equal(volume.values, values)
         assert volume.values.dtype == values.dtype
-        assert place.same_place_as(volume.geometry) != ("sheared" in path.name)
+        assert seen.same_place_as(volume.geometry) != ("sheared" in path.name)
 
 
-def test_a_nifti_place_is_the_sform_of_its_raw_header(shared_data):
+def test_a_nifti_matrix_is_the_sform_of_its_raw_header(shared_data):
     paths = [p for p in sorted((shared_data / "odd").glob("nifti*.nii.gz")) if "4d" not in p.name]
     assert len(paths) >= 6
     for path in paths:

@@ -1,4 +1,4 @@
-"""Places: there and back through every frame, axis and target grid."""
+"""Geometry: there and back through every frame, axis and target grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ shapes = st.tuples(*[st.integers(1, 40)] * 3)
 
 @st.composite
 def geometries(draw) -> Geometry:
-    """Oblique, left-handed and sheared places of any shape."""
+    """Oblique, left-handed and sheared geometries of any shape."""
     rotation, _ = np.linalg.qr(np.reshape(draw(st.lists(finite, min_size=9, max_size=9)), (3, 3)) + 2 * np.eye(3))
     shear = np.eye(3)
     shear[1, 2] = draw(st.sampled_from([0.0, 0.0, 0.3, -0.2]))
@@ -96,14 +96,14 @@ def test_the_coarsest_axis_is_the_slice_axis_and_ties_go_to_k(spacing, axis, z_s
         ((np.inf, 0, 0), "not a finite"),
     ],
 )
-def test_a_place_that_is_none_is_refused(column, message):
+def test_a_matrix_that_is_none_is_refused(column, message):
     matrix = np.eye(4)
     matrix[:3, 2] = column
     with pytest.raises(VolumeError, match=message):
         Geometry((3, 3, 3), matrix)
 
 
-def test_a_place_cannot_be_changed_under_ones_hands():
+def test_a_matrix_cannot_be_changed_under_ones_hands():
     geometry = Geometry.from_spacing((3, 3, 3), (1, 1, 1))
     with pytest.raises(ValueError, match="read-only"):
         geometry.ijk_to_ras[0, 0] = 2

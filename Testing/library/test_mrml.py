@@ -47,7 +47,7 @@ def matrix_of(linear: np.ndarray) -> np.ndarray:
 
 
 SHEAR = np.array([[1, 0, 0], [0, 1, 0.3], [0, 0, 1]])
-PLACES = {  # index-to-RAS matrices of 0.7 x 0.7 x 5 mm, and the thick axis
+MATRICES = {  # index-to-RAS matrices of 0.7 x 0.7 x 5 mm, and the thick axis
     "axial": (np.diag([-0.7, -0.7, 5.0]), "k"),
     "oblique": (rotation(12, -20) @ np.diag([-0.7, -0.7, 5.0]), "k"),
     "sagittal": (np.array([[0, 0, 5.0], [-0.7, 0, 0], [0, -0.7, 0]]), "k"),
@@ -67,7 +67,7 @@ def add_volume(matrix: np.ndarray, name: str = "CT", dtype=np.int16):
 @pytest.fixture
 def a_ct(a_scene):
     """An oblique CT under a study, with window, level, units and DICOM attributes."""
-    node = add_volume(matrix_of(PLACES["oblique"][0]))
+    node = add_volume(matrix_of(MATRICES["oblique"][0]))
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().AutoWindowLevelOff()
     node.GetDisplayNode().SetWindowLevel(400, 40)
@@ -90,7 +90,7 @@ def coded(value: str, scheme: str, meaning: str):
 
 
 def result_of(node, z_scale: float = 3.5) -> Volume:
-    """A linear upsampling along the thick axis: any result with an honest place will do here."""
+    """A linear upsampling along the thick axis: any result with an honest matrix will do here."""
     volume = mrml.volume_from_node(node)
     axis = min("kji", key=lambda name: -volume.spacing_mm["kji".index(name)])
     target = volume.geometry.resliced(z_scale, axis)
@@ -109,7 +109,7 @@ def parent_name(scene: HeadlessScene, node) -> str:
     return hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)))
 
 
-def place_of(node) -> np.ndarray:
+def matrix_of_node(node) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
@@ -135,20 +135,20 @@ def grid_transform(scene: HeadlessScene, name: str = "CT acquisition transform")
 
 
 # --- node in ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("place", PLACES)
-def test_a_node_of_any_orientation_keeps_values_and_place(a_scene, place):
-    node = add_volume(matrix_of(PLACES[place][0]))
+@pytest.mark.parametrize("orientation", MATRICES)
+def test_a_node_of_any_orientation_keeps_values_and_matrix(a_scene, orientation):
+    node = add_volume(matrix_of(MATRICES[orientation][0]))
     volume = mrml.volume_from_node(node)
     assert np.array_equal(volume.values, slicer.util.arrayFromVolume(node))
     assert volume.values.dtype == np.int16
-    assert np.abs(volume.geometry.ijk_to_ras - matrix_of(PLACES[place][0])).max() < 1e-9
+    assert np.abs(volume.geometry.ijk_to_ras - matrix_of(MATRICES[orientation][0])).max() < 1e-9
     assert volume.name == "CT"
     assert volume.warnings == ()
 
 
 def test_voxel_places_agree_with_what_the_node_says(a_ct):
     volume = mrml.volume_from_node(a_ct)
-    there = place_of(a_ct) @ [3, 2, 7, 1]
+    there = matrix_of_node(a_ct) @ [3, 2, 7, 1]
     assert np.allclose(volume.geometry.ras_of(np.array([7, 2, 3])), there[:3], atol=1e-9)
 
 
@@ -161,10 +161,10 @@ def test_the_values_are_a_view_that_cannot_be_written(a_ct):
 
 
 def test_an_image_whose_extent_starts_elsewhere_keeps_its_place(a_scene):
-    node = add_volume(matrix_of(PLACES["oblique"][0]))
+    node = add_volume(matrix_of(MATRICES["oblique"][0]))
     node.GetImageData().SetExtent(2, 6, 0, 5, 10, 17)
     volume = mrml.volume_from_node(node)
-    there = matrix_of(PLACES["oblique"][0]) @ [2, 0, 10, 1]
+    there = matrix_of(MATRICES["oblique"][0]) @ [2, 0, 10, 1]
     assert np.allclose(volume.geometry.ras_of(np.zeros(3)), there[:3])
 
 
@@ -203,11 +203,11 @@ def test_a_rigid_parent_needs_no_warning_and_a_scaling_one_does(a_scene, a_ct):
     transform = linear_transform(a_scene, matrix_of(rotation(10, 20)))
     a_ct.SetAndObserveTransformNodeID(transform.GetID())
     assert mrml.volume_from_node(a_ct).warnings == ()
-    place = mrml.volume_from_node(a_ct).geometry.ijk_to_ras
+    matrix = mrml.volume_from_node(a_ct).geometry.ijk_to_ras
     transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.diag([1, 1, 2.0, 1])))
     (warning,) = mrml.volume_from_node(a_ct).warnings
     assert "Registration scales by 1 to 2" in warning
-    assert np.array_equal(mrml.volume_from_node(a_ct).geometry.ijk_to_ras, place)
+    assert np.array_equal(mrml.volume_from_node(a_ct).geometry.ijk_to_ras, matrix)
 
 
 def test_a_non_linear_parent_is_warned_of(a_scene, a_ct):
@@ -246,7 +246,7 @@ def test_no_node_no_voxels_and_several_components_are_refused(a_scene):
         mrml.volume_from_node(empty)
 
 
-def test_a_singular_place_is_refused(a_scene):
+def test_a_singular_matrix_is_refused(a_scene):
     node = add_volume(np.eye(4))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix_of(np.ones((3, 3)))))
     with pytest.raises(VolumeError, match="singular"):
@@ -254,16 +254,16 @@ def test_a_singular_place_is_refused(a_scene):
 
 
 # --- result out -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("place", PLACES)
-def test_a_result_of_any_orientation_lies_on_its_source(a_scene, place):
-    node = add_volume(matrix_of(PLACES[place][0]))
+@pytest.mark.parametrize("orientation", MATRICES)
+def test_a_result_of_any_orientation_lies_on_its_source(a_scene, orientation):
+    node = add_volume(matrix_of(MATRICES[orientation][0]))
     result = result_of(node, 4.0)
     made = mrml.node_from_result(a_scene.scene, result, REPORT, node)
-    assert np.abs(place_of(made) - result.geometry.ijk_to_ras).max() < 1e-9
-    values, axis = slicer.util.arrayFromVolume(made), PLACES[place][1]
+    assert np.abs(matrix_of_node(made) - result.geometry.ijk_to_ras).max() < 1e-9
+    values, axis = slicer.util.arrayFromVolume(made), MATRICES[orientation][1]
     acquired = np.take(values, np.arange(0, values.shape["kji".index(axis)], 4), "kji".index(axis))
     assert np.array_equal(acquired, slicer.util.arrayFromVolume(node))
-    ends = [place_of(n) @ [*(np.array(n.GetImageData().GetDimensions()) - 1), 1] for n in (made, node)]
+    ends = [matrix_of_node(n) @ [*(np.array(n.GetImageData().GetDimensions()) - 1), 1] for n in (made, node)]
     assert np.allclose(*ends)
 
 
@@ -297,10 +297,10 @@ def test_a_result_says_how_it_was_made(a_scene, a_ct):
 
 
 def test_the_source_is_not_changed(a_scene, a_ct):
-    before = (slicer.util.arrayFromVolume(a_ct).copy(), place_of(a_ct), sorted(a_ct.GetAttributeNames()))
+    before = (slicer.util.arrayFromVolume(a_ct).copy(), matrix_of_node(a_ct), sorted(a_ct.GetAttributeNames()))
     mrml.node_from_result(a_scene.scene, result_of(a_ct), REPORT, a_ct)
     assert np.array_equal(before[0], slicer.util.arrayFromVolume(a_ct))
-    assert np.array_equal(before[1], place_of(a_ct))
+    assert np.array_equal(before[1], matrix_of_node(a_ct))
     assert before[2] == sorted(a_ct.GetAttributeNames())
 
 
@@ -396,7 +396,7 @@ def test_a_failure_on_the_way_leaves_no_half_made_node(a_scene, a_ct, monkeypatc
 )
 def test_every_value_type_reaches_the_node_with_its_values(a_scene, a_ct, given, kept):
     values = (np.arange(8 * 6 * 5).reshape(8, 6, 5) % 100).astype(given)[::-1]
-    volume = Volume(values, Geometry(values.shape, place_of(a_ct)))
+    volume = Volume(values, Geometry(values.shape, matrix_of_node(a_ct)))
     made = mrml.node_from_result(a_scene.scene, volume, REPORT, a_ct)
     assert slicer.util.arrayFromVolume(made).dtype == np.dtype(kept)
     assert np.array_equal(slicer.util.arrayFromVolume(made), values)
@@ -407,12 +407,12 @@ def test_a_saved_bundle_brings_everything_back(a_scene, a_ct, tmp_path, kind):
     transform = grid_transform(a_scene) if kind == "grid" else linear_transform(a_scene, matrix_of(rotation(10, 20)))
     a_ct.SetAndObserveTransformNodeID(transform.GetID())
     made = mrml.node_from_result(a_scene.scene, result_of(a_ct), REPORT, a_ct)
-    values, place = slicer.util.arrayFromVolume(made).copy(), place_of(made)
+    values, matrix = slicer.util.arrayFromVolume(made).copy(), matrix_of_node(made)
     bundle = a_scene.save(tmp_path / "Fall Ü.mrb")
     a_scene.load(bundle)
     source, back = (a_scene.scene.GetFirstNodeByName(name) for name in ("CT", "CT z3.5"))
     assert np.array_equal(slicer.util.arrayFromVolume(back), values)
-    assert np.abs(place_of(back) - place).max() < 1e-6
+    assert np.abs(matrix_of_node(back) - matrix).max() < 1e-6
     for key, text in mrml.provenance(REPORT).items():
         assert back.GetAttribute(f"CycleINR.{key}") == text
     assert back.GetAttribute("note") == "as I said: look here; and there"

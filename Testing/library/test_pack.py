@@ -39,7 +39,7 @@ def volume_of(values: np.ndarray) -> Volume:
     return Volume(values, Geometry.from_spacing(values.shape, (2.0, 1.0, 1.0)), "MR", "stored")
 
 
-def test_a_pack_gives_back_values_place_and_facts(data, packed):
+def test_a_pack_gives_back_values_geometry_and_facts(data, packed):
     told = dict(find_scans([packed]))
     for (path, facts), (scan, again) in zip(find_scans([data]), told.items()):
         before, after = read_volume(path, facts["modality"]), scan.volume()
@@ -180,7 +180,7 @@ def test_samples_from_a_pack_are_those_from_the_files(data, tmp_path, mr_thin):
     assert pack(data, packed) == 0
     config = SampleConfig(slices=5, crop=24, margin=4, places=4, z_scale=(1.5, 3.5))
     files, mapped = (
-        [read_scan(place, facts["modality"]) for place, facts in find_scans([one])] for one in (data, packed)
+        [read_scan(stored, facts["modality"]) for stored, facts in find_scans([one])] for one in (data, packed)
     )
     for step in range(8):
         one, other = (draw_batch(scans, config, 4, 0, step) for scans in (files, mapped))
@@ -193,7 +193,7 @@ import sys
 from CycleINRLib.io.discover import find_scans
 from CycleINRLib.training.patches import SampleConfig, draw_batch
 from CycleINRLib.cli.train import read_scan
-scans = [read_scan(place, facts["modality"]) for place, facts in find_scans([__import__("pathlib").Path(sys.argv[1])])]
+scans = [read_scan(one, facts["modality"]) for one, facts in find_scans([__import__("pathlib").Path(sys.argv[1])])]
 if sys.argv[2] == "read":
     import dataclasses, numpy
     scans = [dataclasses.replace(scan, held=numpy.array(scan.held.values())) for scan in scans]

@@ -195,7 +195,7 @@ def test_facts_that_nobody_needs_never_stop_a_reading(tmp_path, tag, value, told
         (b"\x28\x00\x53\x10DS", b"0", "RescaleSlope"),
     ],
 )
-def test_facts_that_decide_place_or_value_stop_it_by_name(tmp_path, tag, value, named):
+def test_facts_that_decide_geometry_or_value_stop_it_by_name(tmp_path, tag, value, named):
     path = made_wrong.dicom_slice(tmp_path / "a.dcm", "1.2.3", 0.0, 1)
     raw(path, tag, value)
     with pytest.raises(VolumeError, match=named):
@@ -236,7 +236,7 @@ def test_an_output_that_cannot_be_is_refused_before_computing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-# --- places ---------------------------------------------------------------------------------------------------
+# --- matrices ---------------------------------------------------------------------------------------------------
 def rounded(decimals: int) -> np.ndarray:
     """(3, 3) columns of an oblique direction matrix, rounded."""
     a, b = np.deg2rad(17.3), np.deg2rad(-8.7)

@@ -91,7 +91,7 @@ def requirements() -> list[Requirement]:
     return found
 
 
-def test_constraints_pin_everything_exactly_and_name_no_place():
+def test_constraints_pin_everything_exactly_and_name_no_path():
     lines = [line for line in text_of("constraints.txt").splitlines() if line and not line.startswith("#")]
     assert all(PIN.match(line) for line in lines), lines
     assert PIN.match(lines[0])[1] == "torch"
@@ -123,8 +123,8 @@ def test_one_version_everywhere():
 
 
 def test_both_papers_are_cited_in_the_readme_and_for_machines():
-    for place in ("README.md", "CITATION.cff"):
-        assert all(number in text_of(place) for number in ("2404.04878", "2003.12627")), place
+    for name in ("README.md", "CITATION.cff"):
+        assert all(number in text_of(name) for number in ("2404.04878", "2003.12627")), name
 
 
 def test_the_license_is_the_whole_of_apache_2():
@@ -150,8 +150,8 @@ def test_the_links_of_the_documents_lead_somewhere():
     for document in documents:
         text = document.read_text("utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-            place, _, part = target.partition("#")
-            found = document.parent / place if place else document
+            path, _, part = target.partition("#")
+            found = document.parent / path if path else document
             assert found.exists(), f"{document.relative_to(REPOSITORY)}: {target}"
             if part:
                 assert part in headings_of(found), f"{document.relative_to(REPOSITORY)}: {target}"
@@ -212,9 +212,9 @@ def test_the_wheel_holds_library_weights_and_samples(wheel):
         metadata = next(archive.read(name).decode() for name in held if name.endswith("METADATA"))
     modules = {str(p.relative_to(REPOSITORY).as_posix()) for p in tracked_files() if p.suffix == ".py"}
     assert {name for name in modules if name.startswith("CycleINRLib/")} <= held
-    for place, home in (("Models", "models"), ("SampleData", "samples")):
+    for folder, home in (("Models", "models"), ("SampleData", "samples")):
         for path in tracked_files():
-            if path.parent == REPOSITORY / "Resources" / place:
+            if path.parent == REPOSITORY / "Resources" / folder:
                 assert f"CycleINRLib/{home}/{path.name}" in held
     assert not any(name.startswith(("Testing", "CycleINR/")) for name in held)
     assert f"Version: {__version__}\n" in metadata

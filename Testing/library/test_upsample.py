@@ -78,9 +78,9 @@ def test_a_left_handed_sheared_volume_keeps_its_matrix(small_mr):
 
 
 def test_a_parallel_reference_is_filled_at_its_own_places(small_mr, result):
-    place = result.volume.geometry.cropped((5, 0, 0), (20, 40, 36))
-    like = cycleinr.upsample(small_mr, like=place)
-    assert like.volume.geometry.same_place_as(place)
+    geometry = result.volume.geometry.cropped((5, 0, 0), (20, 40, 36))
+    like = cycleinr.upsample(small_mr, like=geometry)
+    assert like.volume.geometry.same_place_as(geometry)
     np.testing.assert_allclose(like.volume.values.astype(int), result.volume.values[5:25].astype(int), atol=1)
 
 
@@ -93,9 +93,9 @@ def test_a_reference_that_runs_backwards_is_filled_backwards(small_mr, result):
 
 
 def test_slices_of_a_reference_beyond_the_scan_are_empty_and_counted(small_mr):
-    place = small_mr.geometry.resliced(2)
-    first = tuple(place.kji_of(place.ras_of((-6, 0, 0))).round().astype(int))
-    like = cycleinr.upsample(small_mr, like=place.cropped(first, (12, *place.shape[1:])))
+    geometry = small_mr.geometry.resliced(2)
+    first = tuple(geometry.kji_of(geometry.ras_of((-6, 0, 0))).round().astype(int))
+    like = cycleinr.upsample(small_mr, like=geometry.cropped(first, (12, *geometry.shape[1:])))
     assert (like.volume.values[:5] == small_mr.values.min()).all()
     assert like.volume.values[6:].std() > 10
     assert any("5 slices of the reference lie outside" in warning for warning in like.report["warnings"])
@@ -104,8 +104,8 @@ def test_slices_of_a_reference_beyond_the_scan_are_empty_and_counted(small_mr):
 def test_a_tilted_reference_is_filled_by_resampling_and_says_so(small_mr):
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
-    place = small_mr.geometry.resliced(2).cropped((2, 10, 10), (8, 16, 16))
-    tilted = Geometry(place.shape, turn @ place.ijk_to_ras)
+    geometry = small_mr.geometry.resliced(2).cropped((2, 10, 10), (8, 16, 16))
+    tilted = Geometry(geometry.shape, turn @ geometry.ijk_to_ras)
     like = cycleinr.upsample(small_mr, like=tilted)
     assert like.volume.geometry.same_place_as(tilted)
     assert any("not parallel" in warning for warning in like.report["warnings"])

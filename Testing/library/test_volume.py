@@ -1,4 +1,4 @@
-"""Values and their place stay together, and what cannot be upsampled is refused with its reason."""
+"""Values and their geometry stay together, and what cannot be upsampled is refused with its reason."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def upsample(folder: Path, job: dict) -> int:
         },
         "noise_per_slice": {"input": [*range(1, len(values) + 1)], "output": [None, *[2.0] * (2 * len(values) - 2)]},
     }
-    return leave(folder, {"report": report, "volume": place_of(job, z_scale=Z_SCALE)})
+    return leave(folder, {"report": report, "volume": described(job, z_scale=Z_SCALE)})
 
 
 def measure(folder: Path, job: dict) -> int:
@@ -71,7 +71,7 @@ def preview(folder: Path, job: dict) -> int:
     for name in job["planes"]:
         plane, first = middle[name]
         np.save(folder / f"{name}.npy", plane)
-        volumes[name] = place_of(job, first_ijk=first)
+        volumes[name] = described(job, first_ijk=first)
     return leave(folder, {"report": {"task": "preview", "planes": job["planes"]}, "volumes": volumes})
 
 
@@ -90,11 +90,11 @@ def adapt(folder: Path, job: dict) -> int:
     return leave(folder, {"report": report})
 
 
-def place_of(job: dict, z_scale: float = 1, first_ijk=(0, 0, 0)) -> dict:
-    place = np.array(job["volume"]["ijk_to_ras"], float)
-    place[:3, 3] += place[:3, :3] @ np.array(first_ijk)
-    place[:3, 2] /= z_scale
-    return {**job["volume"], "ijk_to_ras": place.tolist()}
+def described(job: dict, z_scale: float = 1, first_ijk=(0, 0, 0)) -> dict:
+    matrix = np.array(job["volume"]["ijk_to_ras"], float)
+    matrix[:3, 3] += matrix[:3, :3] @ np.array(first_ijk)
+    matrix[:3, 2] /= z_scale
+    return {**job["volume"], "ijk_to_ras": matrix.tolist()}
 
 
 # --- what can go wrong --------------------------------------------------------------------------------------------

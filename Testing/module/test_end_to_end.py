@@ -38,8 +38,8 @@ def add_scan(volume: Volume, name: str, side: int = 40):
     """A node with the central block of a scan."""
     first = (0, *((n - side) // 2 for n in volume.values.shape[1:]))
     block = volume.values[:, first[1] : first[1] + side, first[2] : first[2] + side]
-    place = volume.geometry.cropped(first, block.shape).ijk_to_ras
-    node = slicer.util.addVolumeFromArray(np.ascontiguousarray(block), np.array(place), name=name)
+    matrix = volume.geometry.cropped(first, block.shape).ijk_to_ras
+    node = slicer.util.addVolumeFromArray(np.ascontiguousarray(block), np.array(matrix), name=name)
     node.CreateDefaultDisplayNodes()
     node.SetAttribute("DICOM.Modality", volume.modality)
     return node

@@ -89,9 +89,9 @@ def walk_outside_functions(node: ast.AST):
 def test_the_classes_stand_in_the_order_of_the_template():
     classes = [node.name for node in ast.parse(SOURCE).body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
     order = ["", "ParameterNode", "Widget", "Logic", "Test"]
-    places = [classes.index(f"CycleINR{name}") for name in order]
-    assert places == sorted(places)
-    assert places[0] < classes.index("registerSampleData") < places[1]
+    order_found = [classes.index(f"CycleINR{name}") for name in order]
+    assert order_found == sorted(order_found)
+    assert order_found[0] < classes.index("registerSampleData") < order_found[1]
 
 
 def test_the_module_names_itself_its_category_and_both_papers(the_module, an_app):

@@ -135,9 +135,9 @@ def _eclare_title(asked: argparse.Namespace) -> str:
 
 
 def _scans(asked: argparse.Namespace) -> Iterator[Any]:
-    for place, facts in find_scans([asked.train], str(asked.facts) if asked.facts else None):
+    for stored, facts in find_scans([asked.train], str(asked.facts) if asked.facts else None):
         if not facts["held_out"]:
-            yield read_scan(place, facts["modality"])
+            yield read_scan(stored, facts["modality"])
 
 
 def _trained(name: str, scans: list[Any], asked: argparse.Namespace) -> Compared:
