@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .grain import NORMAL_MAD, GrainSample
+from .grain import NORMAL_MAD, GrainSample, Picked
 from .intensity import BODY_MR, is_whole, value_range
+from .robust import median
 
 CT_BODY_HU = (-250.0, 300.0)  # soft tissue: where the noise is measured
 
@@ -64,9 +65,10 @@ class Flatness:
     def mask(self, values: np.ndarray, gradient: np.ndarray) -> np.ndarray | None:
         """The flat mask of (J, I) values and their gradient magnitude, without the rim; None for too little body."""
         body = (values > self.low) & (values < self.high)
-        if np.count_nonzero(body) < LEAST_BODY:
+        at = np.flatnonzero(body)
+        if len(at) < LEAST_BODY:
             return None
-        flat = body & (gradient < np.median(gradient[body]))
+        flat = body & (gradient < median(gradient.take(at)))
         inner = np.zeros_like(flat)
         inner[RIM:-RIM, RIM:-RIM] = flat[RIM:-RIM, RIM:-RIM]
         return inner
@@ -88,12 +90,15 @@ def sigma(values: np.ndarray, mask: np.ndarray) -> float:
 
     Source: Immerkaer's mask (CVIU 64, 1996) with a median in place of its mean, which anatomy would raise.
     """
-    if np.count_nonzero(mask) < LEAST_FLAT:
+    at = np.flatnonzero(mask[1:-1, 1:-1])  # by number: picking by a mask takes several times as long
+    if len(at) < LEAST_FLAT:
         return float("nan")
     values = np.asarray(values, np.float32)
-    rows = values[:-2] - 2 * values[1:-1] + values[2:]
-    residual = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
-    return float(np.median(np.abs(residual[mask[1:-1, 1:-1]])) / (NORMAL_MAD * LAPLACIAN_GAIN))
+    rows = values[:-2] - 2 * values[1:-1]
+    rows += values[2:]
+    residual = rows[:, :-2] - 2 * rows[:, 1:-1]
+    residual += rows[:, 2:]
+    return float(median(np.abs(residual.take(at))) / (NORMAL_MAD * LAPLACIAN_GAIN))
 
 
 def gradient_parts(values: np.ndarray) -> np.ndarray:
@@ -118,19 +123,24 @@ class _Linear:
 
     def at(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """(J, I) float32 values and gradient magnitude at `t` in source slices; held constant beyond both ends."""
-        parts = self._mixed(t, 1)
-        return self.values(t), np.hypot(parts[0], parts[1])
+        (down, across) = self._mixed(t, lambda one: one[1])
+        return self.values(t), np.sqrt(down * down + across * across)
 
     def values(self, t: float) -> np.ndarray:
         """(J, I) float32 values at `t`, alone."""
-        return self._mixed(t, 0)
+        return self._mixed(t, lambda one: one[0])
 
-    def _mixed(self, t: float, which: int) -> np.ndarray:
+    def picked(self, t: float, at: np.ndarray) -> np.ndarray:
+        """Values at `t` of the pixels with flat numbers `at`, alone."""
+        return self._mixed(t, lambda one: one[0].take(at))
+
+    def _mixed(self, t: float, part: Callable[[tuple[np.ndarray, np.ndarray]], np.ndarray]) -> np.ndarray:
         last = len(self.source) - 1
         t = min(max(t, 0.0), float(last))
         k = min(int(t + 1e-9), max(last - 1, 0))
         f = np.float32(t - k)
-        return (1 - f) * self._slice(k)[which] + f * self._slice(k + 1)[which] if f > 0 else self._slice(k)[which]
+        below = part(self._slice(k))
+        return (1 - f) * below + f * part(self._slice(k + 1)) if f > 0 else below
 
     def _slice(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         with self.lock:
@@ -298,7 +308,7 @@ class NoiseGauge:
         if self.source_sigmas is None:
             sample = GrainSample(self.source.size)
             every = np.arange(len(self.source))
-            self.source_sigmas = self._pairs(self.source, every, (sample, GrainSample(0)))[:, 0]
+            self.source_sigmas = self._pairs(self.source, every, (sample,))[:, 0]
             self.source_grain = sample.grain()
         figures = _figures(self.source_sigmas, of_target, beside, _at_acquired(positions), self.z_scale)
         of_output, of_linear = (sample.grain() for sample in samples)
@@ -308,41 +318,44 @@ class NoiseGauge:
         """The (J, I) pixels that are measured at `t` in source slices; None for too little body."""
         return self._at(t)[0]
 
-    def _pairs(
-        self, values: np.ndarray, positions: np.ndarray, samples: tuple[GrainSample, GrainSample] | None = None
-    ) -> np.ndarray:
-        """(M, 2) sigma_k of the slices and of the linear interpolation at the same places; their grain's samples."""
+    def _pairs(self, values: np.ndarray, positions: np.ndarray, samples: tuple[GrainSample, ...] = ()) -> np.ndarray:
+        """(M, 2) sigma_k of the slices and of the linear interpolation at the same places.
 
-        def of_values(n: int) -> np.ndarray:
-            return self.rounded(np.asarray(values[n], np.float32))
+        samples : of the grain of the slices, then of the interpolation; they are filled
+        """
 
-        def of_linear(n: int) -> np.ndarray:
-            return self.rounded(self.linear.values(float(positions[n])))
+        def of_values(n: int) -> Picked:
+            return lambda at: self.rounded(np.asarray(values[n].take(at), np.float32))
+
+        def of_linear(n: int) -> Picked:
+            return lambda at: self.rounded(self.linear.picked(float(positions[n]), at))
 
         def one(n: int) -> tuple[float, float]:
-            mask, sigma_linear = self._at(float(positions[n]))
+            t = float(positions[n])
+            mask, sigma_linear, linear = self._at(t)
             if mask is None:
                 return float("nan"), float("nan")
-            seen = of_values(n)
-            if samples is not None:
-                inner = 0 < n < len(values) - 1
-                for sample, slices, middle in zip(samples, (of_values, of_linear), (seen, None)):
-                    middle = slices(n) if middle is None else middle
-                    sample.add(mask, middle, *((slices(n - 1), slices(n + 1)) if inner else (None, None)))
+            seen = self.rounded(np.asarray(values[n], np.float32))
+            if linear is None and len(samples) > 1:
+                linear = self.rounded(self.linear.values(t))
+            inner = 0 < n < len(values) - 1
+            for sample, beside, middle in zip(samples, (of_values, of_linear), (seen, linear)):
+                assert middle is not None
+                sample.add(mask, middle, *((beside(n - 1), beside(n + 1)) if inner else (None, None)))
             return sigma(seen, mask), sigma_linear
 
         return np.array(_each(one, len(positions), self.threads)).reshape(-1, 2)
 
-    def _at(self, t: float) -> tuple[np.ndarray | None, float]:
-        """Mask, and sigma of the linear interpolation there."""
+    def _at(self, t: float) -> tuple[np.ndarray | None, float, np.ndarray | None]:
+        """Mask and sigma of the linear interpolation there; and its values, None where the others were known."""
         if self.known is not None and t in self.known:
-            return self.known[t]
+            return *self.known[t], None
         seen, gradient = self.linear.at(t)
-        mask = self.flatness.mask(seen, gradient)
-        found = mask, float("nan") if mask is None else sigma(self.rounded(seen), mask)
+        mask, seen = self.flatness.mask(seen, gradient), self.rounded(seen)
+        found = mask, float("nan") if mask is None else sigma(seen, mask)
         if self.known is not None:
             self.known[t] = found
-        return found
+        return *found, seen
 
 
 def _figures(
