@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
+SLOW = [HealthCheck.too_slow]  # a busy machine is no defect
+settings.register_profile("any machine", deadline=None, suppress_health_check=SLOW)
+settings.load_profile("any machine")
 REMEMBERED = tempfile.TemporaryDirectory(prefix="cycleinr-cache-")
 os.environ["CYCLEINR_CACHE"] = REMEMBERED.name  # never what the user's own runs remember
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from CycleINRLib.modelcard import read_card
 
 FEW = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 NAMES = ("a.nrrd", "a.nii", "b.nii.gz", "a.mha", "a.dcm", "mf.dcm", "a.npy", "a.safetensors", "job.json")
 

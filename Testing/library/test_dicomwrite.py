@@ -62,7 +62,7 @@ def test_real_series_come_back_in_value_and_matrix(tmp_path, name):
     assert (back.thickness_mm, back.modality) == (volume.thickness_mm, volume.modality)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(geometries(), st.integers(0, 2))
 def test_voxels_come_back_to_their_own_place(tmp_path_factory, geometry, component):
     geometry = Geometry(tuple(min(n, 6) + 1 for n in geometry.shape), geometry.ijk_to_ras)

@@ -51,7 +51,7 @@ def random_volume(kind: str = "int16", shape=(4, 5, 6)) -> Volume:
 
 
 # --- there and back -------------------------------------------------------------------------------------------
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(geometries(), st.integers(0, 2))
 def test_voxels_come_back_to_their_own_place(tmp_path_factory, geometry, component):
     geometry = Geometry(tuple(min(n, 7) for n in geometry.shape), geometry.ijk_to_ras)
@@ -65,7 +65,7 @@ def test_voxels_come_back_to_their_own_place(tmp_path_factory, geometry, compone
         assert np.abs(back.values - in_place(back.geometry, component).values).max() < 1e-3
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(geometries(), st.sampled_from(KINDS))
 def test_itk_sees_what_was_written_and_what_itk_writes_is_read(tmp_path_factory, geometry, kind):
     volume = random_volume(kind)

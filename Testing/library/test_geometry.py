@@ -27,19 +27,19 @@ def geometries(draw) -> Geometry:
     return Geometry(draw(shapes), matrix)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(geometries(), st.tuples(*[st.floats(-50, 50)] * 3))
 def test_a_place_goes_to_ras_and_back(geometry, kji):
     assert np.allclose(geometry.kji_of(geometry.ras_of(np.array(kji))), kji, atol=1e-7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(geometries())
 def test_lps_leaves_and_returns_to_the_same_bytes(geometry):
     assert np.array_equal(Geometry.from_lps(geometry.shape, geometry.to_lps()).ijk_to_ras, geometry.ijk_to_ras)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(geometries(), st.sampled_from(AXES))
 def test_slices_first_keeps_every_voxel_in_place(geometry, axis):
     moved = geometry.slices_first(axis)
@@ -49,7 +49,7 @@ def test_slices_first_keeps_every_voxel_in_place(geometry, axis):
     assert moved.slices_back(axis).same_place_as(geometry, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(geometries(), st.floats(1.01, 16), st.sampled_from(AXES))
 def test_a_target_grid_keeps_the_first_slice_and_extrapolates_nothing(geometry, z_scale, axis):
     at = AXES.index(axis)
@@ -132,7 +132,7 @@ def rotations(draw) -> Geometry:
     return Geometry(draw(st.tuples(*[st.integers(3, 40)] * 3)), matrix)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rotations(), st.data())
 def test_every_rotation_has_one_axis_for_each_plane_and_a_coordinate_for_each_row(geometry, data):
     assert {geometry.plane_across(axis) for axis in AXES} == set(PLANES)

@@ -18,7 +18,7 @@ from CycleINRLib.imaging.intensity import doubtful_values, from_zero, step_of, z
     factor=st.sampled_from([1, 2, 7, 0.5, 0.01, 1e-9, 1e6]),
     shift=st.integers(-10_000, 10_000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_zero_follows_the_scan(values, factor, shift):
     scan = np.array(values, np.float64).reshape(1, 1, -1)
     moved = (scan + shift) * factor
