@@ -37,9 +37,8 @@ from ..imaging.profile import profile_weights
 from ..imaging.spectrum import half_band, probability_of_detail, spectrum_along_z
 from ..jobs import MOST_GAIN, UpsampleJob
 from .engine import Engine, Settings
+from .plan import CYCLE_BLOCK, GAIN_BLOCK
 
-GAIN_BLOCK = (48, 128, 128)  # slices, rows and columns at most, from the middle
-CYCLE_BLOCK = (48, 96, 96)  # the same for the cycle, which costs four times as much a voxel
 LEAST_KNOWN = 3  # slices that are left after dropping
 _LEAST_BODY = 300  # voxels of body among the dropped ones
 LOW = 0.5  # gain below which it is said

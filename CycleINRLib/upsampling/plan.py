@@ -23,6 +23,8 @@ MOST_RATIO = 64  # thickness / spacing beyond which a thickness is a mistake
 OVERLAPPING = 1.02  # thickness / spacing from which it is said that slices overlap, or were interpolated
 ALREADY = 1.01  # spacing ratio up to which a volume counts as isotropic
 PARALLEL_PIXELS = 1e-3  # how far an in-plane grid may be off and still count as the same
+GAIN_BLOCK = (48, 128, 128)  # slices, rows and columns at most, from the middle, to which the gain is fitted
+CYCLE_BLOCK = (48, 96, 96)  # the same for the cycle of the self-check, which costs four times as much a voxel
 
 
 @dataclass(frozen=True, eq=False)

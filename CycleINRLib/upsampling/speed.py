@@ -26,7 +26,7 @@ from ..jobs import UpsampleJob
 from ..machine import processor, recall, remember, usable_cores
 from ..modelcard import read_card
 from .memory import usual_rows
-from .plan import Plan, plan
+from .plan import CYCLE_BLOCK, GAIN_BLOCK, Plan, plan
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -151,13 +151,11 @@ def _key(job: UpsampleJob) -> str:
 
 def _beside(shape: tuple[int, int, int], planned: Plan, job: UpsampleJob) -> Iterator[Pass]:
     """What is computed on central blocks of (N, J, I) `shape` beside the result: gain and self-check."""
-    from . import gain
-
-    count, rows, columns = map(min, shape, gain.GAIN_BLOCK)
+    count, rows, columns = map(min, shape, GAIN_BLOCK)
     if job.gain is None or job.self_check:
         yield Pass(-(-count // 2), rows, columns, count // 2)
     if job.self_check:
-        count, rows, columns = map(min, shape, gain.CYCLE_BLOCK)
+        count, rows, columns = map(min, shape, CYCLE_BLOCK)
         times = 1 if planned.ratio <= KEEP_RATIO else 2
         for one in (count, count - 1):
             yield Pass(one, rows, columns, times * one)

@@ -11,7 +11,7 @@ from CycleINRLib import machine
 from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.upsampling.speed import known_speed
 
-HEAVY = ("torch", "matplotlib", "vtk")
+HEAVY = ("torch", "matplotlib", "vtk", "scipy")
 
 
 @pytest.fixture
