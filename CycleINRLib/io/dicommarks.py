@@ -39,6 +39,13 @@ _ATTRIBUTES: dict[str, list[tuple[str, ...]]] = {
     "sequence": [("SequenceName",), ("PulseSequenceName",)],
     "coil": [("ReceiveCoilName", "MRReceiveCoilSequence")],
     "contrast agent": [("ContrastBolusAgent",)],
+    "label": [("FrameLabel", "FrameContentSequence")],
+    "description": [("SeriesDescription",)],
+    "protocol": [("ProtocolName",)],
+    "thickness": [("SliceThickness", "PixelMeasuresSequence")],
+    "frame of reference": [("FrameOfReferenceUID",)],
+    "modality": [("Modality",)],
+    "series time": [("SeriesTime",)],
     "comment": [("ImageComments",)],  # Canon writes the diffusion direction there
     "acquisition time": [
         ("FrameAcquisitionDateTime", "FrameContentSequence"), ("AcquisitionDateTime",),
@@ -66,6 +73,7 @@ MARK_TAGS = [
     "ImageType", "DiffusionGradientOrientation", "DimensionIndexSequence", "MRDiffusionSequence",
     *(Tag(group, element) for tags in _PRIVATE.values() for group, element in tags),
 ]  # fmt: skip
+MOST_INDICES = 5  # dimensions of a multi-frame file that are looked at one by one
 _OF_POSITION = {0x00200032, 0x00209057, 0x00201041, 0x00200013, 0x00201002, 0x00209056}  # not what tells volumes apart
 
 
@@ -95,8 +103,8 @@ def marks_of(header: Dataset, get: Callable[..., Any], groups: Dataset | None) -
         found = tuple(value for tag in tags if (value := plain(_raw(header, tag))) not in (None, ""))
         if found and mark not in marks:
             marks[mark] = found[0] if len(found) == 1 else found
-    if groups is not None and (index := _index_without_position(header, groups)):
-        marks["dimension index"] = index
+    if groups is not None:
+        marks.update(_index_without_position(header, groups))
     return marks
 
 
@@ -112,18 +120,19 @@ def _raw(header: Dataset, tag: tuple[int, int]) -> Any:
         return bytes(getattr(header.get_item(tag), "value", b"") or b"")
 
 
-def _index_without_position(header: Dataset, groups: Dataset) -> tuple | None:
-    """DimensionIndexValues of a frame without those that count positions."""
+def _index_without_position(header: Dataset, groups: Dataset) -> dict[str, Any]:
+    """DimensionIndexValues of a frame without those that count positions; each alone where nothing says which do."""
     content = groups.get("FrameContentSequence")
     values = content[0].get("DimensionIndexValues") if content else None
     if values is None:
-        return None
+        return {}
     numbers = plain(values)
     numbers = numbers if isinstance(numbers, tuple) else (numbers,)
     pointers = [item.get("DimensionIndexPointer") for item in header.get("DimensionIndexSequence") or []]
     if len(pointers) != len(numbers):
-        return None
-    return tuple(n for n, pointer in zip(numbers, pointers) if pointer is None or int(pointer) not in _OF_POSITION)
+        return {f"dimension index {n}": number for n, number in enumerate(numbers[:MOST_INDICES], 1)}
+    others = tuple(n for n, pointer in zip(numbers, pointers) if pointer is None or int(pointer) not in _OF_POSITION)
+    return {"dimension index": others} if others else {}
 
 
 def plain(value: Any) -> Any:

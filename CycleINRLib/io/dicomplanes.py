@@ -120,7 +120,8 @@ def contents_of(path: Path) -> Contents:
         if not planes and damaged:
             raise damaged[0].refused()
         if not planes:
-            raise VolumeError("The folder holds no DICOM images", str(path), "give the folder of the series, or a file")
+            what = f"{path}, {others[0]}" if others else str(path)
+            raise VolumeError("The folder holds no DICOM images", what, "give the folder of the series, or a file")
     else:
         planes = image_planes_of(path)
         if planes[0].frame is None:
@@ -192,7 +193,8 @@ def image_planes_of(file: Path) -> list[Plane]:
         return _examine(file)
     except _NoImage as error:
         what = "The DICOM file holds no image with a place in the patient"
-        raise VolumeError(what, f"{file.name}, {error}", "choose another") from None
+        advice = "give its folder" if file.name.upper() == "DICOMDIR" else "choose another, or the folder of the series"
+        raise VolumeError(what, f"{file.name}, {error}", advice) from None
 
 
 def _examine(file: Path) -> list[Plane]:

@@ -144,7 +144,11 @@ def _refuse_unscalar(slices: list[Plane]) -> None:
                 "The voxels are no single numbers", f"{facts.color} in {file}", "choose a series without color"
             )
         if "MOSAIC" in plane.image_type:
-            raise VolumeError("A mosaic holds all slices in one image", file, "export enhanced DICOM or NIfTI")
+            raise VolumeError(
+                "A mosaic holds all slices in one image, and no place of its own for each",
+                file,
+                "convert the folder by dcm2niix, or export it as enhanced DICOM, and give what comes out",
+            )
 
 
 def _choose_volume(candidates: list[Candidate], frame: int | None) -> list[Plane]:

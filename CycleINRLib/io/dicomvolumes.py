@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import VolumeError
+from .dicommarks import MOST_INDICES
 from .dicomplanes import Plane
 
 # What may differ between the volumes of a series, what says most first; see `dicommarks`.
@@ -26,7 +27,9 @@ MARKS = (
     *CONTRAST, "gradient direction", "temporal position", "time offset", "trigger delay", "cardiac phase",
     "respiratory phase", "inversion time", "flip angle", "repetition time", "labeling", "voltage", "kernel", "energy",
     "echo number", "acquisition", "reconstruction", "frame reference time", "sequence", "coil", "contrast agent",
-    "dimension index", "comment", "time in the scan", "acquisition time", "content time",
+    "dimension index", *(f"dimension index {n + 1}" for n in range(MOST_INDICES)), "label", "comment", "protocol",
+    "description", "modality", "thickness", "frame of reference", "time in the scan", "acquisition time",
+    "content time", "series time",
 )  # fmt: skip
 TIMES = (
     "trigger delay",
@@ -34,7 +37,9 @@ TIMES = (
     "acquisition time",
     "content time",
     "frame reference time",
+    "series time",
 )  # rank volumes at each position
+MOMENTS = ("acquisition time", "content time")  # written as YYYYMMDDHHMMSS
 CYCLIC = ("trigger delay",)  # it begins anew at each position
 MOST_TOGETHER = 3  # marks that are combined
 NAMED = 12  # volumes named in one message
@@ -216,14 +221,16 @@ def _named(ordered: list[Plane], group: np.ndarray, names: tuple[str, ...]) -> l
     found = []
     for n in range(group.max() + 1):
         slices = [plane for plane, at in zip(ordered, group) if at == n]
-        words = [f"{name} {_shown(slices[0].marks.get(name))}" for name in names]
+        words = [f"{name} {_shown(slices[0].marks.get(name), name)}" for name in names]
         found.append(Candidate(", ".join(words), slices))
     return found
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, name: str = "") -> str:
     if value is None:
         return "not stated"
+    if name in MOMENTS and isinstance(value, float):
+        return f"{value:.15g}"
     if isinstance(value, tuple):
         return " ".join(_shown(one) for one in value)
     return value if isinstance(value, str) else f"{value:g}"

@@ -48,6 +48,7 @@ def parse_metaimage(path: Path) -> Header:
     data = fields["ElementDataFile"]
     local = data.upper() == "LOCAL"
     warnings: list[str] = []
+    _tell_contradictions(fields, warnings)
     matrix = _matrix(fields, count, warnings)
     offset = whole(fields.get("HeaderSize", "0"), "HeaderSize", -1)
     if local:
@@ -94,6 +95,22 @@ def _first(fields: dict[str, str], names: str, default: list[float]) -> list[flo
     """The numbers of the first of these fields that is there, as many as the default has."""
     name = next((name for name in names.split() if name in fields), None)
     return default if name is None else numbers(fields[name].split(), name, len(default))
+
+
+_SYNONYMS = (
+    "TransformMatrix Rotation Orientation",
+    "Offset Position Origin",
+    "BinaryDataByteOrderMSB ElementByteOrderMSB",
+)
+
+
+def _tell_contradictions(fields: dict[str, str], warnings: list[str]) -> None:
+    """Names of one meaning with different values: MetaIO takes any of them."""
+    for names in _SYNONYMS:
+        stated = [name for name in names.split() if name in fields]
+        values = {tuple(fields[name].lower().split()) for name in stated}
+        if len(values) > 1:
+            warnings.append(f"The file states {' and '.join(stated)}, which differ: {stated[0]} is used")
 
 
 def _matrix(fields: dict[str, str], count: int, warnings: list[str]) -> np.ndarray:

@@ -17,15 +17,18 @@ FORMATS = "give NRRD, NIfTI, MHA or DICOM"
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _NO_SCALARS = {32: "complex64", 1792: "complex128", 2048: "complex256", 128: "RGB", 2304: "RGBA"}
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: unknown, meter, mm, micron
+_UNITS = {1000.0: "meter", 0.001: "micron"}
+_LABELS = 1002  # intent code
 _PLACES_1 = {
-    "dim": ("8h", 40), "datatype": ("h", 70), "pixdim": ("8f", 76), "vox_offset": ("f", 108),
+    "dim": ("8h", 40), "intent": ("h", 68), "datatype": ("h", 70), "pixdim": ("8f", 76), "vox_offset": ("f", 108),
     "scl_slope": ("f", 112), "scl_inter": ("f", 116), "xyzt_units": ("b", 123), "qform_code": ("h", 252),
     "sform_code": ("h", 254), "quatern": ("3f", 256), "qoffset": ("3f", 268), "srow": ("12f", 280),
     "magic": ("4s", 344),
 }  # fmt: skip
 _PLACES_2 = {
     "magic": ("8s", 4), "datatype": ("h", 12), "dim": ("8q", 16), "pixdim": ("8d", 104),
-    "vox_offset": ("q", 168), "scl_slope": ("d", 176), "scl_inter": ("d", 184), "qform_code": ("i", 344),
+    "intent": ("i", 504), "vox_offset": ("q", 168),
+    "scl_slope": ("d", 176), "scl_inter": ("d", 184), "qform_code": ("i", 344),
     "sform_code": ("i", 348), "quatern": ("3d", 352), "qoffset": ("3d", 376), "srow": ("12d", 400),
     "xyzt_units": ("i", 500),
 }  # fmt: skip
@@ -65,6 +68,8 @@ def parse_nifti(path: Path) -> Header:
         refuse_non_scalar(f"vectors of {sizes[4]} components")
     warnings: list[str] = []
     slope, intercept = _scale(facts, warnings)
+    if facts["intent"] == _LABELS:
+        warnings.append("The file says that it holds labels: between two of them there is nothing to upsample")
     file = _data_file(path, facts)
     first = whole(facts["vox_offset"], "vox_offset")
     return Header(
@@ -178,7 +183,13 @@ def _matrix(facts: dict, warnings: list[str]) -> np.ndarray:
         warnings.append("The file states no orientation: axes along left, posterior, superior are assumed")
     else:
         matrix = sform if chosen == "sform" else rotated
+    sizes = np.linalg.norm(matrix[:3, :3], axis=0)
+    if chosen == "sform" and (spacing > 0).all() and not np.allclose(spacing, sizes, rtol=0.01):
+        said, used = (" x ".join(f"{mm:.4g}" for mm in one) for one in (spacing, sizes))
+        warnings.append(f"The file states two sizes of a voxel, pixdim {said} and sform {used}: sform is used")
     mm = _MM.get(facts["xyzt_units"] & 7)
+    if mm is not None and mm != 1:
+        warnings.append(f"The unit of length of the file is the {_UNITS[mm]}: lengths were turned into mm")
     if mm is None:
         warnings.append(f"The file states a unit of length that is not known, {facts['xyzt_units'] & 7}: mm is assumed")
         mm = 1.0

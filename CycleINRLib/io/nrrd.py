@@ -73,7 +73,7 @@ def parse_nrrd(path: Path) -> Header:
     return Header(
         format="NRRD",
         sizes=sizes,
-        dtype=_dtype(fields),
+        dtype=_dtype(fields, encoding, warnings),
         spatial=spatial,
         ijk_to_ras=matrix,
         files=files,
@@ -107,12 +107,14 @@ def _fields(stream: BinaryIO) -> tuple[dict[str, str], list[str]]:
     return fields, following
 
 
-def _dtype(fields: dict[str, str]) -> np.dtype:
+def _dtype(fields: dict[str, str], encoding: str, warnings: list[str]) -> np.dtype:
     code = _CODES.get(needed(fields, "type").lower())
     if code is None:
         raise VolumeError("The voxel type of the NRRD is unknown", fields["type"], "save the scan as short or float")
-    order = {"big": ">", "little": "<"}.get(fields.get("endian", "").lower(), "=")
-    return np.dtype(order + code)
+    order = {"big": ">", "little": "<"}.get(fields.get("endian", "").lower())
+    if order is None and np.dtype(code).itemsize > 1 and encoding not in ("text", "hex"):
+        warnings.append("The file does not state the order of its bytes (endian): little is assumed")
+    return np.dtype((order or "<") + code)
 
 
 # --- matrix --------------------------------------------------------------------------------------------------
@@ -128,8 +130,9 @@ def _matrix(fields: dict[str, str], kinds: list[str], sizes: tuple[int, ...], wa
         columns, spatial, origin, mm = _by_spacings(fields, kinds, sizes, warnings)
     if len(spatial) != 3:
         raise VolumeError("The NRRD does not have three axes in space", f"{len(spatial)} axes", AGAIN)
-    if space and space not in _TO_RAS:
-        warnings.append(f"The space of the file is {space}, without left and right: left-posterior-superior is assumed")
+    if space not in _TO_RAS:
+        told = f"The space of the file is {space}, without" if space else "The file states no space, which would tell"
+        warnings.append(f"{told} left and right: left-posterior-superior is assumed")
     matrix = np.eye(4)
     matrix[:3] = np.array([*columns, origin], float).T
     signs = _TO_RAS.get(space, _TO_RAS["lps"])
@@ -140,6 +143,7 @@ def _by_directions(fields: dict[str, str], words: list[str], count: int, length:
     """From `space directions`, `space origin` (the center of the first sample), `space units`."""
     if len(words) != count:
         raise ValueError(f"space directions has {len(words)} vectors where {count} belong")
+    _tell_left_out(fields, warnings)
     vectors = [
         None if word.lower() == "none" else numbers(word.strip("()").split(","), "a space direction", length)[:3]
         for word in words
@@ -148,7 +152,10 @@ def _by_directions(fields: dict[str, str], words: list[str], count: int, length:
     if length == 3:  # a zero vector is a damaged axis, unless time has a number of its own
         spatial = [axis for axis, vector in enumerate(vectors) if vector is not None]
     origin = [0.0] * 3
-    if text := fields.get("space origin", "").strip("() "):
+    text = fields.get("space origin", "").strip("() ")
+    if not text:
+        warnings.append("The file states no origin: its first voxel is taken to lie at 0, 0, 0")
+    else:
         origin = numbers(text.split(","), "space origin", length)[:3]
     units = _quoted(fields.get("space units", ""))
     found = [mm_of(unit, "unit of space", warnings) for unit in sorted(set(units[:3]))]
@@ -157,6 +164,14 @@ def _by_directions(fields: dict[str, str], words: list[str], count: int, length:
     mm = found[0] if found else 1.0
     columns = [np.array(vectors[axis], float) * mm for axis in spatial]
     return columns, spatial, np.multiply(origin, mm), [mm] * count
+
+
+def _tell_left_out(fields: dict[str, str], warnings: list[str]) -> None:
+    """Fields of single axes that the format forbids beside space directions."""
+    for name in ("spacings", "axis mins", "axis maxs", "units"):
+        words = _quoted(_either(fields, name, name.replace(" ", "")))
+        if any(word.lower() not in ("nan", "none", "mm", "", "???") for word in words):
+            warnings.append(f"The file states {name} beside its space directions: they are left out")
 
 
 def _by_spacings(fields: dict[str, str], kinds: list[str], sizes: tuple[int, ...], warnings: list[str]):

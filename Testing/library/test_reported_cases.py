@@ -5,6 +5,7 @@ Each test stands for a kind of fault, not for one file; right values come from t
 
 from __future__ import annotations
 
+import copy
 import os
 import struct
 from pathlib import Path
@@ -62,6 +63,11 @@ def with_tags(second: bool, **tags):
             "acquisition time",
         ),
         ({"KVP": 80}, {"KVP": 140}, "voltage"),
+        ({"SeriesDescription": "arterial"}, {"SeriesDescription": "venous"}, "description arterial"),
+        ({"ProtocolName": "a"}, {"ProtocolName": "b"}, "protocol a"),
+        ({"SliceThickness": 2.5}, {"SliceThickness": 5}, "thickness 2.5"),
+        ({"FrameOfReferenceUID": "1.1"}, {"FrameOfReferenceUID": "1.2"}, "frame of reference 1.1"),
+        ({"SeriesTime": "120000"}, {"SeriesTime": "120100"}, "series time"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
@@ -80,6 +86,38 @@ def test_images_that_nothing_tells_apart_are_refused(tmp_path):
     make_series(tmp_path, change=lambda n, d: setattr(d, "InstanceNumber", n + 6), name="b{}".format)
     with pytest.raises(VolumeError, match="nothing in their headers tells them apart"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda content, n, t: setattr(content, "TemporalPositionIndex", t + 1), "temporal position 1"),
+        (lambda content, n, t: setattr(content, "DimensionIndexValues", [1, n + 1, t + 1]), "dimension index 3 1"),
+        (lambda content, n, t: setattr(content, "FrameLabel", f"phase {t}"), "label phase 0"),
+        (
+            lambda content, n, t: setattr(content, "FrameAcquisitionDateTime", f"2020010112{t:02d}{n:02d}"),
+            "time 20200101120000.*20200101120100",
+        ),
+    ],
+)
+def test_volumes_of_a_multi_frame_file_are_told_apart_and_named(tmp_path, change, name):
+    """Twice the same frames, the second brighter by 100; no pointers say what the dimensions are."""
+    dataset = pydicom.dcmread(DATA / "dicom_ct_enhanced_tiny" / "mf.dcm")
+    frames, stored = list(dataset.PerFrameFunctionalGroupsSequence), dataset.pixel_array
+    groups = [copy.deepcopy(frame) for _ in range(2) for frame in frames]
+    for at, group in enumerate(groups):
+        if "FrameContentSequence" not in group:
+            group.FrameContentSequence = [Dataset()]
+        change(group.FrameContentSequence[0], at % len(frames), at // len(frames))
+    dataset.PerFrameFunctionalGroupsSequence, dataset.NumberOfFrames = groups, len(groups)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.PixelData = stored.tobytes() + (stored + 100).astype(stored.dtype).tobytes()
+    dataset["PixelData"].VR = "OW"
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(VolumeError, match=f"4D, 2 volumes.*{name}.*--frame 0 to 1"):
+        read(tmp_path)
+    first, second = (read(tmp_path, frame=n).values for n in (0, 1))
+    assert np.array_equal(second, first + 100)
 
 
 def test_echoes_that_lie_between_each_others_slices_are_no_stack(tmp_path):
@@ -154,6 +192,29 @@ def test_a_series_for_each_slice_is_refused_without_advice_that_ends_nowhere(tmp
     with pytest.raises(VolumeError, match="4 series of one slice each") as told:
         read(tmp_path)
     assert "--series" not in str(told.value)
+
+
+def test_links_in_a_circle_pipes_and_documents_fail_no_scan_and_advice_leads_on(tmp_path):
+    folder = make_series(tmp_path / "a")
+    (folder / "below").mkdir()
+    os.symlink("..", folder / "below" / "loop")
+    os.symlink("nowhere", folder / "dangling")
+    document = pydicom.dcmread(folder / "000.dcm")
+    document.Modality, document.EncapsulatedDocument = "DOC", b"%PDF"
+    for name in ("PixelData", "Rows", "Columns", "ImagePositionPatient"):
+        del document[name]
+    document.save_as(folder / "report.dcm")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    told = read(folder)
+    assert np.array_equal(told.values, PLAIN) and "report.dcm (an object of modality DOC)" in " ".join(told.warnings)
+    with pytest.raises(VolumeError, match="give its folder"):
+        read(folder / "DICOMDIR")
+    without = make_series(tmp_path / "b", change=lambda n, dataset: delattr(dataset, "PixelSpacing"))
+    with pytest.raises(VolumeError, match="000.dcm .an image without PixelSpacing"):
+        read(without)
+    mosaic = make_series(tmp_path / "c", 2, change=lambda n, d: setattr(d, "ImageType", ["ORIGINAL", "M", "MOSAIC"]))
+    with pytest.raises(VolumeError, match="convert the folder by dcm2niix"):
+        read(mosaic)
 
 
 # --- facts that inform and facts that decide ------------------------------------------------------------------
@@ -307,6 +368,63 @@ def test_space_units_of_a_nrrd_and_distance_units_of_a_metaimage_become_mm(tmp_p
     assert "um" in " ".join(volume.warnings)
     volume = read(made_wrong.metaimage(tmp_path / "a.mha", DistanceUnits="cm"))
     assert np.allclose(volume.spacing_mm, [40, 10, 10]) and "cm" in " ".join(volume.warnings)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"space_origin": None}, "no origin"),
+        ({"space": None}, "no space"),
+        ({"space": None, "space_directions": None, "space_origin": None, "spacings": "1 1 4"}, "no space"),
+        ({"spacings": "2 2 8"}, "spacings beside"),
+        ({"axis_mins": "10 20 30"}, "axis mins beside"),
+        ({"units": '"cm" "cm" "cm"'}, "units beside"),
+        ({"endian": None}, "endian"),
+        ({"centerings": "cell cell cell", "measurement_frame": "(0,1,0) (1,0,0) (0,0,1)"}, ""),
+        ({"spacings": "nan nan nan", "units": '"mm" "mm" "mm"'}, ""),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_a_nrrd_does_not_state_or_states_twice_is_told(tmp_path, fields, told):
+    volume = read(made_wrong.nrrd(tmp_path / "a.nrrd", **fields))
+    assert np.array_equal(volume.values, made_wrong.noise()) and np.allclose(volume.spacing_mm, [4, 1, 1])
+    assert told in " ".join(volume.warnings) and len(volume.warnings) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"Position": "4 5 6"}, "Offset and Position"),
+        ({"Origin": "0 0 0"}, ""),
+        ({"Rotation": "0 1 0 1 0 0 0 0 1"}, "TransformMatrix and Rotation"),
+        ({"ElementByteOrderMSB": "True"}, "ElementByteOrderMSB"),
+    ],
+)
+def test_names_of_one_meaning_that_differ_in_a_metaimage_are_told(tmp_path, fields, told):
+    volume = read(made_wrong.metaimage(tmp_path / "a.mha", **fields))
+    assert np.array_equal(volume.values, made_wrong.noise())
+    assert told in " ".join(volume.warnings) and len(volume.warnings) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("fields", "spacing", "told"),
+    [
+        ({"unit": ("b", 123, (1,))}, 4000, "meter"),
+        ({"unit": ("b", 123, (3,))}, 0.004, "micron"),
+        ({"unit": ("b", 123, (10,))}, 4, ""),  # mm and seconds
+        ({"sizes": ("3f", 80, (2, 2, 8))}, 4, "two sizes of a voxel, pixdim 2 x 2 x 8 and sform 1 x 1 x 4"),
+        ({"sizes": ("3f", 80, (-1, 1, 4))}, 4, ""),
+        ({"intent": ("h", 68, (1002,))}, 4, "labels"),
+        ({"qform": ("h", 252, (1,)), "factor": ("f", 76, (-1,))}, 4, "two places"),
+        ({"qform": ("h", 252, (1,)), "factor": ("f", 76, (0,))}, 4, ""),
+        ({"scale": ("2f", 112, (0, 5))}, 4, ""),
+        ({"scale": ("2f", 112, (np.nan, 5))}, 4, ""),
+    ],
+)
+def test_what_a_nifti_states_of_lengths_and_places_is_followed_or_told(tmp_path, fields, spacing, told):
+    volume = read(made_wrong.nifti(tmp_path / "a.nii", **fields))
+    assert np.array_equal(volume.values, made_wrong.noise()) and volume.spacing_mm[0] == pytest.approx(spacing)
+    assert told in " ".join(volume.warnings) and len(volume.warnings) == bool(told)
 
 
 def test_orientations_of_a_metaimage_that_disagree_are_told(tmp_path):
