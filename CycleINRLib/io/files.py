@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import MissingPackageError, RequestError, ResourceError, VolumeError
 from ..imaging.geometry import SQUARE, Geometry
 from ..imaging.volume import UNITS, Volume, rescaled, storable
-from ..wholefile import check_file, check_folder, write_whole
+from ..wholefile import check_file, check_folder, check_name, write_whole
 from .decode import decode
 from .encode import ENCODERS
 from .fields import Header
@@ -153,6 +153,7 @@ def check_output(
     ResourceError : as `check_file`
     """
     path, given = Path(path), [Path(one) for one in inputs]
+    check_name(path)  # before the system is asked about it
     if dicom:
         _check_dicom_folder(path, overwrite, given)
         if modality and modality.upper() not in UNITS:
