@@ -415,7 +415,7 @@ def test_names_of_one_meaning_that_differ_in_a_metaimage_are_told(tmp_path, fiel
         ({"sizes": ("3f", 80, (2, 2, 8))}, 4, "two sizes of a voxel, pixdim 2 x 2 x 8 and sform 1 x 1 x 4"),
         ({"sizes": ("3f", 80, (-1, 1, 4))}, 4, ""),
         ({"intent": ("h", 68, (1002,))}, 4, "labels"),
-        ({"qform": ("h", 252, (1,)), "factor": ("f", 76, (-1,))}, 4, "two places"),
+        ({"qform": ("h", 252, (1,)), "factor": ("f", 76, (-1,))}, 4, "sform and qform, 40.0 mm apart"),
         ({"qform": ("h", 252, (1,)), "factor": ("f", 76, (0,))}, 4, ""),
         ({"scale": ("2f", 112, (0, 5))}, 4, ""),
         ({"scale": ("2f", 112, (np.nan, 5))}, 4, ""),
