@@ -30,9 +30,10 @@ from .manifest import Manifest, ScanRow
 from .naming import named
 from .order import STAGING, Order, Outcome, close_staging, open_staging, placing, run_file, told, undo
 from .pool import Pool, pool_of
-from .stop import Stop, stopped
+from .stop import CtrlC, stopped
 from .summary import Summary, write_summary
 from .task import FIGURES, bytes_of, stamp_of
+from .turns import BESIDE
 
 THUMBNAILS = 1000  # scans whose pictures the page shows
 SUMMARY_S = 60.0  # the summary is written anew while the batch runs, at most so often
@@ -154,6 +155,7 @@ class _Run:
         self.folder, self.root = request.folder.absolute(), root_of(list(request.scans))
         self.token = secrets.token_hex(8)
         self.failures: dict[int, int] = {}  # tries of this command that failed
+        self.alone: set[int] = set()  # scans that get a worker to themselves
         self.losses: dict[int, int] = {}  # times that a worker ended which had not begun the scan yet
         self.halted: CycleINRError | None = None
         self.summary_due = time.monotonic() + SUMMARY_S
@@ -169,10 +171,14 @@ class _Run:
         try:
             if before.get("waiting"):
                 asked, home = self.request, self.folder / STAGING
-                with pool_of(asked.workers, asked.scheduler, home, self.say) as pool, Stop(self.say) as stop:
+                with pool_of(asked.workers, asked.scheduler, home, self.say) as pool, CtrlC(self.say) as stop:
                     if pool.dashboard:
                         self.say(f"dashboard     {pool.dashboard}")
-                    self._work(pool, stop)
+                    try:
+                        self._work(pool, stop)
+                    except BaseException:
+                        run_file(home.parent, self.token).unlink(missing_ok=True)  # what runs stops soon
+                        raise
                     if stop.asked:
                         self.halted = self.halted or stopped()
         finally:
@@ -268,9 +274,10 @@ class _Run:
             root=str(self.root),
             hash=row.hash if row.output and not self._is_damaged(row) else None,
             thumbnail=self.request.thumbnails and row.id <= THUMBNAILS,
+            alone=row.id in self.alone,
         )
 
-    def _work(self, pool: Pool, stop: Stop) -> None:
+    def _work(self, pool: Pool, stop: CtrlC) -> None:
         """Keeps the pool full until nothing waits, something halts, or someone asks to stop."""
         counts = self.manifest.count()
         total, done_before = sum(counts.values()), sum(counts.values()) - counts.get("waiting", 0)
@@ -318,9 +325,10 @@ class _Run:
         if row is not None and self._is_found_done(row, order.token):  # its worker was killed before it could tell
             shutil.rmtree(order.staging, ignore_errors=True)
             return True
-        begun = order.staging.exists()
+        begun, beside = order.staging.exists(), (order.staging / BESIDE).exists()
         undo(order.staging, _results(UpsampleJob.from_json(order.job)))  # of a worker that was killed
-        if outcome.state == "lost" and not begun and self._is_innocent(scan):
+        if outcome.state == "lost" and (beside if begun else self._is_innocent(scan)):
+            self.alone |= {scan} if begun else set()  # next time: one of two scans ended the worker
             manifest.put_back(scan)
             return False
         if outcome.halt:

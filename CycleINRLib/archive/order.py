@@ -36,6 +36,7 @@ class Order:
     root: str = ""  # what of the path is above the scans that the user named
     hash: str | None = None  # of the input when the result was made that lies there
     thumbnail: bool = False
+    alone: bool = False  # no other scan in the same worker meanwhile
 
     @property
     def staging(self) -> Path:
@@ -61,6 +62,7 @@ class Outcome:
     halt: bool = False  # no other scan would do better: the disk is full, say
     thumbnail: bytes | None = None
     seconds: float | None = None
+    waited: float = 0.0  # for another scan in the same worker, not within `seconds`
 
 
 def told(error: CycleINRError) -> dict[str, str]:

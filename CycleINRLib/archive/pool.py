@@ -7,14 +7,16 @@ import glob
 import importlib.util
 import os
 import queue
-from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import CycleINRError, MissingPackageError, RequestError, ResourceError
+from ..machine import usable_cores
 from .order import Order, Outcome, told
 from .task import do_scan
+from .turns import AT_ONCE
 
 HERE = "127.0.0.1"
 WORKER_BYTES = 3e9  # free memory that a worker is started for, where their number is not given
@@ -58,32 +60,36 @@ class Pool(Protocol):
 
 
 class InProcess:
-    """One scan after another, here."""
+    """One scan after another here, or `beside` of them side by side as `turns` lets them."""
 
-    room = 1
     dashboard: str | None = None
 
-    def __init__(self) -> None:
-        self._orders: deque[Order] = deque()
+    def __init__(self, beside: int = 1) -> None:
+        self.room = beside
+        self._threads = ThreadPoolExecutor(beside, "scan")  # not this thread, which hears Ctrl-C
+        self._futures: dict[Future[Outcome], Order] = {}
 
     @property
     def running(self) -> int:
-        return len(self._orders)
+        return len(self._futures)
 
     def submit(self, order: Order) -> None:
-        self._orders.append(order)
+        self._futures[self._threads.submit(do_scan, order)] = order
 
     def next(self, timeout_s: float) -> tuple[Order, Outcome] | None:
-        if not self._orders:
+        ended, _ = wait(self._futures, timeout_s, FIRST_COMPLETED)
+        if not ended:
             return None
-        order = self._orders[0]
-        outcome = do_scan(order)
-        self._orders.popleft()
-        return order, outcome
+        future = ended.pop()
+        return self._futures.pop(future), future.result()
+
+    def close(self) -> None:
+        """Waits for what runs."""
+        self._threads.shutdown(cancel_futures=True)
 
 
 class OnDask:
-    """The workers of a Dask scheduler, each of which does one scan at a time."""
+    """The workers of a Dask scheduler, each of which takes a scan for each of its threads."""
 
     def __init__(self, client: Any, dashboard: str | None) -> None:
         self.client, self.dashboard = client, dashboard
@@ -166,7 +172,8 @@ def pool_of(workers: int | None, scheduler: str | None, home: Path, tell: Callab
         if not has_dask():
             tell('One scan after another in this process; pip install "CycleINR[batch]" brings worker processes.')
     if scheduler is None and not workers:
-        yield InProcess()
+        with contextlib.closing(InProcess(side_by_side(usable_cores(), visible_gpus()))) as here:
+            yield here
         return
     if not has_dask():
         raise MissingPackageError(
@@ -190,16 +197,8 @@ def usual_workers() -> int:
 
     memory = available_memory_bytes()
     fitting = int(memory / WORKER_BYTES) if memory < float("inf") else 1
-    count = min(cores() // WORKER_CORES, fitting)
+    count = min(usable_cores() // WORKER_CORES, fitting)
     return count if count > 1 else 0
-
-
-def cores() -> int:
-    """That this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
@@ -224,6 +223,11 @@ def threads_of(worker: int, workers: int, all_cores: int) -> int:
     return max(1, all_cores // workers + (worker < all_cores % workers))
 
 
+def side_by_side(threads: int, gpus: list[str]) -> int:
+    """Scans that a worker holds at a time: with one thread it has nothing idle while it reads or writes."""
+    return AT_ONCE if threads > 1 or gpus else 1
+
+
 @contextlib.contextmanager
 def _local(workers: int, home: Path) -> Iterator[Pool]:
     """A scheduler in this process and worker processes, on the loopback device alone, with keys of their own."""
@@ -232,21 +236,19 @@ def _local(workers: int, home: Path) -> Iterator[Pool]:
     from distributed.security import Security
 
     folder = str(home / "workers")
-    gpus, all_cores = visible_gpus(), cores()
+    gpus, all_cores = visible_gpus(), usable_cores()
     with dask.config.set({**QUIET, "temporary-directory": folder}), _silence():
         security = Security.temporary()
         common = {"host": HERE, "security": security}
-        workers_of = {
-            n: {
-                "cls": Nanny,
-                "options": {
-                    **common, "nthreads": 1, "memory_limit": _share_of_memory(workers), "local_directory": folder,
-                    "env": environment_of(n, workers, all_cores, gpus), "dashboard": False,
-                    "silence_logs": 50, "name": f"worker-{n}",
-                },
-            }
-            for n in range(workers)
-        }  # fmt: skip
+        workers_of = {}
+        for n in range(workers):
+            at_once = side_by_side(threads_of(n, workers, all_cores), gpus)
+            options = {
+                **common, "nthreads": at_once, "memory_limit": _share_of_memory(workers), "local_directory": folder,
+                "env": environment_of(n, workers, all_cores, gpus), "dashboard": False, "silence_logs": 50,
+                "name": f"worker-{n}",
+            }  # fmt: skip
+            workers_of[n] = {"cls": Nanny, "options": options}
         scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "dashboard_address": f"{HERE}:0"}}
         with SpecCluster(workers_of, scheduler, security=security, silence_logs=50) as cluster:
             with Client(cluster, set_as_default=False) as client:

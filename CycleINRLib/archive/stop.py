@@ -11,14 +11,14 @@ from typing import Any
 from ..errors import Cancelled
 
 
-class Stop:
+class CtrlC:
     """Ctrl-C once: no further scan is begun. Twice, or a polite kill: at once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.asked, self._say = False, say
         self._before: Any = None
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> CtrlC:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._hear)
         return self

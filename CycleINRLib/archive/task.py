@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from ..jobs import UpsampleJob
 from ..wholefile import write_text
 from .order import PLACING, Order, Outcome, remove, told
 from .privacy import Scrub
+from .turns import Quiet, Turn, Turns, is_large
 
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
@@ -29,6 +29,7 @@ FIGURES = (
     "z_scale", "snli", "snli_detrended", "generated_gap", "noise_ratio", "grain", "noise_taken", "gain",
     "noise", "consistency", "self_check", "device", "precision", "seconds", "peak_memory_mb", "warnings",
 )  # fmt: skip
+TURNS, UNHEARD = Turns(), Quiet()  # of this process
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # then no other scan would do better
 
 
@@ -40,8 +41,7 @@ def do_scan(order: Order) -> Outcome:
     started = time.monotonic()
     scrub = Scrub.of(order)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what libraries remark may quote a header
+        with UNHEARD:
             outcome = _done(order, scrub)
     except Cancelled:
         outcome = Outcome(order.scan, "stopped")
@@ -53,7 +53,7 @@ def do_scan(order: Order) -> Outcome:
     finally:
         shutil.rmtree(order.staging, ignore_errors=True)
         _remove_empty(Path(order.job["output"]).parent, Path(order.folder))
-    return dataclasses.replace(outcome, seconds=round(time.monotonic() - started, 3))
+    return dataclasses.replace(outcome, seconds=round(time.monotonic() - started - outcome.waited, 3))
 
 
 def _done(order: Order, scrub: Scrub) -> Outcome:
@@ -61,12 +61,20 @@ def _done(order: Order, scrub: Scrub) -> Outcome:
     job = UpsampleJob.from_json(order.job)
     source_path, output = Path(str(job.input)), Path(str(job.output))
     _check_inside(output, Path(order.folder))
+    stamp = stamp_of(source_path)
+    alone = order.alone or is_large(source_path, int(stamp.split()[1]) if stamp else 0)
+    with contextlib.ExitStack() as stack:
+        with _disk(order.staging):
+            turn = stack.enter_context(TURNS.stay(order.staging, alone, order.is_wanted))
+        outcome = _upsampled(order, job, stamp, scrub, turn)
+    return dataclasses.replace(outcome, waited=turn.waited_s)
+
+
+def _upsampled(order: Order, job: UpsampleJob, stamp: str | None, scrub: Scrub, turn: Turn) -> Outcome:
+    source_path, output = Path(str(job.input)), Path(str(job.output))
     from ..imaging.volume import choose_slice_axis
     from ..io.files import check_output, read
 
-    with _disk(order.staging):
-        order.staging.mkdir(mode=0o700)  # from here on the scan counts as begun
-    stamp = stamp_of(source_path)
     source = read(source_path, frame=job.frame)
     digest = hash_of(source)
     if order.hash == digest:
@@ -78,10 +86,12 @@ def _done(order: Order, scrub: Scrub) -> Outcome:
     check_output(output, overwrite=job.overwrite, inputs=[source_path], dicom=job.dicom, **known)
     from ..upsampling.upsample import upsample  # torch: not before the input is known to be good
 
-    result = upsample(source, job, like=like, cancelled=lambda: not order.is_wanted())
+    with turn.computing():
+        result = upsample(source, job, like=like, cancelled=lambda: not order.is_wanted())
     report = scrub.report({**result.report, "batch": order.token})
-    made = _write(order, job, source, result.volume, report)
-    small = _thumbnail(source, result.volume, report) if order.thumbnail else None
+    with turn.writing():
+        made = _write(order, job, source, result.volume, report)
+        small = _thumbnail(source, result.volume, report) if order.thumbnail else None
     if not order.is_wanted():
         raise Cancelled
     _put(made, order.staging)

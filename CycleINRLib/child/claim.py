@@ -19,7 +19,7 @@ from typing import IO
 
 from ..io.filelock import try_lock
 
-PREFIX = "CycleINR-"
+FOLDER_PREFIX = "CycleINR-"
 LOCK = "lock"
 
 
@@ -32,10 +32,10 @@ class Claim:
     """
 
     def __init__(self, home: str | Path | None = None) -> None:
-        place = Path(home or tempfile.gettempdir())
-        for left in place.glob(f"{PREFIX}*"):
+        home = Path(home or tempfile.gettempdir())
+        for left in home.glob(f"{FOLDER_PREFIX}*"):
             remove_if_left(left)
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+        self.folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=home))
         self._lock: IO[str] | None = None
         try:
             self._lock = open(self.folder / LOCK, "x", encoding="utf-8")  # noqa: SIM115 - as long as it is claimed

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Kills `cycleinr batch` at random moments and takes its disk away; says what was lost and what was left behind.
 
-    python Testing/benchmarks/batch_faults.py FOLDER [--kills 40] [--scans 24] [--seed 0] [--only kills|disk|others]
+    python Testing/benchmarks/batch_faults.py FOLDER [--kills 40] [--scans 24] [--seed 0]
+        [--only kills|scheduler|child|disk|others]
 
-kills: a batch is begun, and at random moments a worker, the command, or the scheduler (the command's own) is killed by
-SIGKILL; a killed command is begun again with --resume. Each finished batch is compared, byte for byte, with one that
-nobody disturbed; then the next begins, until there were `--kills`. The panel's child and its parent are killed too.
+kills: a batch is begun, and at random moments a worker, or the command with its scheduler, is killed by SIGKILL; such a
+command is begun again with --resume. Each finished batch is compared, byte for byte, with an undisturbed one; then
+the next begins, until there were `--kills`.
+scheduler: the same with a scheduler and two workers that were started by hand; `--far-kills` of any of the four.
+child: the panel's child and its parent are killed, `--children` times.
 disk: a small tmpfs (needs root) that fills up, a read-only folder, one that is removed, a removed `.batch`.
 others: two commands on one folder, a clock that jumps (`faketime` where it is installed), a worker that needs
 more memory than it gets. FOLDER keeps everything, also FOLDER/faults.json.
@@ -14,6 +17,7 @@ more memory than it gets. FOLDER keeps everything, also FOLDER/faults.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -30,7 +34,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 import psutil  # noqa: E402
 from small_scans import command, environment, make_scans, start  # noqa: E402
 
-ASKED = ("--z-scale", "2", "--model", "light", "--axis", "k", "--gain", "1", "--texture", "0", "--no-thumbnails")
+ASKED = ("--z-scale", "2", "--model", "light", "--axis", "k", "--gain", "1", "--no-thumbnails")
 
 
 class Scene:
@@ -77,6 +81,41 @@ def orphans(family: list[psutil.Process], patience_s: float = 60) -> list[str]:
         time.sleep(0.1)
 
 
+class Reports:
+    """Which report each scan was given first; another one later means that the scan was done twice."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.first: dict[str, int] = {}
+        self.twice: set[str] = set()
+
+    def look(self) -> None:
+        for path in self.out.rglob("*_scan.json"):
+            try:
+                inode = path.stat().st_ino
+            except FileNotFoundError:
+                continue
+            if self.first.setdefault(path.name, inode) != inode:
+                self.twice.add(path.name)
+
+
+def wait_a_moment(process: subprocess.Popen, seconds: float, look=lambda: None) -> None:
+    """So long, or until the process ended."""
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        look()
+        time.sleep(0.05)
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    """The worker processes that a command started."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+        return [one for one in family if "spawn_main" in " ".join(one.cmdline())]
+    except psutil.Error:
+        return []
+
+
 def kills(scene: Scene, wanted: int) -> dict:
     """Random kills until there were `wanted`, over as many batches as that takes."""
     told: Counter = Counter()
@@ -84,38 +123,113 @@ def kills(scene: Scene, wanted: int) -> dict:
     left: list[str] = []
     while sum(told.values()) < wanted:
         out = scene.folder / f"killed_{len(found)}"
-        process = start(scene.words(out, "--workers", 2), scene.temporary)
+        process, reports = start(scene.words(out, "--workers", 2), scene.temporary), Reports(out)
         batch: Counter = Counter()
-        while True:
-            pause = scene.rng.uniform(0.2, 8.0)
-            end = time.monotonic() + pause
-            while process.poll() is None and time.monotonic() < end:
-                time.sleep(0.05)
-            if process.poll() is not None:
-                break
-            if sum(told.values()) >= wanted:
+        while process.poll() is None:
+            if scene.rng.random() < 0.8:  # mostly when there is somebody at work, else while it starts
+                while process.poll() is None and len(workers_of(process)) < 2:
+                    wait_a_moment(process, 0.1, reports.look)
+            wait_a_moment(process, scene.rng.uniform(0.0, 6.0), reports.look)
+            if process.poll() is not None or sum(told.values()) >= wanted:
+                wait_a_moment(process, 1, reports.look)
                 continue
             family = psutil.Process(process.pid).children(recursive=True)
-            workers = [one for one in family if "spawn_main" in " ".join(one.cmdline())]
-            if workers and scene.rng.random() < 0.6:
+            workers = workers_of(process)
+            victim = "worker" if workers and scene.rng.random() < 0.75 else "command with its scheduler"
+            batch[victim] += 1
+            told[victim] += 1
+            if victim == "worker":
                 scene.rng.choice(workers).kill()
-                batch["worker"] += 1
-                told["worker"] += 1
             else:
                 process.kill()  # the scheduler lives in it
                 process.communicate()
-                batch["command with its scheduler"] += 1
-                told["command with its scheduler"] += 1
                 left += orphans(family)
                 there = (out / "batch.sqlite").exists()
                 process = start(scene.words(out, "--workers", 2, *(["--resume"] if there else [])), scene.temporary)
         err = process.communicate()[1].decode()
         if process.returncode:  # a scan whose worker was killed more often than it may be tried again
             err = scene.run(scene.words(out, "--workers", 0, "--resume")).stderr
-        found.append({"kills": dict(batch), "status": process.returncode, **scene.compare(out), "said": err[-300:]})
+        reports.look()
+        facts = {"status": process.returncode, "done_twice": sorted(reports.twice), **scene.compare(out)}
+        found.append({"kills": dict(batch), **facts, "said": err[-300:]})
         print(json.dumps(found[-1]), flush=True)
         shutil.rmtree(out)
     return {"kills": dict(told), "orphans": left, "batches": found}
+
+
+class ByHand:
+    """A scheduler and two workers as somebody starts them, on the loopback device."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.file = scene, scene.folder / "scheduler.json"
+        self.file.unlink(missing_ok=True)
+        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard")
+        while not self.file.exists():
+            time.sleep(0.1)
+        self.address = json.loads(self.file.read_text())["address"]
+        self.workers = [self.worker() for _ in range(2)]
+
+    def worker(self) -> subprocess.Popen:
+        more = ("--nthreads", 1, "--memory-limit", 0, "--no-dashboard", "--local-directory", self.scene.folder / "dask")
+        return self._start("worker", "--host", "127.0.0.1", *more)
+
+    def _start(self, what: str, *words: object) -> subprocess.Popen:
+        python = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--scheduler-file", str(self.file)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+        return subprocess.Popen([*python, *map(str, words)], env=environment(self.scene.temporary), **quiet)
+
+    def end(self) -> None:
+        for one in (*self.workers, self.scheduler):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(one.pid, 9)
+            one.wait()
+        shutil.rmtree(self.scene.folder / "dask", ignore_errors=True)
+
+
+def scheduler(scene: Scene, wanted: int) -> dict:
+    """Kills around a scheduler that somebody else started: of it, of a worker, its nanny, or the command."""
+    told: Counter = Counter()
+    found = []
+    while sum(told.values()) < wanted:
+        out, hand = scene.folder / f"far_{len(found)}", ByHand(scene)
+        process, reports, ends = start(scene.words(out, "--scheduler", hand.address), scene.temporary), Reports(out), []
+        while process.poll() is None:
+            while process.poll() is None and not reports.first:
+                wait_a_moment(process, 0.1, reports.look)
+            wait_a_moment(process, scene.rng.uniform(0.0, 6.0), reports.look)
+            if process.poll() is not None or sum(told.values()) >= wanted:
+                wait_a_moment(process, 1, reports.look)
+                continue
+            victim = scene.rng.choice(["scheduler", "worker", "worker with its nanny", "command"])
+            told[victim] += 1
+            number = scene.rng.randrange(2)
+            if victim == "worker":
+                for one in psutil.Process(hand.workers[number].pid).children():
+                    if "spawn_main" in " ".join(one.cmdline()):
+                        one.kill()
+            elif victim == "worker with its nanny":
+                os.killpg(hand.workers[number].pid, 9)
+                hand.workers[number].wait()
+                hand.workers[number] = hand.worker()
+            else:
+                (hand.scheduler if victim == "scheduler" else process).kill()
+                said = process.communicate()[1].decode().splitlines()[-1:]
+                ends.append({"killed": victim, "status": process.returncode, "said": said})
+                if victim == "scheduler":
+                    hand.end()
+                    hand = ByHand(scene)
+                more = ["--resume"] if (out / "batch.sqlite").exists() else []
+                process = start(scene.words(out, "--scheduler", hand.address, *more), scene.temporary)
+        process.communicate()
+        hand.end()
+        if process.returncode:
+            scene.run(scene.words(out, "--workers", 0, "--resume"))
+        reports.look()
+        facts = {"status": process.returncode, "ends": ends, "done_twice": sorted(reports.twice), **scene.compare(out)}
+        found.append(facts)
+        print(json.dumps(facts), flush=True)
+        shutil.rmtree(out)
+    return {"kills": dict(told), "batches": found}
 
 
 def child_and_parent(scene: Scene, times: int) -> dict:
@@ -220,10 +334,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--far-kills", type=int, default=12)
     parser.add_argument("--children", type=int, default=8)
     parser.add_argument("--scans", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=["kills", "disk", "others"])
+    parser.add_argument("--only", choices=["kills", "scheduler", "child", "disk", "others"])
     asked = parser.parse_args()
     asked.folder.mkdir()
     scene = Scene(asked.folder, asked.scans, asked.seed)
@@ -234,6 +349,9 @@ def main() -> None:
         found["others"] = others(scene)
     if asked.only in (None, "kills"):
         found["kills"] = kills(scene, asked.kills)
+    if asked.only in (None, "scheduler"):
+        found["scheduler by hand"] = scheduler(scene, asked.far_kills)
+    if asked.only in (None, "child"):
         found["child and parent"] = child_and_parent(scene, asked.children)
     text = json.dumps(found, indent=2)
     (asked.folder / "faults.json").write_text(text + "\n", "utf-8")

@@ -24,7 +24,7 @@ from CycleINRLib.archive import batch  # noqa: E402
 from CycleINRLib.archive.lock import FolderLock  # noqa: E402
 from CycleINRLib.archive.manifest import Manifest  # noqa: E402
 from CycleINRLib.archive.order import Order, Outcome, open_staging  # noqa: E402
-from CycleINRLib.archive.stop import Stop  # noqa: E402
+from CycleINRLib.archive.stop import CtrlC  # noqa: E402
 from CycleINRLib.archive.summary import write_summary  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
 
@@ -72,7 +72,7 @@ def through_manifest(folder: Path, count: int) -> dict:
         run = batch._Run(request, manifest, [], lambda event: None, lambda line: None)
         run.summary_due = float("inf")
         open_staging(folder, run.token)
-        run._work(Nothing(), Stop(lambda line: None))
+        run._work(Nothing(), CtrlC(lambda line: None))
         manifest.commit()
         done = time.perf_counter()
         write_summary(manifest, folder)
