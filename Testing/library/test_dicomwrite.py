@@ -388,3 +388,68 @@ def test_an_older_series_is_replaced_whole_where_that_is_asked_for(tmp_path, thi
     write_series(thick_mr, None, folder, {}, overwrite=True)
     assert headers(folder)[0].SeriesInstanceUID != uid
     assert os.listdir(tmp_path) == ["out"]
+
+
+# --- what Slicer exports --------------------------------------------------------------------------------------
+def slicer_export(folder: Path, volume: Volume) -> Path:
+    """As Slicer's CreateDICOMSeries writes it through ITK and GDCM: one dictionary for all slices, numbers of six
+    digits, no word about the acquisition."""
+    sitk = pytest.importorskip("SimpleITK")
+    folder.mkdir()
+    lps = volume.geometry.to_lps()
+    directions, spacing = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0), np.linalg.norm(lps[:3, :3], axis=0)
+    words = {
+        "0008|0005": "ISO_IR 192",
+        "0008|0016": {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}[volume.modality],
+        "0008|0008": {"CT": "ORIGINAL\\PRIMARY\\AXIAL", "MR": "ORIGINAL\\PRIMARY\\MPR"}[volume.modality],
+        "0028|1054": "HU" if volume.modality == "CT" else "",
+        "0010|0010": "M\u00fcller^J\u00f6rg", "0010|0020": "ABCDEF", "0010|0040": "", "0010|0030": "",
+        "0020|0010": "WXYZ", "0008|0050": "", "0008|0020": "20260101", "0008|0030": "120000", "0008|0090": "",
+        "0018|5100": "HFS", "0020|1040": "", "0008|0060": volume.modality, "0020|0011": "1", "0008|103e": "No series description",
+        "0020|000d": "1.2.826.0.1.3680043.8.1", "0020|000e": "1.2.826.0.1.3680043.8.2",
+        "0020|0052": "1.2.826.0.1.3680043.8.3", "0018|0050": f"{spacing[2]:.6g}",
+        "0028|1050": "40", "0028|1051": "400",
+    }  # fmt: skip
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for n, plane in enumerate(volume.values):
+        image = sitk.GetImageFromArray(plane)
+        image.SetSpacing(spacing[:2].tolist())
+        own = {
+            "0020|0013": str(n + 1),
+            "0020|0032": "\\".join(f"{mm:.6g}" for mm in (lps @ [0, 0, n, 1])[:3]),
+            "0020|0037": "\\".join(f"{one:.6g}" for one in directions[:, :2].T.ravel()),
+        }
+        for tag, word in {**words, **own}.items():
+            image.SetMetaData(tag, word)
+        writer.SetFileName(str(folder / f"IMG{n + 1:04d}.dcm"))
+        writer.Execute(image)
+    return folder
+
+
+@pytest.mark.parametrize(("modality", "kind"), [("CT", np.int16), ("MR", np.int16), ("MR", np.uint16)])
+@pytest.mark.parametrize("turn_deg", [0.0, 17.3])
+def test_a_series_that_slicer_exported_is_read_and_goes_back(tmp_path, modality, kind, turn_deg):
+    a = np.deg2rad(turn_deg)
+    axes = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = axes @ axes[[0, 2, 1]] * [0.703125, 0.703125, 4.3]
+    matrix[:3, 3] = [-123.456789, -98.7654321, 1017.13579]
+    values = (np.random.default_rng(3).integers(-1024 if kind == np.int16 else 0, 3000, (6, 20, 24))).astype(kind)
+    volume = Volume(values, Geometry(values.shape, matrix), modality, slice_axis="k")
+    folder = slicer_export(tmp_path / "export", volume)
+    found = read(folder)
+    backwards = found.geometry.to_lps()[:3, 2] @ volume.geometry.to_lps()[:3, 2] < 0  # a left-handed scan
+    assert np.array_equal(found.values, volume.values[::-1] if backwards else volume.values)
+    corners = np.array([(k, j, i) for k in (0, 5) for j in (0, 19) for i in (0, 23)])
+    own = corners if not backwards else [5, 0, 0] - corners * [1, -1, -1]
+    assert (
+        np.abs(found.geometry.ras_of(own) - volume.geometry.ras_of(corners)).max() < 6e-3
+    )  # of six digits, at 1017 mm
+    assert (found.modality, found.unit) == (modality, "HU" if modality == "CT" else "stored")
+    assert found.thickness_mm == pytest.approx(4.3) and found.warnings == ()
+    back = read(write_series(found, folder, tmp_path / "out", REPORT))
+    assert np.array_equal(back.values, found.values) and back.geometry.same_place_as(found.geometry, 1e-6)
+    before, after = headers(folder)[0], headers(tmp_path / "out")[0]
+    for tag in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID"):
+        assert str(after[tag].value) == str(before[tag].value)
