@@ -9,7 +9,7 @@ Source: DICOM PS3.3, C.7.6.2 (image plane), C.7.6.16 (functional groups), C.11.1
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ TAGS: list[Any] = """
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """.split()
 TAGS += dicommarks.MARK_TAGS
+A_MOSAIC = "a mosaic, which holds all slices in one image, without a place for each"
+CONVERT = "convert the folder by dcm2niix, or export it as enhanced DICOM, and give what comes out"
 MOST_SKEW = 0.02  # of the right angle of rows and columns, what two decimals do
 
 
@@ -79,6 +81,11 @@ class Plane:
         return np.cross(self.orientation[:3], self.orientation[3:])
 
 
+def is_mosaic(image_type: Iterable[str]) -> bool:
+    """Whether the words of an ImageType tell of many slices in one image, as Siemens and United Imaging write them."""
+    return any(word in ("MOSAIC", "VFRAME") for word in image_type)
+
+
 @dataclass(frozen=True)
 class Damaged:
     """A DICOM file whose header cannot be read."""
@@ -121,7 +128,8 @@ def contents_of(path: Path) -> Contents:
             raise damaged[0].refused()
         if not planes:
             what = f"{path}, {others[0]}" if others else str(path)
-            raise VolumeError("The folder holds no DICOM images", what, "give the folder of the series, or a file")
+            advice = CONVERT if A_MOSAIC in what else "give the folder of the series, or a file"
+            raise VolumeError("The folder holds no DICOM images", what, advice)
     else:
         planes = image_planes_of(path)
         if planes[0].frame is None:
@@ -194,6 +202,7 @@ def image_planes_of(file: Path) -> list[Plane]:
     except _NoImage as error:
         what = "The DICOM file holds no image with a place in the patient"
         advice = "give its folder" if file.name.upper() == "DICOMDIR" else "choose another, or the folder of the series"
+        advice = CONVERT if str(error) == A_MOSAIC else advice
         raise VolumeError(what, f"{file.name}, {error}", advice) from None
 
 
@@ -267,6 +276,8 @@ def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> 
     orientation = deciding(get, "ImageOrientationPatient", 6, "PlaneOrientationSequence")
     spacing = deciding(get, "PixelSpacing", 2, "PixelMeasuresSequence")
     if position is None or orientation is None or spacing is None:
+        if is_mosaic(value_of(header, "ImageType") or ()):
+            raise _NoImage(A_MOSAIC)
         stated = {"ImagePositionPatient": position, "ImageOrientationPatient": orientation, "PixelSpacing": spacing}
         raise _NoImage(f"an image without {' and '.join(name for name, one in stated.items() if one is None)}")
     if min(spacing) < 0:

@@ -20,7 +20,7 @@ from ..errors import RequestError, VolumeError
 from ..imaging.geometry import Geometry
 from ..imaging.volume import FEWEST_SLICES, UNITS, Volume
 from .dicomload import load_pixels
-from .dicomplanes import Contents, Plane, contents_of
+from .dicomplanes import A_MOSAIC, CONVERT, Contents, Plane, contents_of, is_mosaic
 from .dicomvolumes import Candidate, listed, volumes_of
 from .headers import AGAIN, is_dicom
 from .names import stem_of
@@ -61,6 +61,7 @@ def read_dicom(path: Path, *, series: str | None = None, frame: int | None = Non
         contents = contents_of(path)
         series_slices = _choose_series(contents.planes, path, series)
         _refuse_own_damage(contents, series_slices[0].facts.uid)
+        _refuse_mosaics(series_slices)
         slices = _choose_volume(volumes_of(series_slices), frame)
         _refuse_unscalar(slices)
         step = _even_step(slices)
@@ -136,18 +137,18 @@ def _refuse_own_damage(contents: Contents, uid: str) -> None:
             raise one.refused()
 
 
+def _refuse_mosaics(planes: list[Plane]) -> None:
+    for plane in planes:
+        if is_mosaic(plane.image_type):
+            raise VolumeError("The images are mosaics", f"{plane.file.name}, {A_MOSAIC}", CONVERT)
+
+
 def _refuse_unscalar(slices: list[Plane]) -> None:
     for plane in slices:
         facts, file = plane.facts, plane.file.name
         if facts.samples != 1 or not facts.color.startswith("MONOCHROME"):
             raise VolumeError(
                 "The voxels are no single numbers", f"{facts.color} in {file}", "choose a series without color"
-            )
-        if "MOSAIC" in plane.image_type:
-            raise VolumeError(
-                "A mosaic holds all slices in one image, and no place of its own for each",
-                file,
-                "convert the folder by dcm2niix, or export it as enhanced DICOM, and give what comes out",
             )
 
 

@@ -305,7 +305,7 @@ def cut(n: int, dataset: Dataset) -> None:
         (in_slice(2, PixelSpacing=[0.7, 0.9]), "mixed pixel spacings"),
         (in_slice(2, ImageOrientationPatient=[0, 0, 0, 0, 1, 0]), "no right angle"),
         (color, "no single numbers. Found: RGB in 000.dcm"),
-        (changed("ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic holds all slices"),
+        (changed("ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "a mosaic, which holds all slices"),
         (changed("PixelSpacing", [0, 0.7]), "spacing of an axis is zero"),
         (cut, "truncated or damaged. Found: 003.dcm"),
         (in_slice(1, PixelData=b""), "truncated or damaged. Found: 001.dcm"),

@@ -212,9 +212,22 @@ def test_links_in_a_circle_pipes_and_documents_fail_no_scan_and_advice_leads_on(
     without = make_series(tmp_path / "b", change=lambda n, dataset: delattr(dataset, "PixelSpacing"))
     with pytest.raises(VolumeError, match="000.dcm .an image without PixelSpacing"):
         read(without)
-    mosaic = make_series(tmp_path / "c", 2, change=lambda n, d: setattr(d, "ImageType", ["ORIGINAL", "M", "MOSAIC"]))
-    with pytest.raises(VolumeError, match="convert the folder by dcm2niix"):
-        read(mosaic)
+
+
+@pytest.mark.parametrize("maker", ["Siemens", "United Imaging"])
+def test_mosaics_are_refused_with_what_to_do_whatever_else_they_lack(tmp_path, maker):
+    """As those of dcm_qa: one image a moment; United Imaging states no place."""
+
+    def mosaic(n: int, dataset: Dataset) -> None:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "MOSAIC" if maker == "Siemens" else "VFRAME"]
+        dataset.AcquisitionNumber, dataset.ImagePositionPatient = n, [0, 0, 0]
+        if maker != "Siemens":
+            del dataset.ImagePositionPatient
+
+    folder = make_series(tmp_path, 4, change=mosaic)
+    for path in (folder, folder / "000.dcm"):
+        with pytest.raises(VolumeError, match="all slices in one image.*convert the folder by dcm2niix"):
+            read(path)
 
 
 # --- facts that inform and facts that decide ------------------------------------------------------------------
