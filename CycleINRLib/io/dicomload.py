@@ -45,6 +45,8 @@ def _stored(slices: list[Plane]) -> np.ndarray:
         if plane.file != opened:
             opened, content = plane.file, _pixels(plane.file)
         pixels = content if content.ndim == 2 else content[min(plane.frame or 0, len(content) - 1)]
+        if (tile := plane.tile) is not None:
+            pixels = pixels[tile.row : tile.row + tile.rows, tile.column : tile.column + tile.columns]
         if (content.ndim == 3 and (plane.frame or 0) >= len(content)) or pixels.shape != (
             plane.facts.rows,
             plane.facts.columns,

@@ -33,6 +33,7 @@ _ATTRIBUTES: dict[str, list[tuple[str, ...]]] = {
     "voltage": [("KVP", "CTXRayDetailsSequence")],
     "kernel": [("ConvolutionKernel", "CTReconstructionSequence")],
     "energy": [("EnergyWeightingFactor", "MultienergyCTProcessingSequence")],
+    "series number": [("SeriesNumber",)],
     "echo number": [("EchoNumbers",)],
     "acquisition": [("FrameAcquisitionNumber", "FrameContentSequence"), ("AcquisitionNumber",)],
     "frame reference time": [("FrameReferenceTime",)],
@@ -56,6 +57,8 @@ _ATTRIBUTES: dict[str, list[tuple[str, ...]]] = {
 _PRIVATE = {  # GE, Siemens, Philips, United Imaging
     "b-value": [(0x0043, 0x1039), (0x0019, 0x100C), (0x2001, 0x1003), (0x0065, 0x1009)],
     "component": [(0x0043, 0x102F)],
+    "cardiac phase": [(0x2001, 0x1008)],  # Philips: of arterial spin labeling, the delay
+    "labeling": [(0x2005, 0x1429)],  # Philips: control or label
     "reconstruction": [(0x0043, 0x1030)],  # GE: field map or magnitude
     "time in the scan": [(0x0021, 0x105E)],  # GE
     "gradient direction": [

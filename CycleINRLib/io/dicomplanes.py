@@ -19,7 +19,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from ..errors import VolumeError
-from . import dicommarks
+from . import dicommakers, dicommarks
 from .dicomvalues import DAMAGED, Get, counting, deciding, getter, informing, value_of, words
 from .headers import AGAIN, is_dicom
 
@@ -32,8 +32,8 @@ TAGS: list[Any] = """
     RescaleIntercept RescaleType ModalityLUTSequence LossyImageCompression
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """.split()
-TAGS += dicommarks.MARK_TAGS
-A_MOSAIC = "a mosaic, which holds all slices in one image, without a place for each"
+TAGS += [*dicommarks.MARK_TAGS, *dicommakers.MAKER_TAGS]
+A_MOSAIC = "a mosaic, which holds all slices in one image, and does not say where they lie"
 CONVERT = "convert the folder by dcm2niix, or export it as enhanced DICOM, and give what comes out"
 MOST_SKEW = 0.02  # of the right angle of rows and columns, what two decimals do
 
@@ -59,7 +59,7 @@ class FileFacts:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One image plane: a classic file, or one frame of a multi-frame file."""
+    """One image plane: a classic file, one frame of a multi-frame file, or one slice of a mosaic."""
 
     file: Path
     frame: int | None  # None in a classic file
@@ -75,6 +75,8 @@ class Plane:
     decimals: int = 16  # of its direction cosines
     position_decimals: int = 16
     marks: dict[str, Any] = field(default_factory=dict)  # what tells volumes apart
+    tile: dicommakers.Tile | None = None  # where it lies in a mosaic
+    is_turned: bool = False  # its rows stand from the last to the first, which its header does not say
 
     @property
     def normal(self) -> np.ndarray:
@@ -224,7 +226,12 @@ def _examine(file: Path) -> list[Plane]:
         if groups and count != len(groups):
             raise ValueError(f"it states {count} frames and the places of {len(groups)}")
         facts = _facts(header, rows, columns)
-        return [_plane(file, header, facts, frame) for frame in (range(len(groups)) if groups else (None,))]
+        if groups:
+            return [_plane(file, header, facts, frame) for frame in range(len(groups))]
+        if tiles := dicommakers.tiles_of(header, rows, columns):
+            facts = replace(facts, rows=tiles[0].rows, columns=tiles[0].columns)
+            return _plane_of_each(file, header, facts, tiles)
+        return [_plane(file, header, facts, None)]
     except DAMAGED as error:
         raise VolumeError("The header of a DICOM file cannot be read", f"{file.name}, {error}", AGAIN) from error
 
@@ -270,9 +277,20 @@ def getter_of(header: Dataset, frame: int | None) -> Get:
     return get
 
 
-def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> Plane:
+def _plane_of_each(file: Path, header: Dataset, facts: FileFacts, tiles: list[dicommakers.Tile]) -> list[Plane]:
+    """The slices of a mosaic: all but their positions holds for each of them."""
+    first = _plane(file, header, facts, None, tiles[0])
+    kinds = tuple(kind for kind in first.image_type if kind not in dicommakers.TILED)
+    return [replace(first, tile=tile, position=tile.position, image_type=kinds) for tile in tiles]
+
+
+def _plane(
+    file: Path, header: Dataset, facts: FileFacts, frame: int | None, tile: dicommakers.Tile | None = None
+) -> Plane:
     get = getter_of(header, frame)
-    position = deciding(get, "ImagePositionPatient", 3, "PlanePositionSequence")
+    position = (
+        deciding(get, "ImagePositionPatient", 3, "PlanePositionSequence") if tile is None else list(tile.position)
+    )
     orientation = deciding(get, "ImageOrientationPatient", 6, "PlaneOrientationSequence")
     spacing = deciding(get, "PixelSpacing", 2, "PixelMeasuresSequence")
     if position is None or orientation is None or spacing is None:
@@ -286,6 +304,9 @@ def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> 
     lengths = np.linalg.norm(rows), np.linalg.norm(columns)
     if min(lengths) < 0.5 or abs(rows @ columns) > MOST_SKEW * lengths[0] * lengths[1]:
         raise ValueError(f"its rows and columns are no right angle, {orientation}")
+    columns, place = columns / lengths[1], np.array(position)
+    if turned := tile is None and frame is None and dicommakers.has_turned_rows(header):
+        place, columns = place + (facts.rows - 1) * spacing[0] * columns, -columns
     rescale = "PixelValueTransformationSequence"
     slope, intercept = (deciding(get, name, 1, rescale) for name in ("RescaleSlope", "RescaleIntercept"))
     if slope is not None and slope[0] == 0:
@@ -299,8 +320,8 @@ def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> 
         file=file,
         frame=frame,
         facts=facts,
-        position=np.array(position),
-        orientation=np.concatenate([rows / lengths[0], columns / lengths[1]]),
+        position=place,
+        orientation=np.concatenate([rows / lengths[0], columns]),
         spacing=(spacing[0], spacing[1]),
         slope=1.0 if slope is None else slope[0],
         intercept=None if intercept is None else intercept[0],
@@ -308,10 +329,11 @@ def _plane(file: Path, header: Dataset, facts: FileFacts, frame: int | None) -> 
         image_type=tuple(str(kind) for kind in ([kinds] if isinstance(kinds, str) else kinds or ())),
         rescale_type=str(get("RescaleType", rescale) or ""),
         decimals=_decimals(get("ImageOrientationPatient", "PlaneOrientationSequence")),
-        position_decimals=_decimals(get("ImagePositionPatient", "PlanePositionSequence")),
+        position_decimals=16 if tile is not None else _decimals(get("ImagePositionPatient", "PlanePositionSequence")),
         marks=dicommarks.marks_of(
             header, get, None if frame is None else header.PerFrameFunctionalGroupsSequence[frame]
         ),
+        is_turned=turned,
     )
 
 

@@ -291,6 +291,8 @@ def _doubts(slices: list[Plane], geometry: Geometry, moved: float) -> Iterator[s
         yield "The series was compressed with loss: its noise is not the scanner's"
     if len({plane.thickness_mm for plane in slices}) > 1:
         yield "The slices state several thicknesses: their median is used"
+    if first.is_turned:
+        yield "The rows are stored from the last to the first, as GE's epi_pepolar does: they were put in their places"
     if first.facts.color == "MONOCHROME1":
         yield "The series is stored inverted (MONOCHROME1): values are kept as stored"
     if any(plane.facts.has_table for plane in slices):

@@ -26,7 +26,8 @@ CONTRAST = ("stack", "echo time", "b-value", "component", "image type")  # never
 MARKS = (
     *CONTRAST, "gradient direction", "temporal position", "time offset", "trigger delay", "cardiac phase",
     "respiratory phase", "inversion time", "flip angle", "repetition time", "labeling", "voltage", "kernel", "energy",
-    "echo number", "acquisition", "reconstruction", "frame reference time", "sequence", "coil", "contrast agent",
+    "series number", "echo number", "acquisition", "reconstruction", "frame reference time", "sequence", "coil",
+    "contrast agent",
     "dimension index", *(f"dimension index {n + 1}" for n in range(MOST_INDICES)), "label", "comment", "protocol",
     "description", "modality", "thickness", "frame of reference", "time in the scan", "acquisition time",
     "content time", "series time",
@@ -144,7 +145,7 @@ def _refuse_copies(ordered: list[Plane], place: np.ndarray) -> None:
     """The same image, twice in the folder."""
     first: dict[Any, int] = {}
     for n, plane in enumerate(ordered):
-        image = (plane.facts.sop_uid, plane.frame)
+        image = (plane.facts.sop_uid, plane.frame, plane.tile.number if plane.tile else None)
         if plane.facts.sop_uid and image in first:
             _refuse_twice(ordered, place, first[image], n)
         first[image] = n

@@ -463,9 +463,10 @@ def test_every_slice_of_the_tilted_scan_lies_where_its_header_says(shared_data):
 
 def test_a_series_in_a_mixed_folder_is_read_alone(shared_data):
     folder = shared_data / "odd" / "dicom_mr_mixedseries_adi"
-    facts = list_series(folder)[0]
-    assert facts.slices == 3
-    assert read(folder, series=facts.uid).values.shape == (3, facts.rows, facts.columns)
+    mosaic, plain, _ = list_series(folder)
+    assert (mosaic.slices, plain.slices) == (12, 3)
+    for facts in (mosaic, plain):
+        assert read(folder, series=facts.uid).values.shape == (facts.slices, facts.rows, facts.columns)
 
 
 @pytest.mark.parametrize(
