@@ -20,8 +20,9 @@ from ..imaging.intensity import step_of
 from ..imaging.noise import Flatness, gradient_parts
 from ..imaging.noisefield import NoiseField, seed_of
 from ..jobs import UpsampleJob
+from .noisemodel import BLOCK, NoiseModel, between, finest, wave_amplitudes, weights_at
 from .plan import Plan
-from .split import BLOCK, SHARE_CELL, SPLIT_HALO, NoiseModel, Taken, between, take, weights_at
+from .split import SHARE_CELL, SPLIT_HALO, Taken, take
 
 SAMPLE = (9, 192, 192)  # slices, rows and columns, from the middle, on which the split is examined
 _LEAST_PIXELS, _LEAST_SLICES = 1000, 5  # flat ones from which the noise is known
@@ -174,36 +175,48 @@ def part_of(
     around = values[:, top:bottom, left:right]
     taken = take(around, noise.model, (top, left), tick)
     (first, last), (start, stop) = wanted
-    acquired, removed = values[inside], taken.noise[:, first - top : last - top, start - left : stop - left]
+    middle = slice(None), slice(first - top, last - top), slice(start - left, stop - left)
+    acquired, removed = values[inside], taken.noise[middle]
     signal = acquired.astype(np.float32)
     signal -= removed
     renewal = None
     if noise.mode == "renew":
-        kernel, alike = _kernel(noise.model)
+        kernel, alike, strength = _kernel(noise.model)
         step = plan.grid.step
         mm = spacing_mm[0] * step / np.sqrt(spacing_mm[1] * spacing_mm[2])  # of a target slice, in pixels
         correlation = float(np.interp(mm, np.arange(len(alike)), alike))
         field = NoiseField(noise.seed, (shape[0], shape[1]), kernel, correlation, step)
-        shares = Shares(taken.share, (top, left))
-        renewal = Renewal(acquired, removed, shares, noise.model, field, origin)
+        shares = Shares(taken.share, taken.rest[middle], (top, left), origin)
+        renewal = Renewal(acquired, removed, shares, noise.model, field, origin, strength)
     return Part(acquired, signal, origin, dataclasses.replace(taken, noise=removed), renewal)
 
 
 @dataclass(frozen=True, eq=False)
 class Shares:
-    """`Taken.share` of slices whose first row and column are `origin` in the whole scan."""
+    """`Taken.share` and `Taken.rest` of slices; their first rows and columns in the whole scan."""
 
     share: np.ndarray
+    rest: np.ndarray
     origin: tuple[int, int]
+    rest_origin: tuple[int, int]
 
     def at(self, t: float, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-        """(rows, columns) at position `t` in slices; rows and columns in the whole scan."""
+        """(rows, columns) part of the noise's variance that the signal at position `t` in slices does not hold.
+
+        Rows and columns are those of the whole scan.
+        """
         cells = between(self.share, np.arange(len(self.share)), np.array([t]))[0]
         down, across = (
             weights_at(count, (np.arange(*limits) - first + 0.5) / SHARE_CELL - 0.5)
             for count, limits, first in zip(cells.shape, (rows, columns), self.origin)
         )
-        return np.clip(down @ cells @ across.T, 0, 1).astype(np.float32)
+        share = np.clip(down @ cells @ across.T, 0, 1).astype(np.float32)
+        inside = tuple(slice(a - o, b - o) for (a, b), o in zip((rows, columns), self.rest_origin))
+        below = int(np.clip(np.floor(t), 0, len(self.rest) - 1))
+        above = min(below + 1, len(self.rest) - 1)
+        part = np.float32(np.clip(t - below, 0, 1))
+        rest = ((1 - part) * self.rest[below][inside] + part * self.rest[above][inside]) / np.float32(255)
+        return share * rest * (2 - rest)  # the amplitude that stays is 1 - rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +224,7 @@ class Renewal:
     """Noise that is new in each output slice.
 
     acquired, removed : (N, J, I) slices as acquired, and the noise that was taken from them
+    strength : of new noise in units of the level
     """
 
     acquired: np.ndarray
@@ -219,6 +233,7 @@ class Renewal:
     model: NoiseModel
     field: NoiseField
     origin: tuple[int, int]
+    strength: float
 
     def add(self, x, beside, grid: Grid, wanted: np.ndarray, plan: Plan, rows: slice, columns: slice) -> None:
         """To output x (M, rows, columns) on the target part of `grid`, and to that at acquired positions `wanted`.
@@ -274,19 +289,19 @@ class Renewal:
         level = self.model.level_at(t, rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0])
         kept = 1 - self.shares.at(t, rows, columns)
         part = np.sqrt(1 - np.float32(DRAWN[mode]) * kept)
-        return level * np.float32(self.model.total) * part * self.model.touched(one, level)
+        return level * np.float32(self.strength) * part * self.model.touched(one, level)
 
 
-def _kernel(model: NoiseModel) -> tuple[np.ndarray, np.ndarray]:
-    """(11, 11) kernel that gives white noise the spectrum of the model, and its correlation at 0, 1, 2, ... pixels."""
-    size = 32
-    index = np.minimum(np.abs(np.fft.fftfreq(size)) * 2 * BLOCK, BLOCK - 1)
-    amplitude = ndimage.map_coordinates(
-        model.spectrum.astype(float), np.stack(np.meshgrid(index, index, indexing="ij")), order=1, mode="nearest"
-    )
+def _kernel(model: NoiseModel) -> tuple[np.ndarray, np.ndarray, float]:
+    """(11, 11) kernel that gives white noise the spectrum of the model; its correlation at 0, 1, 2, ... pixels; and the
+    strength of such noise of unit variance whose finest detail is that of the level."""
+    amplitude = wave_amplitudes(model.spectrum)
+    size = len(amplitude)
     whole = np.fft.fftshift(np.fft.ifft2(amplitude).real)
     middle = slice(size // 2 - REACH, size // 2 + REACH + 1)
     away = np.hypot(*np.mgrid[-REACH : REACH + 1, -REACH : REACH + 1]) / (REACH + 1)
     kernel = whole[middle, middle] * np.cos(np.clip(away, 0, 1) * np.pi / 2)
     alike = np.fft.ifft2(amplitude**2).real
-    return kernel, 0.5 * (alike[0] + alike[:, 0])[: size // 2] / alike[0, 0]
+    fine = finest(np.pad(kernel, 4))
+    strength = float(np.sqrt(np.sum(kernel**2) / np.sum(fine**2)))
+    return kernel, 0.5 * (alike[0] + alike[:, 0])[: size // 2] / alike[0, 0], strength

@@ -22,7 +22,8 @@ sys.path.insert(0, str(REPOSITORY))
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.imaging.noise import Flatness, gradient_parts  # noqa: E402
 from CycleINRLib.imaging.volume import guess_modality  # noqa: E402
-from CycleINRLib.upsampling.split import BLOCK, NoiseModel, take  # noqa: E402
+from CycleINRLib.upsampling.noisemodel import BLOCK, NoiseModel  # noqa: E402
+from CycleINRLib.upsampling.split import take  # noqa: E402
 
 SHAPES = ("sphere", "line")
 WIDTHS_MM = (2.0, 4.0, 8.0)
