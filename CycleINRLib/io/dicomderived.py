@@ -142,7 +142,15 @@ def facts_of_series(volume: Volume, modality: str, origin: Origin | None, report
     if origin is not None:
         _keep_history_of_loss(facts, origin)
         _take_window(facts, origin.get)
+    _state_characters(facts)
     return facts
+
+
+def _state_characters(facts: Dataset) -> None:
+    """The character set of texts beyond ASCII that came without one: read as Latin-1, as pydicom does."""
+    text = "".join(str(element.value) for element in facts if element.VR in ("LO", "LT", "PN", "SH", "ST", "UT"))
+    if not facts.get("SpecificCharacterSet") and not text.isascii():
+        facts.SpecificCharacterSet = "ISO_IR 100" if all(ord(letter) < 256 for letter in text) else "ISO_IR 192"
 
 
 def _sound(header: Dataset, name: str) -> DataElement | None:

@@ -246,7 +246,7 @@ def _facts(header: Dataset, rows: int, columns: int) -> FileFacts:
         uid=words(header, "SeriesInstanceUID"),
         sop_uid=words(header, "SOPInstanceUID"),
         description=words(header, "SeriesDescription"),
-        modality=words(header, "Modality"),
+        modality=words(header, "Modality") or _modality_of(words(header, "SOPClassUID")),
         number=None if number is None or odd else int(number),
         rows=rows,
         columns=columns,
@@ -257,6 +257,12 @@ def _facts(header: Dataset, rows: int, columns: int) -> FileFacts:
         has_table=bool(header.get("ModalityLUTSequence")),
         remarks=tuple(remarks),
     )
+
+
+def _modality_of(sop_class: str) -> str:
+    """CT or MR by the kind of object, where the modality itself is not stated; else ""."""
+    name = pydicom.uid.UID(sop_class).name if sop_class else ""
+    return next((kind for kind in ("CT", "MR") if f"{kind} Image Storage" in name), "")
 
 
 def getter_of(header: Dataset, frame: int | None) -> Get:

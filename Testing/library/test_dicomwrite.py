@@ -390,6 +390,21 @@ def test_an_older_series_is_replaced_whole_where_that_is_asked_for(tmp_path, thi
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_modality_and_a_character_set_that_are_not_stated_are_made_up_for(tmp_path):
+    def spoil(n: int, dataset: pydicom.Dataset) -> None:
+        del dataset.Modality
+        if "SpecificCharacterSet" in dataset:
+            del dataset.SpecificCharacterSet
+        dataset.SeriesDescription, dataset.PatientName = "Sch\u00e4del", "M\u00fcller"
+
+    source = make_series(tmp_path / "source", change=spoil)
+    volume = read(source)
+    assert (volume.modality, volume.unit) == ("CT", "HU")
+    found = headers(write_series(volume, source, tmp_path / "out", REPORT))[0]
+    assert (found.Modality, found.SpecificCharacterSet) == ("CT", "ISO_IR 100")
+    assert found.SeriesDescription == "Sch\u00e4del CycleINR" and str(found.PatientName) == "M\u00fcller"
+
+
 # --- what Slicer exports --------------------------------------------------------------------------------------
 def slicer_export(folder: Path, volume: Volume) -> Path:
     """As Slicer's CreateDICOMSeries writes it through ITK and GDCM: one dictionary for all slices, numbers of six
