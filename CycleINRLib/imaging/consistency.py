@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .interpolation import cubic_weights
+from .noise import mean_noise, slice_noise
 from .profile import profile_weights
 
 KEEP_RATIO = 0.5  # `auto` keeps acquired slices up to this thickness / spacing, projects above
 DAMPING = {"project": 0.02, "exact": 0.0}  # mu, in units of the mean diagonal of A A^T
+LOOKED_AT = 12  # slices from which the noise level is taken
+REMAINDER = 0.25  # of the noise level, that `project` may leave of an acquired pixel
+PASSES = 2  # of the projection beyond the first, at most
 GATE = 0.125  # distance from an acquired slice, in source slices, from which the correction counts in full
 
 
@@ -59,6 +63,24 @@ def projection(A: np.ndarray, consistency: str) -> np.ndarray:
     gram = A @ A.T
     mu = DAMPING[consistency] * float(np.mean(np.diag(gram)))
     return np.linalg.solve(gram + mu * np.eye(len(gram)), A).T
+
+
+def noise_level(values: np.ndarray, modality: str) -> float | None:
+    """Mean sigma_k of at most 12 of (N, J, I) slices, evenly spread; None where fewer than 4 can be measured."""
+    chosen = np.unique(np.linspace(0, len(values) - 1, LOOKED_AT).round().astype(int))
+    return mean_noise(slice_noise(values[chosen], modality))
+
+
+def beyond(missing: np.ndarray, noise: float | None) -> np.ndarray:
+    """What of y - A x exceeds `REMAINDER` of the noise level, pixel by pixel, so that slabs do not matter; 0 elsewhere.
+
+    The damping leaves a part of what is missing. Beside strong edges of a scan with little noise that is more than
+    noise, and is projected again.
+    """
+    if not noise:
+        return np.zeros_like(missing)
+    limit = np.float32(REMAINDER * noise)
+    return missing - np.clip(missing, -limit, limit)
 
 
 def gate(positions: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import Cancelled, MissingPackageError, ResourceError
 from ..events import Listener, Stopwatch, Warned
-from ..imaging.consistency import Grid, Remainder, along_z, kept, projection
+from ..imaging.consistency import PASSES, Grid, Remainder, along_z, beyond, kept, noise_level, projection
 from ..imaging.intensity import IntensityScale, from_zero, zero_of
 from ..imaging.interpolation import base_weights
 from ..imaging.noise import AcquiredQuery, positions_to_query
@@ -73,6 +73,7 @@ class Engine:
         self.scale, self.plan, self.spacing_mm, self.kind = scale, plan, spacing_mm, kind
         self.progress: Listener | None = None
         self.cancelled: Callable[[], bool] | None = None
+        self.noise: float | None = None  # level in the scan's unit; None where it is not known
         self.warnings: list[str] = []
         self.rows_limit: int | None = None
         self.source: Volume | None = None  # slices first, its values from zero
@@ -112,6 +113,8 @@ class Engine:
         engine.loaded, engine.model = network, name_of_model(job.model)
         engine.progress, engine.cancelled = progress, cancelled
         engine.source, engine.zero, engine.lowest = source, zero, float(source.values.min())
+        if plan.consistency == "project":
+            engine.noise = noise_level(source.values, plan.modality)
         engine.floor = engine.lowest if plan.modality != "CT" else 0.0 if engine.lowest >= 0 else -np.inf
         for message in (*plan.warnings, *doubts(card, plan, volume)):
             engine.warn(message)
@@ -201,10 +204,16 @@ class Engine:
         elif plan.consistency in ("project", "exact"):
             A = grid.profile(plan.ratio, plan.profile).astype(np.float32)
             P = projection(A.astype(np.float64), plan.consistency).astype(np.float32)
-            update = np.tensordot(P, y - np.tensordot(A, x, 1), 1)
-            x += update
-            extra += along_z(grid, update, wanted)
-            errors.add(y - np.tensordot(A, x, 1), y)
+            missing = y - np.tensordot(A, x, 1)
+            for _ in range(1 + (PASSES if plan.consistency == "project" else 0)):
+                update = np.tensordot(P, missing, 1)
+                x += update
+                extra += along_z(grid, update, wanted)
+                left = y - np.tensordot(A, x, 1)
+                missing = beyond(left, self.noise)
+                if not missing.any():
+                    break
+            errors.add(left, y)
         return x[grid.crop], extra
 
     def _base(self, places: np.ndarray, grid: Grid) -> np.ndarray:
@@ -279,7 +288,7 @@ class Engine:
         scale = scale or IntensityScale.of(values, plan.modality, self.scale.scale)
         network = (self.network, self.card, self.path, self.device, self.precision)
         other = Engine(*network, scale, plan, spacing_mm, np.dtype(np.float32))
-        other.loaded, other.cancelled = self.loaded, self.cancelled
+        other.loaded, other.cancelled, other.noise = self.loaded, self.cancelled, self.noise
         return other
 
     # --- slabs and memory -------------------------------------------------------------------------------------
