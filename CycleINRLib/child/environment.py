@@ -5,13 +5,13 @@ The panel runs it in a child process (task "check"), so that a broken torch take
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import __version__
 from ..errors import CycleINRError
+from ..machine import usable_cores
 
 NEEDED = ("torch", "safetensors", "numpy", "scipy", "SimpleITK", "pydicom")
 
@@ -43,7 +43,7 @@ def examine() -> dict[str, Any]:
         "version": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "packages": packages,
         "devices": devices,
         "models": models,

@@ -19,6 +19,7 @@ from ..errors import RequestError
 from ..io.discover import StoredScan, find_scans, read_volume
 from ..io.packs import PackedScan
 from ..jobs import CHOICES
+from ..machine import usable_cores
 from ..pictures.training import draw_curves
 from ..wholefile import check_file
 from .console import Console
@@ -103,7 +104,7 @@ def _train(
 
 def _workers(options: Namespace, device: str, processes: int) -> int:
     """Processes that draw samples: on CUDA as many as there are cores to spare, else none, but a thread."""
-    spare = max(1, (os.cpu_count() or 1) // processes - 1)
+    spare = max(1, usable_cores() // processes - 1)
     workers = options.workers if options.workers is not None else min(16, spare) if device == "cuda" else 0
     if workers < 0:
         raise RequestError("The number of workers makes no sense", str(workers), "give 0 or more")

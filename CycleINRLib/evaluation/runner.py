@@ -25,6 +25,7 @@ from ..events import Stopwatch, Voice
 from ..imaging.volume import Volume, guess_modality
 from ..io.files import read
 from ..io.names import stem_of
+from ..machine import usable_cores
 from ..wholefile import write_text
 from .case import Acquisition, Case, central_block
 from .methods import EvaluatedMethod
@@ -133,7 +134,7 @@ def _results(todo: dict, jobs: int) -> Iterator[tuple[Any, Any]]:
         yield from ((key, do_case(work)) for key, work in todo.items())
         return
     before = set(multiprocessing.active_children())
-    with _threads(max(1, (os.cpu_count() or 1) // jobs)):
+    with _threads(max(1, usable_cores() // jobs)):
         pool = ProcessPoolExecutor(min(jobs, len(todo)), multiprocessing.get_context("spawn"))
         try:
             waiting = {pool.submit(do_case, work): key for key, work in todo.items()}
