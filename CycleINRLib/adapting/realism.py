@@ -19,8 +19,9 @@ from scipy.fft import fftfreq, rfft2, rfftfreq
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
+from ..imaging.figures import LEAST_ACQUIRED
 from ..imaging.intensity import body_mask, value_range
-from ..imaging.noise import ACQUIRED_TOLERANCE, LEAST_ACQUIRED, noise_readout, target_positions
+from ..imaging.noise import ACQUIRED_TOLERANCE, noise_readout, target_positions
 
 PATCH = 8  # pixels
 PATCHES = 240  # of each kind

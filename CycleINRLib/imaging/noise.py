@@ -1,4 +1,4 @@
-"""What a result is worth: noise slice by slice, SNLI, generated gap, PSNR, SSIM (floor 1; design section 6).
+"""The noise of a volume and of a result, slice by slice (floor 1; design section 6); `figures` says what it comes to.
 
 The noise of slice k, sigma_k, is measured in-plane on the flat half of the body. One mask per target slice, taken
 from the linear interpolation of the source, serves source, output and interpolators: a mask of their own would itself
@@ -8,7 +8,7 @@ create inconsistency. Everything goes slice by slice, so that no second volume i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -17,6 +17,17 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from .figures import (
+    LEAST_ACQUIRED,
+    generated_gap,
+    mean_noise,
+    measured_levels,
+    noise_ratio,
+    per_slice,
+    six_digits,
+    snli,
+    snli_detrended,
+)  # fmt: skip
 from .grain import NORMAL_MAD, GrainSample, Picked
 from .intensity import BODY_MR, is_whole, value_range
 from .robust import median
@@ -26,8 +37,6 @@ CT_BODY_HU = (-250.0, 300.0)  # soft tissue: where the noise is measured
 FLAT_SIGMA = 2.0  # pixels of the Gaussian gradient that finds flat places
 RIM = 3  # pixels at the border of a slice that are not measured
 LEAST_BODY, LEAST_FLAT = 600, 300  # pixels a slice needs to be measured
-LEAST_SLICES = 4  # measured slices that an SNLI needs
-LEAST_ACQUIRED = 5  # slices at acquired positions that a generated gap needs
 MOST_QUERIED = 16  # acquired positions asked for beside the grid
 ACQUIRED_TOLERANCE = 1e-3  # source slices
 LAPLACIAN_GAIN = 6.0  # standard deviation of the second mixed difference of unit white noise
@@ -157,58 +166,6 @@ class _Linear:
 
 
 # --- from slices to figures -----------------------------------------------------------------------------------
-def snli(sigmas: Sequence[float] | np.ndarray) -> float | None:
-    """Slice-wise noise level inconsistency: population std / mean of the measured sigma_k; 0 is best.
-
-    sigmas : one a slice, NaN or 0 where not measured. None where fewer than 4 are measured.
-    """
-    measured = _measured(np.asarray(sigmas, float))
-    if len(measured) < LEAST_SLICES:
-        return None
-    return float(measured.std() / measured.mean())
-
-
-def snli_detrended(sigmas: Sequence[float] | np.ndarray, z_scale: float) -> float | None:
-    """SNLI of sigma_k / trend_k: the trend is sigma smoothed twice by a box of round(z_scale) slices.
-
-    It removes what anatomy and dose do over many slices and keeps what repeats with each source slice. One source
-    spacing is dropped at each end where more than four are measured. None where fewer than 4 slices are measured or
-    round(z_scale) < 2: a box of one slice leaves nothing.
-    """
-    period = round(z_scale)
-    measured = _measured(np.asarray(sigmas, float))
-    if len(measured) < LEAST_SLICES or period < 2:
-        return None
-    trend = measured
-    for _ in range(2):
-        trend = ndimage.uniform_filter1d(trend, period, mode="nearest")
-    ratio = measured / trend
-    return snli(ratio[period:-period] if len(ratio) > 4 * period else ratio)
-
-
-def generated_gap(generated: np.ndarray, acquired: np.ndarray) -> float | None:
-    """1 - mean sigma of generated slices / mean sigma of the output at acquired positions.
-
-    0: generated slices cannot be told by their noise; above 0: they are smoother. None where fewer than 5 acquired
-    positions or no generated slice is measured.
-    """
-    acquired, generated = _measured(np.asarray(acquired, float)), _measured(np.asarray(generated, float))
-    if len(acquired) < LEAST_ACQUIRED or not len(generated):
-        return None
-    return float(1 - generated.mean() / acquired.mean())
-
-
-def noise_ratio(output: np.ndarray, source: np.ndarray) -> float | None:
-    """Mean sigma of the output / mean sigma of the acquired slices; 1: the texture was kept.
-
-    SNLI alone is blind to uniform smoothing. None where fewer than 4 slices of either are measured.
-    """
-    output, source = _measured(np.asarray(output, float)), _measured(np.asarray(source, float))
-    if min(len(output), len(source)) < LEAST_SLICES:
-        return None
-    return float(output.mean() / source.mean())
-
-
 def slice_noise(values: np.ndarray, modality: str, threads: int = 2) -> np.ndarray:
     """sigma_k of a volume alone: (K, J, I) to (K,) float, NaN where a slice has too little flat body."""
     flatness, linear = Flatness.of(values, modality), _Linear(values, 1)
@@ -364,42 +321,24 @@ def _figures(
     """The readout from sigma_k: source (N,), target (M, 2) and beside (n, 2), both of them (output, linear)."""
     kinds = {"input": source, "output": target[:, 0], "linear": target[:, 1]}
     on_grid = target[at_acquired, 0]
-    if len(_measured(on_grid)) < LEAST_ACQUIRED:
+    if len(measured_levels(on_grid)) < LEAST_ACQUIRED:
         on_grid = np.concatenate([on_grid, beside[:, 0]])
     return {
-        "snli": {name: _plain(snli(values)) for name, values in kinds.items()},
+        "snli": {name: six_digits(snli(values)) for name, values in kinds.items()},
         "snli_detrended": {
-            name: None if name == "input" else _plain(snli_detrended(values, z_scale)) for name, values in kinds.items()
+            name: None if name == "input" else six_digits(snli_detrended(values, z_scale))
+            for name, values in kinds.items()
         },
-        "generated_gap": _plain(generated_gap(target[~at_acquired, 0], on_grid)),
-        "noise_ratio": _plain(noise_ratio(target[:, 0], source)),
+        "generated_gap": six_digits(generated_gap(target[~at_acquired, 0], on_grid)),
+        "noise_ratio": six_digits(noise_ratio(target[:, 0], source)),
         "sigma_mean": {name: mean_noise(values) for name, values in kinds.items()},
         "noise_per_slice": {name: per_slice(values) for name, values in kinds.items()},
-        "slices_measured": len(_measured(target[:, 0])),
+        "slices_measured": len(measured_levels(target[:, 0])),
     }
-
-
-def mean_noise(sigmas: np.ndarray) -> float | None:
-    """Mean of the measured sigma_k; None where fewer than 4 are measured."""
-    measured = _measured(np.asarray(sigmas, float))
-    return _plain(float(measured.mean())) if len(measured) >= LEAST_SLICES else None
-
-
-def per_slice(sigmas: np.ndarray) -> list[float | None]:
-    """sigma_k ready for JSON: four digits are more than a slice is worth, None where it was left out."""
-    return [float(f"{value:.4g}") if np.isfinite(value) and value > 0 else None for value in sigmas]
-
-
-def _measured(sigmas: np.ndarray) -> np.ndarray:
-    return sigmas[np.isfinite(sigmas) & (sigmas > 0)]
 
 
 def _at_acquired(positions: np.ndarray) -> np.ndarray:
     return np.abs(positions - np.round(positions)) < ACQUIRED_TOLERANCE
-
-
-def _plain(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
 
 
 def _each(task: Callable[[int], Any], count: int, threads: int) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RequestError
-from ..imaging import noise
+from ..imaging import figures, noise
 from ..imaging.geometry import AXES
 from ..imaging.intensity import from_zero, zero_of
 from ..imaging.volume import UNITS, Volume, choose_slice_axis, guess_modality
@@ -48,12 +48,12 @@ def measure(volume: Volume, *, axis: str = "auto", modality: str = "auto") -> di
     period = slices_per_thickness(volume, axis)
     measured = int(np.count_nonzero(np.isfinite(sigmas) & (sigmas > 0)))
     return {
-        "snli": _rounded(noise.snli(sigmas)),
-        "snli_detrended": None if period is None else _rounded(noise.snli_detrended(sigmas, period)),
-        "noise_per_slice": noise.per_slice(sigmas),
+        "snli": _rounded(figures.snli(sigmas)),
+        "snli_detrended": None if period is None else _rounded(figures.snli_detrended(sigmas, period)),
+        "noise_per_slice": figures.per_slice(sigmas),
         "slices_measured": measured,
         "slices": len(sigmas),
-        "sigma_mean": noise.mean_noise(sigmas),
+        "sigma_mean": figures.mean_noise(sigmas),
         "sigma_unit": volume.unit or UNITS[kind],
         "slice_axis": axis,
         "modality": kind,
@@ -74,7 +74,7 @@ def slices_per_thickness(volume: Volume, axis: str) -> int | None:
 
 
 def _doubts(measured: int, slices: int) -> list[str]:
-    if measured < noise.LEAST_SLICES:
+    if measured < figures.LEAST_SLICES:
         return [f"Only {measured} of {slices} slices have enough flat tissue to be measured; SNLI needs 4."]
     return []
 

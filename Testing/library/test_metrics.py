@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from CycleINRLib.imaging import accuracy, intensity, noise
+from CycleINRLib.imaging import accuracy, figures, intensity, noise
 from CycleINRLib.imaging.interpolation import cubic_weights, linear_weights
 
 NOISE = 20.0
@@ -110,10 +110,10 @@ def test_uniform_smoothing_lowers_noise_ratio_and_leaves_snli(white_noise: np.nd
 def test_the_detrended_snli_ignores_a_slow_change_of_noise_and_keeps_the_pattern_between_slices():
     slow = np.linspace(10, 20, 97)
     pattern = np.tile([1, 0.79, 0.71, 0.79], 25)[:97]
-    assert noise.snli(slow) > 0.15
-    assert noise.snli_detrended(slow, 4) < 0.01
-    assert noise.snli_detrended(slow * pattern, 4) == pytest.approx(noise.snli_detrended(pattern, 4), abs=0.005)
-    assert noise.snli_detrended(pattern, 4) > 0.1
+    assert figures.snli(slow) > 0.15
+    assert figures.snli_detrended(slow, 4) < 0.01
+    assert figures.snli_detrended(slow * pattern, 4) == pytest.approx(figures.snli_detrended(pattern, 4), abs=0.005)
+    assert figures.snli_detrended(pattern, 4) > 0.1
 
 
 # --- the readout ----------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import Cancelled, MissingPackageError, RequestError, ResourceError, VolumeError  # noqa: E402
 from CycleINRLib.events import Progress  # noqa: E402
 from CycleINRLib.imaging.accuracy import psnr  # noqa: E402
+from CycleINRLib.imaging.figures import mean_noise  # noqa: E402
 from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
 from CycleINRLib.imaging.intensity import from_zero, zero_of  # noqa: E402
-from CycleINRLib.imaging.noise import mean_noise, slice_noise  # noqa: E402
+from CycleINRLib.imaging.noise import slice_noise  # noqa: E402
 from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
