@@ -76,7 +76,7 @@ def load_model(path: str | Path):
         sizes = [size for name, size in config.to_dict().items() if name != "attention"]
         if not all(type(size) is int and 1 <= size <= LARGEST_SIZE for size in sizes):
             raise TypeError(f"sizes {sizes}")
-        with torch.device("meta"):  # what the card claims, before memory is taken for it
+        with torch.device("meta"), _undrawn():  # what the card claims, before memory is taken for it
             expected = {name: list(value.shape) for name, value in CycleINR(config).state_dict().items()}
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
@@ -96,6 +96,20 @@ def load_model(path: str | Path):
     if card.weights_sha256 and card.weights_sha256 != weights_sha256(Path(path)):
         raise ModelError("The weights are not those that the model card tells of", str(path), "copy the file again")
     return network.eval().requires_grad_(False), card
+
+
+def _undrawn():
+    """Within it no random value is drawn: without memory, torch loads its compiler for that, which takes 2 s."""
+    from torch import Tensor
+    from torch.overrides import TorchFunctionMode
+
+    class Undrawn(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    return Undrawn()
 
 
 def save_model(network, card: ModelCard, path: str | Path) -> Path:

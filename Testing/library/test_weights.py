@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -50,6 +51,14 @@ def test_the_card_is_read_without_torch(saved):
     code += "assert 'torch' not in sys.modules; print(card.name)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "tiny"
+
+
+def test_loading_a_model_does_not_load_the_compiler_of_torch(tmp_path):
+    code = "import os, sys; from CycleINRLib.network.weights import find_model, load_model\n"
+    code += "load_model(find_model('light')); print('torch._dynamo' in sys.modules, os.listdir(os.environ['TMPDIR']))"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert out.stdout.strip() == "False []"
 
 
 def test_a_pickle_is_refused_and_never_opened(tmp_path):
