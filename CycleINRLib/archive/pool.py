@@ -22,6 +22,7 @@ HERE = "127.0.0.1"
 WORKER_BYTES = 3e9  # free memory that a worker is started for, where their number is not given
 WORKER_CORES = 4  # and cores
 LEAST_BYTES = 1e9  # that torch and a small scan need: no worker is ended for less
+MOST_STARTS = 5  # of workers that end at once
 MORE_MEMORY = "give it more memory, or use fewer workers"
 QUIET = {  # of Dask, for as long as a batch runs
     "distributed.worker.memory.target": False,  # nothing is spilled to a disk
@@ -34,6 +35,7 @@ QUIET = {  # of Dask, for as long as a batch runs
     "distributed.admin.tick.limit": "1 day",
     "distributed.nanny.pre-spawn-environ": {},  # the threads are ours to share out
     "distributed.comm.timeouts.connect": "30s",
+    "distributed.deploy.lost-worker-timeout": "1000 days",  # a worker that starts slowly is not given up
 }
 
 
@@ -91,8 +93,8 @@ class InProcess:
 class OnDask:
     """The workers of a Dask scheduler, each of which takes a scan for each of its threads."""
 
-    def __init__(self, client: Any, dashboard: str | None) -> None:
-        self.client, self.dashboard = client, dashboard
+    def __init__(self, client: Any, dashboard: str | None, keeper: _Keeper | None = None) -> None:
+        self.client, self.dashboard, self._keeper = client, dashboard, keeper
         self._futures: dict[Any, Order] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -116,9 +118,11 @@ class OnDask:
 
         Raises
         ------
-        ResourceError : the scheduler is gone
+        ResourceError : the scheduler is gone, or workers end before they begin anything
         RequestError : a worker lacks CycleINR
         """
+        if self._keeper is not None:
+            self._keeper.look()
         try:
             future = self._ended.get(timeout=timeout_s)
         except queue.Empty:
@@ -127,11 +131,41 @@ class OnDask:
             return None
         order = self._futures.pop(future)
         if future.status == "finished":
+            if self._keeper is not None:
+                self._keeper.failures = 0
             return order, future.result()
         return order, _lost(order, future)
 
     def _is_well(self) -> bool:
         return self.client.status == "running"
+
+
+class _Keeper:
+    """Starts workers anew that Dask gave up, as it does where one is killed while it starts."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster, self.failures = cluster, 0
+
+    def look(self) -> None:
+        """A ResourceError where none of them holds."""
+        if not self.cluster.sync(self._drop):
+            return
+        self.failures += 1
+        if self.failures > MOST_STARTS:
+            raise _cannot_start(f"{self.failures} times in a row")
+        self.cluster.scale(len(self.cluster.worker_spec))
+
+    async def _drop(self) -> list[Any]:
+        """Forgets workers that ended for good."""
+        workers = self.cluster.workers
+        ended = [name for name, nanny in workers.items() if nanny.status.name in ("closed", "failed")]
+        for name in ended:
+            del workers[name]
+        return ended
+
+
+def _cannot_start(found: str) -> ResourceError:
+    return ResourceError("The worker processes end while they start", found, "use fewer, or --workers 0, and --resume")
 
 
 def _lost(order: Order, future: Any) -> Outcome:
@@ -250,9 +284,17 @@ def _local(workers: int, home: Path) -> Iterator[Pool]:
             }  # fmt: skip
             workers_of[n] = {"cls": Nanny, "options": options}
         scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "dashboard_address": f"{HERE}:0"}}
-        with SpecCluster(workers_of, scheduler, security=security, silence_logs=50) as cluster:
-            with Client(cluster, set_as_default=False) as client:
-                yield OnDask(client, cluster.dashboard_link)
+
+        def begin(tries: int = MOST_STARTS) -> Any:
+            try:
+                return SpecCluster(workers_of, scheduler, security=security, silence_logs=50)
+            except (OSError, RuntimeError, TimeoutError) as error:  # one was killed while it started
+                if not tries:
+                    raise _cannot_start(str(error).splitlines()[0]) from error
+            return begin(tries - 1)
+
+        with begin() as cluster, Client(cluster, set_as_default=False) as client:
+            yield OnDask(client, cluster.dashboard_link, _Keeper(cluster))
 
 
 @contextlib.contextmanager

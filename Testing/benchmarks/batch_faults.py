@@ -109,11 +109,12 @@ def wait_a_moment(process: subprocess.Popen, seconds: float, look=lambda: None) 
 
 def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
     """The worker processes that a command started."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-        return [one for one in family if "spawn_main" in " ".join(one.cmdline())]
-    except psutil.Error:
-        return []
+    found = []
+    with contextlib.suppress(psutil.Error):  # it has ended
+        for one in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                found += [one] if "spawn_main" in " ".join(one.cmdline()) else []
+    return found
 
 
 def kills(scene: Scene, wanted: int) -> dict:
@@ -123,11 +124,12 @@ def kills(scene: Scene, wanted: int) -> dict:
     left: list[str] = []
     while sum(told.values()) < wanted:
         out = scene.folder / f"killed_{len(found)}"
-        process, reports = start(scene.words(out, "--workers", 2), scene.temporary), Reports(out)
+        count = 2 - len(found) % 2  # one worker of several threads holds two scans
+        process, reports = start(scene.words(out, "--workers", count), scene.temporary), Reports(out)
         batch: Counter = Counter()
         while process.poll() is None:
             if scene.rng.random() < 0.8:  # mostly when there is somebody at work, else while it starts
-                while process.poll() is None and len(workers_of(process)) < 2:
+                while process.poll() is None and len(workers_of(process)) < count:
                     wait_a_moment(process, 0.1, reports.look)
             wait_a_moment(process, scene.rng.uniform(0.0, 6.0), reports.look)
             if process.poll() is not None or sum(told.values()) >= wanted:
@@ -145,13 +147,13 @@ def kills(scene: Scene, wanted: int) -> dict:
                 process.communicate()
                 left += orphans(family)
                 there = (out / "batch.sqlite").exists()
-                process = start(scene.words(out, "--workers", 2, *(["--resume"] if there else [])), scene.temporary)
+                process = start(scene.words(out, "--workers", count, *(["--resume"] if there else [])), scene.temporary)
         err = process.communicate()[1].decode()
         if process.returncode:  # a scan whose worker was killed more often than it may be tried again
-            err = scene.run(scene.words(out, "--workers", 0, "--resume")).stderr
+            err += scene.run(scene.words(out, "--workers", 0, "--resume")).stderr
         reports.look()
         facts = {"status": process.returncode, "done_twice": sorted(reports.twice), **scene.compare(out)}
-        found.append({"kills": dict(batch), **facts, "said": err[-300:]})
+        found.append({"workers": count, "kills": dict(batch), **facts, "said": err[-300:]})
         print(json.dumps(found[-1]), flush=True)
         shutil.rmtree(out)
     return {"kills": dict(told), "orphans": left, "batches": found}
@@ -204,9 +206,8 @@ def scheduler(scene: Scene, wanted: int) -> dict:
             told[victim] += 1
             number = scene.rng.randrange(2)
             if victim == "worker":
-                for one in psutil.Process(hand.workers[number].pid).children():
-                    if "spawn_main" in " ".join(one.cmdline()):
-                        one.kill()
+                for one in workers_of(hand.workers[number]):
+                    one.kill()
             elif victim == "worker with its nanny":
                 os.killpg(hand.workers[number].pid, 9)
                 hand.workers[number].wait()

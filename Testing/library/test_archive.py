@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,6 +69,30 @@ def test_an_address_that_is_none_is_refused():
     pytest.importorskip("distributed", reason="workers need the extra batch")
     with pytest.raises(RequestError, match="address"), pool.pool_of(None, "http://example.org", Path("unused"), print):
         pass
+
+
+def test_workers_that_end_at_once_are_started_so_often_and_no_more():
+    class Cluster:
+        worker_spec, workers, started = {0: {}}, {}, 0
+
+        def sync(self, ask):
+            return asyncio.run(ask())
+
+        def scale(self, count):
+            self.started += count
+            self.workers[0] = SimpleNamespace(status=SimpleNamespace(name="closed"))
+
+    cluster = Cluster()
+    cluster.scale(1)
+    keeper = pool._Keeper(cluster)
+    with pytest.raises(ResourceError, match="end while they start"):
+        for _ in range(100):
+            keeper.look()
+    assert cluster.started == 1 + pool.MOST_STARTS
+    keeper.failures = 0
+    cluster.workers[0] = SimpleNamespace(status=SimpleNamespace(name="running"))
+    keeper.look()
+    assert cluster.started == 1 + pool.MOST_STARTS
 
 
 @pytest.mark.parametrize("fields", [{"workers": 1, "scheduler": "tcp://a:1"}, {"workers": -1}, {"retries": -1}])

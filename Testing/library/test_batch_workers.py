@@ -63,7 +63,7 @@ class Command:
 
     def workers(self) -> list:
         """The processes that hold the library's worker, in the order of their start."""
-        return [one for one in self.family()[1:] if "spawn_main" in " ".join(one.cmdline())]
+        return [one for one in self.family()[1:] if is_worker(one)]
 
     def end(self) -> tuple[int, str]:
         """Exit status and stderr, after the end."""
@@ -85,6 +85,13 @@ class Command:
         while (left := [pid for pid, start in self.seen.items() if lives(pid, start)]) and time.monotonic() < end:
             time.sleep(0.1)
         return left
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return False
 
 
 @pytest.fixture()
@@ -137,6 +144,25 @@ def test_a_killed_worker_loses_no_scan_and_no_socket_leaves_the_machine(start, t
     assert any(state == psutil.CONN_LISTEN for _, state in command.sockets) and hosts <= set(LOOPBACK)
     assert command.orphans() == [] and list((tmp_path / "temporary").iterdir()) == []
     assert not any(path.name.startswith(".") for path in out.iterdir())
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_while_they_start_are_started_again(start, tmp_path):
+    out, command = tmp_path / "out", start()
+    command.watch(command.workers)
+    for one in (first := command.workers()):  # the batch is not begun yet
+        one.kill()
+    command.watch(lambda: reports(out))
+    known = [*first, *command.workers()]
+    known[-1].kill()
+    command.watch(lambda: [one for one in command.workers() if one not in known])
+    for one in command.workers():
+        if one not in known:  # its nanny gives up now
+            one.kill()
+    status, err = command.end()
+    assert status == 0, err
+    assert states(out) == ["done"] * 6
+    assert command.orphans() == [] and list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.slow
