@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from .errors import ERROR_BY_CODE, CycleINRError
+from .jobs import parse_json
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def to_line(event: Event) -> str:
 def from_line(line: str) -> Event | None:
     """The event of one JSON line; None where the line is anything else (a library's own console)."""
     try:
-        facts = json.loads(line)
+        facts = parse_json(line)
         kind = EVENTS[facts.pop("event")]
         return kind(**facts)
     except (ValueError, KeyError, TypeError, AttributeError):

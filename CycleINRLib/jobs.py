@@ -231,7 +231,7 @@ def read_job(text: str) -> Job:
 def read_task(text: str) -> dict[str, Any]:
     """A JSON object with "task", in words; that under "job" where the object itself, a report, has none."""
     try:
-        facts = json.loads(text, parse_constant=_refuse_constant)
+        facts = parse_json(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RequestError(
             "The job is not JSON", str(error), "repeat a job from a report or write it with this version"
@@ -261,6 +261,14 @@ def check_z_scale(z_scale: float | None) -> None:
         raise RequestError(
             f"The z-scale must not be above {MAX_Z_SCALE:g}", f"{z_scale:g}", f"give at most {MAX_Z_SCALE:g}"
         )
+
+
+def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """`json.loads`, of which whatever goes wrong is a ValueError, brackets that are nested too deeply included."""
+    try:
+        return json.loads(text, parse_constant=parse_constant)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
 
 
 def is_number(value: Any) -> bool:

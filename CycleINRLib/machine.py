@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .jobs import parse_json
 from .wholefile import write_text
 
 GROUPS = Path("/sys/fs/cgroup")
@@ -131,7 +132,7 @@ def _entries(kind: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             return {}
-        entries = json.loads(path.read_text("utf-8"))
+        entries = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return entries if isinstance(entries, dict) else {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelError
+from .jobs import parse_json
 
 CARD_VERSION = 1
 MAX_HEADER_BYTES = 8_000_000
@@ -49,7 +50,7 @@ class ModelCard:
     def from_json(cls, text: str, where: str) -> ModelCard:
         """Back from `to_json`; ModelError where it is no card or of a newer version."""
         try:
-            facts = json.loads(text)
+            facts = parse_json(text)
             version = int(facts["card_version"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ModelError("The model card is unreadable", f"{where}: {error}", CHOOSE_MODEL) from error
@@ -101,9 +102,9 @@ def tensor_header(path: str | Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if not 2 <= length <= MAX_HEADER_BYTES:
+            if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size):
                 raise ValueError("no safetensors header")
-            header = json.loads(file.read(length).decode("utf-8"))
+            header = parse_json(file.read(length).decode("utf-8"))
             if not isinstance(header, dict) or not all(isinstance(one, dict) for one in header.values()):
                 raise ValueError("no safetensors header")
     except OSError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import secrets
 import shutil
@@ -22,7 +21,7 @@ from .. import __version__
 from ..errors import CycleINRError, RequestError, ResourceError, VolumeError
 from ..events import Listener, Progress, Warned
 from ..io.discover import NEXT, Found, find_all, root_of
-from ..jobs import UpsampleJob
+from ..jobs import UpsampleJob, parse_json
 from ..wholefile import check_folder
 from . import manifest as manifests
 from .lock import FolderLock
@@ -381,7 +380,7 @@ def _results(job: UpsampleJob) -> list[Path]:
 
 def _read(report: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(report.read_text("utf-8"))
+        facts = parse_json(report.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from ..errors import RequestError
 from ..io.filelock import try_lock
+from ..jobs import parse_json
 
 LOCK_NAME = "batch.lock"
 _WAIT = "wait for it, stop it, or choose another folder"
@@ -86,9 +87,9 @@ class FolderLock:
 def _facts(file: IO[str]) -> dict[str, Any]:
     file.seek(0)
     try:
-        facts = json.loads(file.read() or "{}")
+        facts = parse_json(file.read() or "{}")
         return {"process": int(facts["process"]), "host": str(facts["host"])} if facts else {}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return {}
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RequestError, ResourceError
+from ..jobs import parse_json
 
 MANIFEST_NAME = "batch.sqlite"
 KEY = "batch_key.sqlite"
@@ -120,22 +121,47 @@ class Manifest:
         path = folder / MANIFEST_NAME
         try:
             with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True) as db:
-                facts = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
+                facts = {name: parse_json(value) for name, value in db.execute("SELECT name, value FROM facts")}
             db.close()
             if facts["manifest"] != _VERSION:
                 raise ValueError(f"version {facts['manifest']}")
             before, anonymous = facts["settings"], bool(facts["anonymous"])
+            if not isinstance(before, dict):
+                raise ValueError("its settings are none")
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-            raise RequestError(
-                "The manifest of the folder cannot be read", f"{path}: {error}", "choose another folder, or --overwrite"
-            ) from error
+            raise _unreadable(path, error) from error
         if anonymous and not (folder / KEY).exists():
             raise RequestError("The key of the numbers is missing", str(folder / KEY), "put it back, or --overwrite")
         differing = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
         if differing:
             found = ", ".join(f"{name} {before.get(name)!r}, now {settings.get(name)!r}" for name in differing)
             raise RequestError("The batch was begun with other options", found, "give the same, or --overwrite")
-        return cls(folder, anonymous)
+        manifest = None
+        try:
+            manifest = cls(folder, anonymous)
+            manifest._check()
+        except (sqlite3.Error, ValueError) as error:
+            if manifest is not None:
+                manifest.close()
+            raise _unreadable(path, error) from error
+        return manifest
+
+    def _check(self) -> None:
+        """sqlite3.Error or ValueError where a page or a row is damaged, so that no later command meets it."""
+        for name in ("main", "key") if self.anonymous else ("main",):
+            (found,) = self._db.execute(f"PRAGMA {name}.quick_check(1)").fetchone()
+            if found != "ok":
+                raise ValueError(str(found).splitlines()[-1])
+        for row in self.rows():
+            texts = (row.path, row.name, row.state, *(one for one in _texts_of(row) if one is not None))
+            numbers = (row.tries, *(one for one in (row.output_bytes, row.seconds) if one is not None))
+            if not (
+                all(isinstance(one, str) for one in texts)
+                and all(isinstance(one, (int, float)) for one in numbers)
+                and isinstance(row.figures, dict)
+                and isinstance(row.error or {}, dict)
+            ):
+                raise ValueError(f"a column of scan {row.id} is of another kind")
 
     def close(self) -> None:
         """Writes what is left; nothing where the disk refuses, since the reports tell it again."""
@@ -209,7 +235,7 @@ class Manifest:
     def token(self) -> str:
         """Of the command that wrote here last; it stands in the reports of its scans, too."""
         found = self._db.execute("SELECT value FROM facts WHERE name = 'token'").fetchone()
-        return json.loads(found[0]) if found else ""
+        return parse_json(found[0]) if found else ""
 
     @token.setter
     def token(self, token: str) -> None:
@@ -282,6 +308,15 @@ class Manifest:
             raise ResourceError("The folder of the batch was removed", str(self.folder), "start the batch again")
 
 
+def _texts_of(row: ScanRow) -> tuple[str | None, ...]:
+    return row.hash, row.stamp, row.output, row.report, row.picture
+
+
+def _unreadable(path: Path, error: Exception) -> RequestError:
+    what = "The manifest of the folder cannot be read"
+    return RequestError(what, f"{path}: {error}", "choose another folder, or --overwrite")
+
+
 class _Telling:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -298,4 +333,4 @@ class _Telling:
 
 def _row(columns: tuple[Any, ...]) -> ScanRow:
     *plain, figures, error = columns
-    return ScanRow(*(*plain, json.loads(figures) if figures else {}, json.loads(error) if error else None))
+    return ScanRow(*(*plain, parse_json(figures) if figures else {}, parse_json(error) if error else None))

@@ -26,7 +26,7 @@ import numpy as np
 from ..errors import Cancelled, CycleINRError, RequestError, ResourceError
 from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
-from ..jobs import is_number, read_task
+from ..jobs import is_number, parse_json, read_task
 from ..wholefile import write_whole
 from .arrays import read_geometry, read_text, volume_facts, volume_of, write_array
 from .claim import Claim
@@ -217,7 +217,7 @@ def write_planes(folder: Path, report: dict[str, Any], planes: Mapping[str, Volu
 def read_result(folder: Path) -> dict[str, Any]:
     """The facts of result.json, with "report"; a CycleINRError where the child left none."""
     try:
-        facts = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        facts = parse_json((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CycleINRError(
             "The computing process left no readable result", str(error), "report this with the log"
@@ -236,7 +236,10 @@ def result_volume(folder: Path, facts: Mapping[str, Any]) -> Volume:
 
 def result_planes(folder: Path, facts: Mapping[str, Any]) -> dict[str, Volume]:
     """The planes of a preview, by name, each a Volume one row thick."""
-    return {name: volume_of(folder / f"{name}.npy", one) for name, one in facts["volumes"].items()}
+    known = facts.get("volumes")
+    if not isinstance(known, dict):
+        raise CycleINRError("The result tells of no planes", repr(known)[:60], "report this with the log")
+    return {name: volume_of(folder / f"{name}.npy", one) for name, one in known.items()}
 
 
 def _input(number: int) -> str:

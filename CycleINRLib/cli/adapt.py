@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..adapting.adapt import Adapted
     from ..imaging.volume import Volume
 
-from ..jobs import ADAPT_CHOICES, CHOICES, ROUTES
+from ..jobs import ADAPT_CHOICES, CHOICES, ROUTES, parse_json
 from .options import Parser, add_json, number
 
 RUN = ".adapt"  # the folder of a run's states, beside the output, until it is done
@@ -93,7 +93,9 @@ def _begin(folder: Path, job: AdaptJob, start: Path | None) -> None:
     told = folder / "job.json"
     if job.resume:
         try:
-            before = json.loads(told.read_text("utf-8"))
+            before = parse_json(told.read_text("utf-8"))
+            if not isinstance(before, dict):
+                raise ValueError("no JSON object")
         except (OSError, ValueError) as error:
             raise RequestError("There is no run to resume", str(folder), "leave out --resume") from error
         if before != json.loads(json.dumps(asked)):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
 from ..archive.batch import RESULT_FORMATS, BatchRequest, run_batch
 from ..errors import ERROR_BY_CODE, RequestError
-from ..jobs import UpsampleJob
+from ..jobs import UpsampleJob, parse_json
 from .console import Console
 from .options import Parser, add_dicom, add_json, add_target, add_way, check_target
 
@@ -40,7 +39,7 @@ def run(options: Namespace, console: Console) -> None:
     console.say(f"{done} of {total} scans done; written to {request.folder}")
     for path in summary.files:
         console.say(f"written       {path}")
-    facts = json.loads(Path(summary.files[0]).read_text("utf-8")) if console.way == "json" else summary.counts
+    facts = parse_json(Path(summary.files[0]).read_text("utf-8")) if console.way == "json" else summary.counts
     console.finish(facts, summary.files)
     if summary.failed:
         names_left = ", ".join(one["scan"] for one in summary.failed[:10])

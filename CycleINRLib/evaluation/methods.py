@@ -18,7 +18,7 @@ from ..imaging.volume import Volume
 from ..io.files import read
 from ..io.names import EXTENSIONS
 from ..io.resample import resampled
-from ..jobs import CHOICES
+from ..jobs import CHOICES, parse_json
 from ..network.weights import find_model, list_models, sha256, weights_sha256
 from .case import Case
 from .interpolators import ABOUT, INTERPOLATORS, Attempt
@@ -180,7 +180,7 @@ def result_file(folder: Path, case: str) -> Path | None:
 @lru_cache(maxsize=8)
 def _seconds(folder: Path) -> dict[str, float]:
     try:
-        return {name: float(value) for name, value in json.loads((folder / SECONDS).read_text("utf-8")).items()}
+        return {name: float(value) for name, value in parse_json((folder / SECONDS).read_text("utf-8")).items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError) as error:

@@ -6,6 +6,8 @@ volume again.
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,8 @@ def keep_planes(path: Path, case: Case, results: Mapping[str, np.ndarray]) -> No
     """
     known: dict[str, np.ndarray] = {}
     if path.exists():
-        with np.load(path) as stored:
-            known = dict(stored)
+        with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile), np.load(path) as stored:
+            known = dict(stored)  # a damaged one is made anew
     plane = plane_showing(case.target, "k")
     at_ras = case.target.on_center_line(plane)
     for name, values in {TRUTH: case.wanted, **results}.items():

@@ -25,6 +25,7 @@ from ..events import Stopwatch, Voice
 from ..imaging.volume import Volume, guess_modality
 from ..io.files import read
 from ..io.names import stem_of
+from ..jobs import parse_json
 from ..machine import usable_cores
 from ..wholefile import write_text
 from .case import Acquisition, Case, central_block
@@ -205,8 +206,8 @@ class CaseState:
             return cls(None, asked)
         state = cls(folder / "cases" / f"{scan}_{protocol}.json".replace(" ", "_"), asked)
         try:
-            known = json.loads(state.path.read_text("utf-8")) if state.path else {}
-            if known["made_for"] == asked:
+            known = parse_json(state.path.read_text("utf-8")) if state.path else {}
+            if known["made_for"] == asked and isinstance(known["record"], dict) and isinstance(known["keys"], dict):
                 state.record, state.keys = known["record"], known["keys"]
         except (OSError, ValueError, KeyError, TypeError):
             pass  # no such file, or one that was not finished: the case is computed

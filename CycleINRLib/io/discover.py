@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from ..errors import RequestError, VolumeError
 from ..imaging.volume import Volume, check_usable
+from ..jobs import parse_json
 from .headers import is_dicom
 from .names import ENDINGS, is_named_as_scan, stem_of
 from .packs import ENDING, FACTS_OF_VOLUME, PackedScan, read_pack
@@ -220,7 +220,7 @@ def _may_be_scan(entry: Path) -> bool:
 
 def _told(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        told = json.loads(path.read_text("utf-8"))
+        told = parse_json(path.read_text("utf-8"))
         if not all(isinstance(facts, dict) for facts in told.values()):
             raise ValueError("not an object of objects")
     except (OSError, ValueError, AttributeError) as error:

@@ -24,6 +24,7 @@ from ..errors import ModelError, VolumeError
 from ..imaging.geometry import Geometry
 from ..imaging.intensity import IntensityScale
 from ..imaging.volume import Volume, guess_modality
+from ..jobs import is_number, parse_json
 from ..modelcard import tensor_header
 
 ENDING = ".pack"
@@ -84,7 +85,7 @@ def read_pack(path: str | os.PathLike) -> list[PackedScan]:
     path = Path(path)
     try:
         header = tensor_header(path)
-        told = json.loads(header.pop("__metadata__")["pack"])
+        told = parse_json(header.pop("__metadata__")["pack"])
         if told["version"] > VERSION:
             raise VolumeError("The pack is of a newer version", f"{told['version']} in {path}", "update CycleINR")
         with open(path, "rb") as file:
@@ -92,8 +93,10 @@ def read_pack(path: str | os.PathLike) -> list[PackedScan]:
         scans = [_entry(path, facts, header[facts["scan"]], 8 + length) for facts in told["scans"]]
     except ModelError as error:
         raise VolumeError("The pack cannot be read", error.found, _NEXT) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise VolumeError("The file is no pack of scans", str(path), _NEXT) from error
+    except VolumeError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise VolumeError("The file is no pack of scans", f"{path}: {error}", _NEXT) from error
     end = max((scan.offset + math.prod(scan.shape) * np.dtype(scan.kind).itemsize for scan in scans), default=0)
     if path.stat().st_size < end:
         raise VolumeError("The pack is truncated", f"{path}: {path.stat().st_size} of {end} bytes", _NEXT)
@@ -101,8 +104,22 @@ def read_pack(path: str | os.PathLike) -> list[PackedScan]:
 
 
 def _entry(path: Path, facts: dict[str, Any], tensor: dict[str, Any], start: int) -> PackedScan:
-    K, J, I = (int(n) for n in tensor["shape"])  # noqa: E741
-    return PackedScan(path, facts, start + int(tensor["data_offsets"][0]), (K, J, I), TYPES[tensor["dtype"]])
+    """ValueError names what is of another kind than `write_pack` writes: it comes from a file."""
+    K, J, I = shape = tuple(tensor["shape"])  # noqa: E741
+    offset = tensor["data_offsets"][0]
+    if not all(type(n) is int and n > 0 for n in shape) or type(offset) is not int or offset < 0:
+        raise ValueError(f"shape {shape} at {offset}")
+    for name in ("scan", "name", "unit"):
+        if not isinstance(facts[name], str) and (name != "unit" or facts[name] is not None):
+            raise ValueError(f"{name} is no text")
+    if facts["modality"] not in ("CT", "MR") or facts["slice_axis"] not in (None, "i", "j", "k"):
+        raise ValueError(f"modality {facts['modality']}, slice axis {facts['slice_axis']}")
+    scale, thickness = facts["scale"], facts["thickness_mm"]
+    if not (is_number(scale) and scale > 0) or not (thickness is None or (is_number(thickness) and thickness > 0)):
+        raise ValueError(f"scale {scale}, thickness {thickness}")
+    scan = PackedScan(path, facts, start + offset, (K, J, I), TYPES[tensor["dtype"]])
+    scan.geometry  # noqa: B018   a VolumeError where its matrix is none
+    return scan
 
 
 def write_pack(scans: Iterable[tuple[Volume, dict[str, Any]]], told: list[dict[str, Any]], path: Path) -> int:

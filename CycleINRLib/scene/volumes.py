@@ -20,6 +20,7 @@ import vtk
 from ..errors import RequestError, VolumeError
 from ..imaging.geometry import Geometry
 from ..imaging.volume import UNITS, Volume, storable
+from ..jobs import parse_json
 
 SOURCE_ROLE = "CycleINR.source"  # node reference from a result to its input
 PREFIX = "CycleINR."  # attributes that say how a result was made
@@ -297,7 +298,7 @@ def report_of(node: Any) -> dict[str, Any]:
 
 def _value_of(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:  # plain words are kept as they are
         return text
 

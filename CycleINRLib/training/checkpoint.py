@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ..errors import ModelError
+from ..jobs import parse_json
 from ..network.weights import save_tensors
 from ..wholefile import write_whole
 
@@ -52,23 +54,27 @@ class RunState:
         """
         try:
             with safe_open(path, "pt") as file:
-                told = {name: json.loads(text) for name, text in file.metadata().items()}
+                told = {name: parse_json(text) for name, text in file.metadata().items()}
             tensors = load_file(path)
             other = told["config"]["network"]
         except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
             raise ModelError("The state cannot be read", f"{path}: {error}", "start the run again") from error
         if other != config["network"]:
             raise ModelError("The state is of another network", str(path), "name another state file or the same sizes")
-        self.network.load_state_dict(_part(tensors, "network."))
-        self.average.load_state_dict(_part(tensors, "average."))
-        moments: dict[int, dict] = {}
-        for name, value in _part(tensors, "optimizer.").items():
-            index, _, moment = name.partition(".")
-            moments.setdefault(int(index), {})[moment] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.step = int(told["step"])
-        self.seconds, self.losses = float(told.get("seconds", 0.0)), list(told.get("losses", []))
+        try:
+            self.network.load_state_dict(_part(tensors, "network."))
+            self.average.load_state_dict(_part(tensors, "average."))
+            moments: dict[int, dict] = {}
+            for name, value in _part(tensors, "optimizer.").items():
+                index, _, moment = name.partition(".")
+                moments.setdefault(int(index), {})[moment] = value
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.step = int(told["step"])
+            self.seconds, self.losses = float(told.get("seconds", 0.0)), list(told.get("losses", []))
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            found = f"{path}: {str(error).splitlines()[0]}"
+            raise ModelError("The state lacks what it should hold", found, "start the run again") from error
 
 
 def _part(tensors: dict, prefix: str) -> dict:
@@ -85,13 +91,20 @@ def log(path: Path, step: int, kind: str, value: float, seconds: float) -> None:
         writer.writerow([step, kind, repr(float(value)), f"{seconds:.1f}"])
 
 
+def _step_of(row: list[str]) -> float:
+    try:
+        return int(row[0])
+    except ValueError:
+        return math.inf  # a damaged line
+
+
 def forget_after(path: Path, step: int) -> None:
     """Drops the lines after `step`: a killed run has logged steps that its state does not know."""
     if not path.exists():
         return
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    kept = rows[:1] + [row for row in rows[1:] if len(row) == len(LOG_COLUMNS) and int(row[0]) <= step]
+    kept = rows[:1] + [row for row in rows[1:] if len(row) == len(LOG_COLUMNS) and _step_of(row) <= step]
 
     def rewrite(part: Path) -> None:
         with open(part, "w", newline="", encoding="utf-8") as file:

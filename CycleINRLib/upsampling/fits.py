@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..jobs import UpsampleJob
+from ..jobs import UpsampleJob, is_number
 from ..machine import recall, remember
 from .engine import Engine, Settings
 from .gain import middle_block
@@ -30,7 +30,10 @@ def kept_settings(engine: Engine, key: str) -> Settings | None:
     try:
         known = recall("fits", key) or {}
         settings, warnings = Settings(**known["settings"]), list(known["warnings"])
+        sound = all(is_number(fact) for fact in asdict(settings).values()) and all(isinstance(w, str) for w in warnings)
     except (KeyError, TypeError):  # not known, or damaged
+        return None
+    if not sound:
         return None
     for message in warnings:
         engine.warn(message)

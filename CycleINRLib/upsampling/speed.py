@@ -22,7 +22,7 @@ from ..events import Stopwatch
 from ..imaging.consistency import KEEP_RATIO
 from ..imaging.slabs import plan_slabs
 from ..imaging.volume import Volume
-from ..jobs import UpsampleJob
+from ..jobs import UpsampleJob, is_number
 from ..machine import processor, recall, remember, usable_cores
 from ..modelcard import read_card
 from .memory import usual_rows
@@ -101,9 +101,17 @@ def known_speed(job: UpsampleJob | None = None) -> Speed | None:
     """
     try:
         facts = recall("speed", _key(job or UpsampleJob()))
-        return None if facts is None else Speed(**{**facts, "slabs": tuple(facts["slabs"])})
+        found = None if facts is None else Speed(**{**facts, "slabs": tuple(facts["slabs"])})
     except (ModelError, TypeError, KeyError):  # or of another version
         return None
+    return found if found is not None and _is_sound(found) else None
+
+
+def _is_sound(speed: Speed) -> bool:
+    """Whether it holds what a measurement gives: it comes from a file."""
+    numbers = (speed.encode_s, speed.decode_s, *(speed.slabs or ()))
+    fits = speed.slabs is None or (len(speed.slabs) == 4 and all(isinstance(n, int) for n in speed.slabs[:3]))
+    return fits and isinstance(speed.device, str) and all(is_number(n) and n >= 0 for n in numbers)
 
 
 def measured_speed(volume: Volume, job: UpsampleJob | None = None) -> Speed:

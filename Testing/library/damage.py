@@ -12,9 +12,13 @@ from typing import Any
 import made_wrong
 import numpy as np
 
+from CycleINRLib.archive.manifest import MANIFEST_NAME, Manifest
+from CycleINRLib.archive.summary import write_summary
 from CycleINRLib.child.arrays import read_array, read_geometry, volume_of
 from CycleINRLib.errors import CycleINRError, ModelError, RequestError, ResourceError, VolumeError
+from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.io.files import read
+from CycleINRLib.io.packs import read_pack, write_pack
 from CycleINRLib.jobs import UpsampleJob, read_task
 from CycleINRLib.modelcard import ModelCard, read_card
 
@@ -23,6 +27,7 @@ MODEL = made_wrong.REPOSITORY / "Resources" / "Models" / "light.safetensors"
 NUMBERS = (b"inf", b"nan", b"-1", b"0", b"1e300", b"9" * 400, b"1e12", b"0x7f", b"5,0", b"", b"\x00", b"99999999999")
 WORDS: tuple[Any, ...] = (None, True, -1, 0, 1e300, 10**400, float("nan"), "", "\0", "\ud800", "mps", [], {}, [[]], "i")
 JOB = {"task": "upsample", "job": {"z_scale": 2.0, "device": "cpu", "noise": "acquired"}}
+ASKED = {"z_scale": 2.0}  # of the scans of a batch
 GEOMETRY = {"shape": [6, 10, 12], "ijk_to_ras": [[-2, 0, 0, 1], [0, -2, 0, 5], [0, 0, 5, 0], [0, 0, 0, 1]]}
 FACTS = {**GEOMETRY, "modality": "CT", "thickness_mm": 5.0, "slice_axis": "k", "name": "a", "warnings": ["b"]}
 
@@ -42,8 +47,27 @@ def corpus(folder: Path) -> dict[str, bytes]:
     found["mf.dcm"] = (DATA / "dicom_ct_enhanced_tiny" / "mf.dcm").read_bytes()
     (length,) = struct.unpack("<Q", MODEL.read_bytes()[:8])
     found["a.safetensors"] = MODEL.read_bytes()[: 8 + length]  # the card; weights are only read where it is sound
+    found |= {"a.pack": _pack(folder / "a.pack"), MANIFEST_NAME: _manifest(folder)}
     found["job.json"] = json.dumps({**JOB, "volume": FACTS}).encode()
     return found
+
+
+def _pack(path: Path) -> bytes:
+    values = np.arange(720, dtype=np.int16).reshape(6, 10, 12)
+    facts = {"scan": "a", "license": "CC0", "held_out": False}
+    volume = Volume(values, read_geometry(GEOMETRY, "volume"), "MR", thickness_mm=5.0, slice_axis="k", name="a")
+    write_pack([(volume, facts)], [facts], path)
+    return path.read_bytes()
+
+
+def _manifest(folder: Path) -> bytes:
+    manifest = Manifest.create(folder, ASKED)
+    manifest.add((f"in/{name}.nrrd", name) for name in ("done", "failed", "waiting"))
+    manifest.finish(1, {"output": "done.nrrd", "seconds": 2.5, "figures": {"z_scale": 2.0, "warnings": ["a"]}})
+    manifest.fail(2, {"what": "a", "found": "b", "next": "c", "code": 3}, 0.5)
+    manifest.commit()
+    manifest.close()
+    return (folder / MANIFEST_NAME).read_bytes()
 
 
 def damaged(content: bytes, rng: np.random.Generator, head: int = 2000) -> bytes:
@@ -51,6 +75,7 @@ def damaged(content: bytes, rng: np.random.Generator, head: int = 2000) -> bytes
     if content[:2] == b"\x1f\x8b" and rng.random() < 0.8:  # what is packed, else hardly any header is reached
         return gzip.compress(damaged(gzip.decompress(content), rng), 1)
     data = bytearray(content)
+    head = len(content) if content[:6] == b"SQLite" else head
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.integers(min(len(data), head))) if data else 0
         kind = rng.choice(6, p=[0.3, 0.15, 0.05, 0.1, 0.1, 0.3])
@@ -90,6 +115,20 @@ def damaged_facts(facts: Any, rng: np.random.Generator) -> Any:
     return WORDS[int(rng.integers(len(WORDS)))]
 
 
+def with_facts(pack: bytes, path: Path, rng: np.random.Generator) -> Path:
+    """A pack with one fact of its header of another kind, written to `path`."""
+    (length,) = struct.unpack("<Q", pack[:8])
+    header = json.loads(pack[8 : 8 + length])
+    told = json.loads(header["__metadata__"]["pack"])
+    if rng.random() < 0.7:
+        header["__metadata__"]["pack"] = json.dumps(damaged_facts(told, rng))
+    else:
+        header = damaged_facts(header, rng)
+    text = json.dumps(header).encode("utf-8", "replace")
+    path.write_bytes(struct.pack("<Q", len(text)) + text + pack[8 + length :])
+    return path
+
+
 def use_file(path: Path) -> None:
     read(path)
 
@@ -100,6 +139,20 @@ def use_array(path: Path) -> None:
 
 def use_card(path: Path) -> None:
     read_card(path)
+
+
+def use_pack(path: Path) -> None:
+    for scan in read_pack(path):
+        float(scan.volume().values.max())
+
+
+def use_manifest(path: Path) -> None:
+    manifest = Manifest.open(path.parent, ASKED)
+    try:
+        manifest.names()
+        write_summary(manifest, path.parent)
+    finally:
+        manifest.close()
 
 
 def use_job(path: Path) -> None:
@@ -116,6 +169,8 @@ PARSERS: dict[str, tuple[Callable[[Path], None], tuple[type, ...]]] = {
     ".dcm": (use_file, (VolumeError, ResourceError)),
     ".npy": (use_array, (VolumeError,)),
     ".safetensors": (use_card, (ModelError,)),
+    ".pack": (use_pack, (VolumeError,)),
+    ".sqlite": (use_manifest, (RequestError,)),
     ".json": (use_job, (RequestError, VolumeError)),
 }
 
