@@ -18,7 +18,7 @@ from CycleINRLib.imaging.geometry import Geometry
 
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from peers import arssr, eclare, run, sainr, training  # noqa: E402
+from peers import arssr, eclare, nullspace, run, sainr, soupgan, training  # noqa: E402
 
 from CycleINRLib.network.model import NetworkConfig  # noqa: E402
 
@@ -333,3 +333,38 @@ def test_what_is_missing_to_train_or_to_run_is_asked_for(capsys: pytest.CaptureF
         with pytest.raises(SystemExit):
             run.options([str(DATA), *told])
         assert said in capsys.readouterr().err
+
+
+# --- mixed splines and SOUP-GAN -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("profile", "z_scale"), [("box", 2), ("gaussian", 3), ("skip", 4)])
+def test_mixed_splines_meet_every_acquired_slice_that_lies_inside(profile, z_scale):
+    volume = replace(cycleinr.read(DATA / "mr_thin.nrrd"), slice_axis="k")
+    case = Case.of(volume, Acquisition(z_scale, profile))
+    (attempt,) = nullspace.mixed_splines(case)
+    thin = slice(case.first, case.first + len(case.positions))
+    told = case.weights[:, thin].sum(1) > 1 - 1e-9  # thick slices made of target slices alone
+    again = np.tensordot(case.weights[told][:, thin], attempt.values.astype(np.float64), 1)
+    assert told.any()
+    np.testing.assert_allclose(again, case.source.values[told], atol=1e-2)
+
+
+def test_the_shares_of_splines_sum_to_one_and_a_straight_line_is_kept():
+    ramp = np.arange(9.0)[:, None] * np.array([[1.0, -2.0]])
+    assert nullspace.shares(ramp + np.random.default_rng(0).normal(size=ramp.shape)).sum() == pytest.approx(1)
+    for order in nullspace.ORDERS:
+        np.testing.assert_allclose(nullspace.spline_weights(np.array([2.5]), 9, order) @ ramp, [[2.5, -5.0]], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("z_scale", "code"), [(2, [1, 0, 0, 0, 0]), (4.5, [0, 0, 0.5, 0.5, 0]), (1.5, [1, 0, 0, 0, 0])]
+)
+def test_soup_gan_is_told_the_spacing_as_shares_of_whole_steps(z_scale, code):
+    np.testing.assert_allclose(soupgan.step_code(z_scale), code)
+
+
+def test_a_soup_gan_that_fails_is_told_with_what_it_said(tmp_path):
+    volume = replace(cycleinr.read(DATA / "mr_thin.nrrd"), slice_axis="k")
+    case = Case.of(volume, Acquisition(2, "skip"))
+    program = soupgan.SoupGan(Path(sys.executable), tmp_path / "none")
+    with pytest.raises(soupgan.SoupGanError, match="status 1"):
+        list(program(case))

@@ -2,14 +2,16 @@
 """CycleINR beside other methods, on the same thick slices, scored by the same code.
 
     python Testing/benchmarks/peers/run.py EVAL_FOLDER --train TRAIN_FOLDER --facts Resources/Models/light_scans.json
-        --eclare ENVIRONMENT/bin/run-eclare [--minutes 20] [--patches 2560] [--crop 96] [--threads 2]
+        --eclare ENVIRONMENT/bin/run-eclare --soupgan ENVIRONMENT/bin/python MODEL_FOLDER [--minutes 20]
+        [--patches 2560] [--crop 96] [--threads 2]
         [--cases SCAN:Z:PROFILE ...] [--only light arssr sainr eclare] [--work runs/peers] [--json peers.json]
     python Testing/benchmarks/peers/run.py Testing/data --cases ct_thin:2:box --only        a try, interpolators only
 
 `light`, an ArSSR-style and an SA-INR-style network are each trained from scratch for --minutes by one loop on the same
 scans, those that the facts hold out left out; ECLARE learns from each case anew, with a stated budget of patches, as a
-separate program. What they left in --work is taken instead of being made again. One Markdown table goes to stdout,
-every figure to --json, progress to stderr. docs/peers.md says what each peer is and how it differs from its original.
+separate program; so is SOUP-GAN, with its own published weights. What they left in --work is taken instead of being
+made again. One Markdown table goes to stdout, every figure to --json, progress to stderr. docs/peers.md says what each
+peer is and how it differs from its original.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from CycleINRLib.evaluation.interpolators import INTERPOLATORS as FUNCTIONS
 from CycleINRLib.imaging.intensity import IntensityScale
 from CycleINRLib.imaging.volume import guess_modality
 from CycleINRLib.io.discover import find_scans
-from peers import eclare, training
+from peers import eclare, nullspace, soupgan, training
 
 CASES = (
     "mr_t1_brain_brainmrt:2:gaussian",
@@ -83,6 +85,13 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=20.0, help="of each of the three trainings")
     parser.add_argument("--eclare", type=Path, help="the program run-eclare, in an environment of its own")
     parser.add_argument("--patches", type=int, default=2560, help="that ECLARE trains on in each case")
+    parser.add_argument(
+        "--soupgan",
+        type=Path,
+        nargs=2,
+        metavar=("PYTHON", "MODEL"),
+        help="an environment's python, a SavedModel's folder",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--work", type=Path, default=Path("runs/peers"), help="keeps what was trained and made")
     parser.add_argument("--json", type=Path, help="write every figure here too")
@@ -120,13 +129,19 @@ def _named(path: Path, scan: str) -> bool:
 def compared(asked: argparse.Namespace) -> list[Compared]:
     """Everything that is scored; trains what has to be trained."""
     found = [Compared(name, FUNCTIONS[name]) for name in INTERPOLATORS]
+    found.append(Compared("mixed splines, null-space form", nullspace.mixed_splines))
     found.append(Compared("CycleINR light, bundled", ev.product(model="light"), _parameters("light")))
+    acquired = ev.product(model="light", noise="acquired")
+    found.append(Compared("CycleINR light, bundled, noise as acquired", acquired, _parameters("light")))
     scans = list(_scans(asked)) if set(asked.only) & set(training.RECIPES) else []
     for name in training.RECIPES:
         if name in asked.only:
             found.append(_trained(name, scans, asked))
     if "eclare" in asked.only:
         found.append(Compared(_eclare_title(asked), EclareRun(asked), eclare.PARAMETERS, {"patches": asked.patches}))
+    if asked.soupgan:
+        method = SoupGanRun(soupgan.SoupGan(*asked.soupgan, asked.threads))
+        found.append(Compared("SOUP-GAN, thin to thin, its published weights", method, soupgan.PARAMETERS))
     return found
 
 
@@ -181,6 +196,17 @@ class EclareRun:
         folder = asked.work / f"eclare_{asked.patches}" / f"{case.name}_{case.source.values.shape[2]}"
         self.result = eclare.run(case, asked.eclare, folder, asked.patches, asked.threads)
         yield as_stored(self.result.values, case)
+
+
+@dataclass(frozen=True)
+class SoupGanRun:
+    """SOUP-GAN as a method, rounded as the scan is; its seconds are those of the program, start included."""
+
+    program: soupgan.SoupGan
+
+    def __call__(self, case: Case) -> Iterator[np.ndarray]:
+        for made in self.program(case):
+            yield as_stored(made, case)
 
 
 def as_stored(values: np.ndarray, case: Case) -> np.ndarray:
@@ -261,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         for one in beside:
             try:
                 lines.append(scored(ruler, one))
-            except eclare.EclareError as error:
+            except (eclare.EclareError, soupgan.SoupGanError) as error:
                 failed += 1
                 _say(f"peers: {case.name}: {error}")
                 continue
