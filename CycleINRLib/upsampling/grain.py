@@ -28,6 +28,7 @@ SAMPLE = (9, 192, 192)  # slices, rows and columns, from the middle, on which th
 _LEAST_PIXELS, _LEAST_SLICES = 1000, 5  # flat ones from which the noise is known
 HALVES = 1.2  # times that it may differ between two halves of the slices
 _ALIKE = 0.35  # correlation of the noise of neighboring slices above which the scanner interpolated them
+FINE = 0.05  # size of its finest waves / that of its broadest, below which pixels were interpolated
 LEAST_SHARE = 0.03  # part of the noise's variance on flat places that must be told from structure
 MOST_TAKEN = 1.1  # noise taken / noise there is
 MOST_STRUCTURE = 0.02  # correlation of what was taken with the gradient magnitude
@@ -112,12 +113,14 @@ def judged(values: np.ndarray, model: NoiseModel, plan: Plan) -> tuple[float, fl
     spread = lowest / (BLOCK * model.total)  # of such a mean, as the spectrum gives it
     beyond = float(np.mean(np.abs(means) > 3 * spread)) if means.size else 0.0
     structure = float(np.corrcoef(in_body, gradients)[0, 1]) if np.ptp(gradients) else 0.0
+    broad, fine = (model.spectrum[half, half] for half in (slice(BLOCK // 2), slice(BLOCK // 2, None)))
     found = {
         "there are too few flat places to measure it": model.flat_pixels < _LEAST_PIXELS
         or model.flat_slices < min(_LEAST_SLICES, len(values)),
         "its level differs between halves of the scan": not 1 / HALVES < model.halves < HALVES,
         "it is below one stored step": model.sigma < step_of(block),
         "neighboring slices share it, as the scanner interpolated them": abs(model.neighbors) > _ALIKE,
+        "pixels share it, as they were interpolated": fine.mean() < FINE * broad.mean(),
         "it cannot be told from structure": float(np.mean(flat_share)) < LEAST_SHARE,
         "more would be taken than there is": ratio > MOST_TAKEN,
         "structure would be taken with it": abs(structure) > MOST_STRUCTURE

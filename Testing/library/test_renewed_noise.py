@@ -156,3 +156,16 @@ def test_the_difference_can_be_written(tmp_path, scan):
     taken = cycleinr.read(tmp_path / "noise.nrrd")
     assert taken.values.shape == scan.values.shape and np.allclose(taken.geometry.ijk_to_ras, scan.geometry.ijk_to_ras)
     assert 2 < taken.values[np.abs(taken.values) > 0].std() < 40
+
+
+def test_noise_of_interpolated_pixels_stays_as_acquired_and_says_why(scan):
+    slices, rows, columns = scan.values.shape
+    waves = np.fft.rfft2(scan.values.astype(np.float64))
+    padded = np.zeros((slices, 2 * rows, columns + 1), complex)  # as a scanner fills what it did not measure
+    padded[:, : rows // 2, : columns // 2] = waves[:, : rows // 2, : columns // 2]
+    padded[:, -(rows // 2) :, : columns // 2] = waves[:, -(rows // 2) :, : columns // 2]
+    fine = np.fft.irfft2(padded, (2 * rows, 2 * columns)) * 4
+    geometry = cycleinr.Geometry.from_spacing(fine.shape, (scan.spacing_mm[0], *(mm / 2 for mm in scan.spacing_mm[1:])))
+    made = cycleinr.upsample(scan.with_values(np.rint(fine).astype(np.int16), geometry), z_scale=1.5, **ASKED)
+    assert made.report["noise"] == "acquired"
+    assert any("interpolated" in warning for warning in made.report["warnings"])
