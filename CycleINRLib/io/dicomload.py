@@ -15,7 +15,7 @@ from ..errors import VolumeError
 from ..imaging.volume import rescaled
 from .dicomplanes import Plane
 from .dicomvalues import DAMAGED
-from .headers import AGAIN
+from .headers import AGAIN, check_inflated
 
 DECODERS = {  # the package that decodes, by the words of the transfer syntax's name
     "JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",
@@ -64,6 +64,7 @@ def _stored(slices: list[Plane]) -> np.ndarray:
 def _pixels(file: Path) -> np.ndarray:
     """(rows, columns) or (frames, rows, columns) as stored."""
     try:
+        check_inflated(file)
         dataset = pydicom.dcmread(file, force=True)
         if "TransferSyntaxUID" not in dataset.file_meta:
             dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian

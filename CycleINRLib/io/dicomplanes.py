@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import MRSpectroscopyStorage
 
 from ..errors import VolumeError
 from . import dicommakers, dicommarks
 from .dicomvalues import DAMAGED, Get, counting, deciding, getter, informing, value_of, words
-from .headers import AGAIN, is_dicom
+from .headers import AGAIN, check_inflated, is_dicom
 
 NO_IMAGES = set("SR PR KO REG SEG RTSTRUCT RTPLAN RTDOSE RTRECORD DOC FID PLAN AU ECG".split())
 _NO_SCANS = ("DICOMDIR", "LOCKFILE", "VERSION")  # what media hold beside the images
@@ -85,7 +86,7 @@ class Plane:
 
 def is_mosaic(image_type: Iterable[str]) -> bool:
     """Whether the words of an ImageType tell of many slices in one image, as Siemens and United Imaging write them."""
-    return any(word in ("MOSAIC", "VFRAME") for word in image_type)
+    return any(word in dicommakers.TILED for word in image_type)
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def _examined(file: Path, damaged: list[Damaged], others: list[str]) -> list[Pla
 
 def _series_of(file: Path) -> str:
     try:
+        check_inflated(file)
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"], force=True)
         return words(header, "SeriesInstanceUID")
     except (*DAMAGED, OSError):
@@ -210,9 +212,12 @@ def image_planes_of(file: Path) -> list[Plane]:
 
 def _examine(file: Path) -> list[Plane]:
     try:
+        check_inflated(file)
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
         if words(header, "Modality") in NO_IMAGES:
             raise _NoImage(f"an object of modality {words(header, 'Modality')}")
+        if words(header, "SOPClassUID") == MRSpectroscopyStorage:  # it has rows and columns, and no pixels
+            raise _NoImage("a spectrum")
         rows, columns = counting(header, "Rows", 0), counting(header, "Columns", 0)
         if not rows or not columns:
             kind = header.file_meta.get("MediaStorageSOPClassUID", header.get("SOPClassUID"))

@@ -21,7 +21,10 @@ from .metaimage import parse_metaimage
 from .nifti import FORMATS, header_of_image, parse_nifti
 from .nrrd import parse_nrrd
 
-__all__ = ["AGAIN", "Header", "is_dicom", "read_header"]
+__all__ = ["AGAIN", "Header", "check_inflated", "is_dicom", "read_header"]
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax by which a whole DICOM file is one deflate stream
+MOST_INFLATED, LEAST_LIMIT = 100, 1 << 26  # times the file's size, and bytes that any file may inflate to
 
 
 def is_dicom(path: Path) -> bool:
@@ -29,6 +32,27 @@ def is_dicom(path: Path) -> bool:
     with open(path, "rb") as stream:
         start = stream.read(132)
     return start[128:] == b"DICM" or (start[:2] == b"\x08\x00" and start[3:4] == b"\0" and start[2:3] <= b"\x18")
+
+
+def check_inflated(path: Path) -> None:
+    """ValueError where a deflated DICOM file holds more than any scan of its size, before it is inflated whole."""
+    with open(path, "rb") as stream:
+        start = stream.read(1024)
+        if DEFLATED not in start or start[128:134] != b"DICM\2\0":
+            return
+        (length,) = struct.unpack("<I", start[140:144])
+        stream.seek(144 + length)
+        most = max(MOST_INFLATED * path.stat().st_size, LEAST_LIMIT)
+        decoder, held = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := decoder.unconsumed_tail or stream.read(1 << 16):
+            try:
+                held += len(decoder.decompress(chunk, 1 << 20))
+            except zlib.error as error:
+                raise ValueError(str(error)) from error
+            if held > most:
+                raise ValueError(f"it inflates to more than {most:.3g} bytes")
+            if decoder.eof:
+                return
 
 
 def read_header(path: Path) -> Header:

@@ -266,36 +266,42 @@ def _held_against(volume: Volume, answers: list[Answer]) -> tuple[str, str]:
 
 
 # --- sets of single files -------------------------------------------------------------------------------------
-def file_cases(folder: Path) -> Iterator[Case]:
+def file_cases(folder: Path, dcm2niix: str | None = None) -> Iterator[Case]:
     """Each file that looks like a volume against the program that the set belongs to."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and (path.name.lower().endswith(VOLUMES) or _looks_like_dicom(path)):
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                yield str(path.relative_to(folder)), *_alone(path)
+                yield str(path.relative_to(folder)), *_alone(path, dcm2niix)
 
 
-def _alone(path: Path) -> tuple[str, str]:
+def _alone(path: Path, dcm2niix: str | None) -> tuple[str, str]:
     """A DICOM file is a question of its own: without the other files of its series beside it."""
     if path.stat().st_size < 132 or not is_dicom(path):
-        return _file_case(path)
+        return _file_case(path, dcm2niix)
     with tempfile.TemporaryDirectory() as folder:
-        return _file_case(Path(shutil.copy(path, folder)))
+        return _file_case(Path(shutil.copy(path, folder)), dcm2niix)
 
 
 def _looks_like_dicom(path: Path) -> bool:
     return not path.suffix and path.stat().st_size > 132 and is_dicom(path)
 
 
-def _file_case(path: Path) -> tuple[str, str]:
+def _file_case(path: Path, dcm2niix: str | None) -> tuple[str, str]:
     remark, volume = "", None
     try:
         volume = read(path)
     except CycleINRError as error:
         with contextlib.suppress(CycleINRError):
-            volume, remark = read(path, frame=0), f"4D ({error.found}): volume 0"
+            volume, remark = read(path, frame=0), f"4D ({error.found[:60]}...): volume 0"
         if volume is None:
             return REFUSED, str(error)
+        if dcm2niix and is_dicom(path):  # ITK knows no 4D DICOM
+            with tempfile.TemporaryDirectory() as made:
+                command = [dcm2niix, "-z", "n", "-b", "n", "-s", "y", "-f", "%s_%j", "-o", made, str(path)]
+                subprocess.run(command, capture_output=True, check=False)
+                found = _held_against(volume, of_nifti(Path(made)))
+                return found[0], "; ".join(filter(None, (remark, found[1], "by dcm2niix run here")))
     try:
         answer = _answer_of(path, volume)
     except Exception as error:  # what others cannot read either has no answer
@@ -396,7 +402,9 @@ def main() -> None:
     for folder in sorted(path for path in options.folder.iterdir() if path.is_dir()):
         if folder.name in found or (options.sets and folder.name not in options.sets):
             continue
-        cases = list(series_cases(folder, options.dcm2niix) if (folder / "In").is_dir() else file_cases(folder))
+        cases = list(
+            series_cases(folder, options.dcm2niix) if (folder / "In").is_dir() else file_cases(folder, options.dcm2niix)
+        )
         cases = cases or [("all", NO_ANSWER, "this checkout holds no image")]
         found[folder.name] = cases
         print(folder.name, dict(Counter(result for _, result, _ in cases)), file=sys.stderr, flush=True)
