@@ -99,6 +99,7 @@ def _sample(values: np.ndarray) -> np.ndarray:
 
 # --- where the values begin -----------------------------------------------------------------------------------
 LOWEST = 0.1  # percentile: where the values of an MR begin, when single voxels lie far below
+LEAST_AIR = 0.01  # of the voxels, so near the lowest
 NEAR = 0.02  # of the range: the lowest voxel itself where it lies so near
 
 
@@ -118,6 +119,16 @@ def zero_of(values: np.ndarray, modality: str) -> float:
         if float(above) - float(lowest) > float(top) - float(above):
             lowest, begin, high = others.min(), above, top
     return float(lowest if float(begin) - float(lowest) <= NEAR * (float(high) - float(begin)) else begin)
+
+
+def floor_of(values: np.ndarray) -> float:
+    """What no value of an MR can fall below: the lowest one, where it is the air and not just the darkest tissue, or 0
+    for a scan that holds nothing below; else -infinity."""
+    sample, lowest = _sample(values), float(values.min())
+    high = float(np.percentile(sample, MR_PERCENTILE))
+    if np.mean(sample <= lowest + NEAR * (high - lowest)) >= LEAST_AIR:
+        return lowest
+    return 0.0 if lowest >= 0 else -np.inf
 
 
 def from_zero(values: np.ndarray, zero: float) -> np.ndarray:

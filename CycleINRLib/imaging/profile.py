@@ -17,8 +17,9 @@ def believed_ratio(ratio: float) -> float:
 
     Slices that are thicker than they are apart say either that they overlap or, far more often, that the scanner
     interpolated them (two spacings, say). Undoing an average that did not happen is worse than linear interpolation
-    (measured on three of three such scans, by 0.4 to 0.9 dB); at the spacing it is ahead of cubic on all of them, and
-    where slices do overlap it undoes less than it could.
+    (measured on three of three such scans, by 0.4 to 0.9 dB); at the spacing it is ahead of cubic where slices overlap,
+    if by less than it could be, and where they were interpolated from neighbors. Where the scanner cut the band, the
+    spectrum tells (`spectrum.band_end`), and nothing is undone.
     """
     return min(ratio, 1.0)
 

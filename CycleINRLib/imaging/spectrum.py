@@ -13,6 +13,9 @@ from scipy.fft import dct, idct
 ENDING_AT_NYQUIST = (
     1e-3  # share of scans whose band ends just there; a careful guess, so that only clear evidence tells
 )
+LEAST_CUT = 20  # slices from which it can be told that a band is cut
+CUT = 1.5  # log10 of the fall of power that tells it
+COLUMNS = 4000  # that are looked at
 LEAST_BINS = 4  # of the upper half of the spectrum
 
 
@@ -56,6 +59,40 @@ def _residual(level: np.ndarray, shape: np.ndarray) -> float:
     """What a + b shape leaves of `level`, as a sum of squares."""
     terms = np.stack([np.ones_like(shape), shape], 1)
     return float(np.sum((level - terms @ np.linalg.lstsq(terms, level, rcond=None)[0]) ** 2))
+
+
+def band_end(values: np.ndarray) -> float | None:
+    """Where the band of (N, J, I) slices ends as if cut, as a part of their Nyquist frequency; None where it does not.
+
+    A scanner that fills k-space with zeros gives slices whose spectrum stops at the resolution that was acquired:
+    nothing lies between such slices that they do not hold. Profiles of overlapping slices let the spectrum fall, but
+    never by a factor of 30 from one tenth of the band to the next, with nothing left above. Cosines see it where the
+    ends of a scan differ, Fourier's waves where it goes round, as the scanner's transform does; the clearer one counts.
+    Measured: real scans fall by at most 10^0.9, overlapping ones by 10^1.2, those filled with zeros by 10^1.5 and more.
+    """
+    if len(values) < LEAST_CUT:
+        return None
+    step = max(1, int(np.sqrt(values[0].size / COLUMNS)))
+    columns = np.asarray(values[:, ::step, ::step], np.float64).reshape(len(values), -1)
+    columns = columns[:, (spans := np.ptp(columns, axis=0)) >= np.median(spans)]
+    columns = columns - columns.mean(0)
+    cosines = np.mean(dct(columns, axis=0, norm="ortho") ** 2, axis=1)
+    waves = np.mean(np.abs(np.fft.rfft(columns, axis=0)) ** 2, axis=1)
+    fall, at = max(_cut(cosines), _cut(waves))
+    return at if fall > CUT else None
+
+
+def _cut(power: np.ndarray) -> tuple[float, float]:
+    """The largest fall of log10 of the power from one tenth of the band to all that lies above, and where."""
+    count, level = len(power), np.log10(power + 1e-9 * power.max() + 1e-30)
+    tenth, gap = max(2, round(0.1 * count)), max(1, round(0.03 * count))
+    best = (0.0, 1.0)
+    for end in range(round(0.3 * count), round(0.86 * count) + 1):
+        above = level[end + gap :]
+        if len(above) >= 2:
+            fall = np.median(level[end - tenth : end]) - max(np.median(above[:tenth]), np.quantile(above, 0.9))
+            best = max(best, (float(fall), end / count))
+    return best
 
 
 def half_band(values: np.ndarray) -> np.ndarray:

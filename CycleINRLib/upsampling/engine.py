@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import Cancelled, MissingPackageError, ResourceError
 from ..events import Listener, Stopwatch, Warned
 from ..imaging.consistency import PASSES, Grid, Remainder, along_z, beyond, kept, noise_level, projection
-from ..imaging.intensity import IntensityScale, from_zero, zero_of
+from ..imaging.intensity import IntensityScale, floor_of, from_zero, zero_of
 from ..imaging.interpolation import base_weights
 from ..imaging.noise import AcquiredQuery, positions_to_query
 from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, slab_for_rows
@@ -115,7 +115,7 @@ class Engine:
         engine.source, engine.zero, engine.lowest = source, zero, float(source.values.min())
         if plan.consistency == "project":
             engine.noise = noise_level(source.values, plan.modality)
-        engine.floor = engine.lowest if plan.modality != "CT" else 0.0 if engine.lowest >= 0 else -np.inf
+        engine.floor = floor_of(volume.values) - zero if plan.modality != "CT" or engine.lowest >= 0 else -np.inf
         for message in (*plan.warnings, *doubts(card, plan, volume)):
             engine.warn(message)
         return engine
@@ -364,7 +364,7 @@ class Engine:
         """Float32 values from zero as the scan has them, in its type: integers rounded and clipped to its range.
 
         That is said at the top alone. Interpolation swings below the air beside edges, where no intensity is lost:
-        nothing of an MR lies below the scan's lowest value, nor of any scan below 0 where the scan holds nothing there.
+        nothing lies below the scan's air, nor below 0 where the scan holds nothing there.
         """
         if self.kind.kind not in "iu":
             kind = self.kind if self.kind.kind == "f" else np.dtype(np.float32)

@@ -53,7 +53,7 @@ def checksum(engine: Engine, values: np.ndarray, job: UpsampleJob) -> str:
     asked = {name: value for name, value in job.computing().items() if name not in PLANNED}
     told: list[Any] = [
         __version__, engine.device, asdict(engine.scale), list(engine.spacing_mm), plan.z_scale, plan.modality,
-        plan.ratio, plan.profile, plan.consistency, asked, values.shape, str(values.dtype),
+        plan.ratio, plan.profile, plan.consistency, plan.interpolated, asked, values.shape, str(values.dtype),
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     digest.update(middle_block(values).tobytes())

@@ -112,14 +112,15 @@ def fit_gain(engine: Engine, values: np.ndarray, job: UpsampleJob) -> GainFit:
     The experiment is made only where the gain is to be fitted or the job asks for the self-check. The same scan, job
     and device give the same gain, whatever part of the scan is then computed.
     """
-    if job.gain is not None and not job.self_check:
-        return GainFit(float(job.gain), None, 0.0)
+    asked = 0.0 if job.gain is None and engine.plan.interpolated else job.gain
+    if asked is not None and not job.self_check:
+        return GainFit(float(asked), None, 0.0)
     start = time.monotonic()
     watch = Stopwatch("self_check", 1, engine.progress)
     block = middle_block(values)
     dropped = Dropped.of(engine, block)
-    gain = float(job.gain) if job.gain is not None else round(_fitted(engine, block, dropped), 4)
-    if job.gain is None and gain < LOW:
+    gain = float(asked) if asked is not None else round(_fitted(engine, block, dropped), 4)
+    if asked is None and gain < LOW:
         engine.warn(
             f"Only {gain:.0%} of the network's correction is used: on this scan it is no better than "
             "interpolation, perhaps since the scanner interpolated the slices."

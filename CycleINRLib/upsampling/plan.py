@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import RequestError, VolumeError
-from ..imaging.consistency import Grid, resolve_consistency
+from ..imaging.consistency import KEEP_RATIO, Grid, resolve_consistency
 from ..imaging.geometry import AXES, Geometry, coarsest_axis, isotropic_z_scale
 from ..imaging.intensity import doubtful_values
 from ..imaging.profile import SKIP_RATIO, believed_ratio, resolve_profile
+from ..imaging.spectrum import band_end
 from ..imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality
 from ..jobs import MAX_Z_SCALE, TOLERANCE, UpsampleJob
 from ..modelcard import ModelCard
@@ -46,6 +47,7 @@ class Plan:
     output_mb: float
     memory_mb: float
     seconds: float | None = None  # known only after a calibration
+    interpolated: bool = False  # by the scanner, which cut the band: there is nothing to bring back
 
     @property
     def gaussian(self) -> bool:
@@ -91,7 +93,7 @@ def plan(volume: Volume, job: UpsampleJob | None = None, like: Geometry | Volume
     if job.modality == "auto" and not volume.modality:
         warnings.append(f"The modality is not stated: {modality} by its values; --modality says otherwise.")
     warnings += doubtful_values(volume.values, modality)
-    thickness, ratio, profile = _physics(volume, geometry, job, modality, warnings)
+    thickness, ratio, profile, interpolated = _physics(volume.slices_first(axis), geometry, job, modality, warnings)
     consistency = resolve_consistency(job.consistency, ratio)
 
     count = geometry.shape[0]
@@ -103,6 +105,7 @@ def plan(volume: Volume, job: UpsampleJob | None = None, like: Geometry | Volume
     return Plan(
         axis, z_scale, target, grid, backwards, resample_to, modality, thickness, ratio, profile, consistency,
         tuple(warnings), output / 1e6, (volume.values.nbytes + output + WORKING_BYTES + TORCH_BYTES) / 1e6,
+        interpolated=interpolated,
     )  # fmt: skip
 
 
@@ -142,7 +145,8 @@ def _isotropic(volume: Volume, axis: str, warnings: list[str]) -> float:
 
 
 def _physics(volume: Volume, geometry: Geometry, job: UpsampleJob, modality: str, warnings: list[str]):
-    """Thickness in mm, thickness / spacing and profile of the slices."""
+    """Thickness in mm, thickness / spacing as believed and profile of the slices, which come first; and whether the
+    scanner interpolated them, so that there is no profile to undo."""
     spacing = geometry.spacing_mm[0]
     thickness = job.thickness_mm or volume.thickness_mm
     if job.thickness_mm and job.thickness_mm > MOST_RATIO * spacing:
@@ -158,13 +162,19 @@ def _physics(volume: Volume, geometry: Geometry, job: UpsampleJob, modality: str
     ratio = round(thickness / spacing, 4)  # what 32-bit floats do to a spacing decides nothing
     profile = resolve_profile(job.profile, modality, ratio)
     if profile == "skip" or ratio < SKIP_RATIO:
-        return thickness, 0.0, "skip"
+        return thickness, 0.0, "skip", False
+    if ratio > KEEP_RATIO and (end := band_end(volume.values)) is not None:
+        warnings.append(
+            f"The scanner interpolated the slices: they hold nothing finer than {spacing / end:.3g} mm along the slice "
+            "axis, so new ones are interpolated too."
+        )
+        return thickness, KEEP_RATIO, profile, True
     if ratio > OVERLAPPING:
         warnings.append(
             f"Slices of {thickness:.3g} mm every {spacing:.3g} mm: perhaps the scanner interpolated them, so no more "
             "than the spacing of their thickness is undone."
         )
-    return thickness, believed_ratio(ratio), profile
+    return thickness, believed_ratio(ratio), profile, False
 
 
 def _shared_grid(geometry: Geometry, reference: Geometry) -> tuple[float, float, int, bool] | None:
