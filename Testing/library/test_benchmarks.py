@@ -99,3 +99,13 @@ def test_a_revision_is_compared_with_itself_pair_by_pair():
     )
     volume, imported = (line for line in text.splitlines() if line.startswith(("| volume", "| import")))
     assert volume.endswith("| rms 0, at most 0 |") and imported.endswith("| - |")
+
+
+def test_precisions_are_compared_beside_the_noise_and_in_decibels():
+    pytest.importorskip("torch")
+    thin = FOLDER.parent / "data" / "ct_thin.nrrd"
+    lines = ran("precisions.py", str(thin), "--block", "32", "--slices", "24", "--z-scale", "3").splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [cells[0] for cells in rows] == ["ct_thin, box", "ct_thin, skip"]
+    for cells in rows:
+        assert 0 < float(cells[1]) < float(cells[4]) and abs(float(cells[7])) < 0.02
