@@ -23,7 +23,7 @@ from CycleINRLib.imaging.figures import mean_noise
 from CycleINRLib.imaging.noise import slice_noise
 from CycleINRLib.imaging.volume import Volume, choose_slice_axis, guess_modality
 
-THICK = 2.5  # slice spacing / pixel from which a scan is taken as it is
+THICK = 4.0  # slice spacing / pixel from which a scan is taken as it is
 HEAD = "| scan | root mean square | noise | / noise | most | PSNR float32 | bfloat16 | difference |"
 
 
