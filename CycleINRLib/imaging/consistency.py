@@ -126,3 +126,52 @@ def along_z(grid: Grid, update: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     below = np.clip(np.floor(at).astype(int), 0, len(update) - 2)
     t = (at - below).astype(np.float32)[:, None, None]
     return (1 - t) * update[below] + t * update[below + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """How output is brought into agreement with acquired slices: the same for each pixel of a grid.
+
+    wanted : acquired positions at which the output is asked for beside the grid
+    profile, back : (N, M) average over the slice profile, (M, N) its damped inverse; None where nothing is projected
+    noise : level of the acquired slices, for what is projected again (`beyond`)
+    """
+
+    consistency: str
+    grid: Grid
+    wanted: np.ndarray
+    profile: np.ndarray | None
+    back: np.ndarray | None
+    noise: float | None
+
+    @classmethod
+    def of(
+        cls, consistency: str, grid: Grid, wanted: np.ndarray, ratio: float, profile: str, noise: float | None
+    ) -> Agreement:
+        if consistency not in ("project", "exact"):
+            return cls(consistency, grid, wanted, None, None, noise)
+        A = grid.profile(ratio, profile).astype(np.float32)
+        back = projection(A.astype(np.float64), consistency).astype(np.float32)
+        return cls(consistency, grid, wanted, A, back, noise)
+
+    def applied(
+        self, x: np.ndarray, beside: np.ndarray, y: np.ndarray, errors: Remainder
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """x (M, ...) on the grid, `beside` (n, ...) at `wanted` and the acquired slices y (N, ...), all float32.
+
+        Gives x on the target part of the grid, and `beside`; what is left over is added to `errors`.
+        """
+        if self.consistency == "keep":
+            return kept(x, y, np.clip(self.grid.positions, 0, self.grid.count - 1))[self.grid.crop], y[self.wanted]
+        if self.profile is not None and self.back is not None:
+            missing = y - np.tensordot(self.profile, x, 1)
+            for _ in range(1 + (PASSES if self.consistency == "project" else 0)):
+                update = np.tensordot(self.back, missing, 1)
+                x += update
+                beside += along_z(self.grid, update, self.wanted)
+                left = y - np.tensordot(self.profile, x, 1)
+                missing = beyond(left, self.noise)
+                if not missing.any():
+                    break
+            errors.add(left, y)
+        return x[self.grid.crop], beside

@@ -1,8 +1,9 @@
 """Runs the network over the rows of one slab: encode once, then the places between one pair of slices after another.
 
-The same sums as `CycleINR.encode` and `decode`, streamed along z so that only one encoded copy of the slab is alive
-(floor 2). Pixels are rows of matrices throughout: (slices, rows, columns, channels). Each layer of the encoder looks
-one pixel further than the next one, so the halo gets narrower from layer to layer.
+The same sums as `CycleINR.encode` and `decode`, streamed along z so that only one encoded copy of the slab is alive, or
+of a window of its slices and those that they depend on (floor 2). Pixels are rows of matrices throughout: (slices,
+rows, columns, channels). Each layer of the encoder looks one pixel further than the next one, so the halo gets narrower
+from layer to layer.
 In reduced precision the encoder is reduced, and the two wide products of the decoder: LAM, the last layer and all that
 is folded into weights stay in float32, where rounding would show.
 """
@@ -39,6 +40,7 @@ def corrections(
     z_scale: float,
     conditions: Conditions,
     textures: Sequence[float] = (0.0,),
+    window: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The correction at each output place, for some rows of a block.
@@ -52,6 +54,7 @@ def corrections(
     detail : of the whole scan (IntensityScale), the unit of the network's output
     z_scale, conditions : what the network is told
     textures : 0 least error, 1 natural noise; all of them from one encoding
+    window : slices that are encoded at once, beside those that they depend on; None: all
     tick : called after every piece of work; may raise to stop
 
     Yields
@@ -62,31 +65,43 @@ def corrections(
     device, dtype = kernel.device, kernel.dtype
     N, R, width = source.shape
     values = torch.from_numpy(np.ascontiguousarray(source)).to(device)
-    values = F.pad(values[None], (0, width % 2, 0, R % 2), mode="replicate")[0]
+    values = F.pad(values[None], (0, width % 2, 0, R % 2), mode="replicate")[0] if width % 2 or R % 2 else values
     condition = torch.tensor([conditions.of_scan()], device=device, dtype=dtype)
     down = _Window.of(rows, values.shape[1])
     across = _Window.of(columns or slice(0, width), values.shape[2])
-    folded = folded_features(values, detail, dtype)
-    del values
-    encoded = encode_streamed(network, folded, condition, tick, (down.folded, across.folded))
-    folded = folded[:, down.folded, across.folded]
     decoder, unfold = Decoder(network, down.size, across.size), _Unfold.of(network)
-
-    def slice_at(k: int) -> SliceCodes:
-        codes = unfold(encoded[k], folded[k])[down.cut, across.cut]
-        return decoder.of_slice(_rimmed(codes, down.missing, across.missing))
-
     below_of = np.clip(np.floor(positions + 1e-9).astype(int), 0, max(N - 2, 0))
     held: dict[int, SliceCodes] = {}
-    for k in range(max(N - 1, 1)):
-        at = np.flatnonzero(below_of == k)
-        if len(at):
-            held = {n: held[n] if n in held else slice_at(n) for n in (k, min(k + 1, N - 1))}
-            ts = np.clip(positions[at] - k, 0, 1).tolist()
-            query = [conditions.of_place(t, z_scale) for t in ts]
-            out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query, textures)
-            yield slice(at[0], at[-1] + 1), out.mul_(detail).cpu().numpy()
-        tick()
+    for pairs, read in _windows(N, window, len(network.blocks) + 1):
+        folded = folded_features(values[read], detail, dtype)
+        encoded = encode_streamed(network, folded, condition, tick, (down.folded, across.folded))
+        folded = folded[:, down.folded, across.folded]
+
+        def slice_at(k: int, encoded: Tensor = encoded, folded: Tensor = folded, first: int = read.start) -> SliceCodes:
+            codes = unfold(encoded[k - first], folded[k - first])[down.cut, across.cut]
+            return decoder.of_slice(_rimmed(codes, down.missing, across.missing))
+
+        for k in pairs:
+            at = np.flatnonzero(below_of == k)
+            if len(at):
+                held = {n: held[n] if n in held else slice_at(n) for n in (k, min(k + 1, N - 1))}
+                ts = np.clip(positions[at] - k, 0, 1).tolist()
+                query = [conditions.of_place(t, z_scale) for t in ts]
+                out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query, textures)
+                yield slice(at[0], at[-1] + 1), out.mul_(detail).cpu().numpy()
+            tick()
+        del folded, encoded, slice_at  # before the next ones are made
+
+
+def _windows(slices: int, window: int | None, reach: int) -> list[tuple[range, slice]]:
+    """For each window: the pairs k, k + 1 of slices between which it decodes, and the slices that it reads."""
+    pairs = max(slices - 1, 1)
+    count = -(-pairs // (window or pairs))
+    size = -(-pairs // count)
+    return [
+        (range(a, min(a + size, pairs)), slice(max(0, a - reach), min(slices, min(a + size, pairs) + 1 + reach)))
+        for a in range(0, pairs, size)
+    ]
 
 
 @dataclass(frozen=True)
@@ -242,6 +257,7 @@ def _flat(layer: torch.nn.Conv3d) -> Tensor:
     return layer.weight[:, :, 0].contiguous(memory_format=torch.channels_last)
 
 
-def step_count(network: CycleINR, slices: int) -> int:
+def step_count(network: CycleINR, slices: int, window: int | None = None) -> int:
     """How many times `corrections` calls `tick`."""
-    return 1 + len(network.blocks) + max(slices - 1, 1)
+    windows = _windows(slices, window, 0)
+    return len(windows) * (1 + len(network.blocks)) + sum(len(pairs) for pairs, _ in windows)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import Cancelled, MissingPackageError, ResourceError
 from ..events import Listener, Stopwatch, Warned
-from ..imaging.consistency import PASSES, Grid, Remainder, along_z, beyond, kept, noise_level, projection
+from ..imaging.consistency import Agreement, Grid, Remainder, noise_level
 from ..imaging.intensity import IntensityScale, floor_of, from_zero, zero_of
 from ..imaging.interpolation import base_weights
 from ..imaging.noise import AcquiredQuery, positions_to_query
@@ -21,7 +21,17 @@ from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
-from .memory import bytes_per_row, empty_volume, is_out_of_memory, rows_that_fit, usual_rows, working_bytes
+from .memory import (
+    SlabCost,
+    SlabSize,
+    empty_volume,
+    is_out_of_memory,
+    rows_at_once,
+    rows_that_fit,
+    slab_cost,
+    usual_size,
+    working_bytes,
+)
 from .plan import Plan, doubts
 
 CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
@@ -149,17 +159,19 @@ class Engine:
         beside = np.empty((len(wanted), *size), np.float32)
         errors = Remainder()
         slabs = self.slabs(values.shape, first, last, grid)
-        watch = Stopwatch("upsample", len(slabs) * self._ticks(len(values)), self.progress)
+        window = None if rows else self._size(values.shape, grid).window
+        ticks = self._ticks(len(values), window)
+        watch = Stopwatch("upsample", len(slabs) * ticks, self.progress)
         done = 0
         while done < len(slabs):
             slab = slabs[done]
             try:
-                x, extra = self._slab(values, slab, columns, grid, wanted, settings.gain, watch, errors)
+                x, extra = self._slab(values, slab, columns, grid, wanted, settings.gain, window, watch, errors)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 slabs = slabs[:done] + self._retry(values.shape, slab.first, last, grid, slab, error)
-                watch.of = watch.done + (len(slabs) - done) * self._ticks(len(values))
+                watch.of = watch.done + (len(slabs) - done) * ticks
                 continue
             keep = slice(max(slab.first, first) - slab.first, None)
             at = slice(max(slab.first, first) - first, slab.last - first)
@@ -181,55 +193,46 @@ class Engine:
             self.warn(f"{outside.sum()} slices of the reference lie outside the scan: filled with its lowest value.")
 
     def _slab(
-        self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, gain: float, watch, errors
+        self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, gain: float, window, watch, errors
     ) -> tuple[np.ndarray, np.ndarray]:
         """One slab, consistent with its acquired slices: (M, rows, columns) float32, and the slices `wanted` beside."""
-        read = np.asarray(values[:, slab.read_first : slab.read_last], np.float32)
+        read = np.array(values[:, slab.read_first : slab.read_last], np.float32)
         rows = slice(slab.first - slab.read_first, slab.last - slab.read_first)
-        y = np.ascontiguousarray(read[:, rows, columns])
+        y = read[:, rows, columns].copy()
+        read /= np.float32(self.scale.scale)
         inside = np.clip(grid.positions, 0, grid.count - 1)
         places, where = np.unique(np.concatenate([inside, wanted]).round(9), return_inverse=True)
-        found = self.corrections(read, rows, columns, places, grid, gain, watch)
-        found += np.tensordot(self._base(places, grid), y, 1)
-        x, extra = found[where[: len(inside)]], found[where[len(inside) :]]
-        del found
-        return self._consistent(x, extra, y, grid, inside, wanted, errors)
-
-    def _consistent(self, x, extra, y, grid: Grid, inside: np.ndarray, wanted: np.ndarray, errors: Remainder):
-        """Output x at `inside` and extra at acquired positions `wanted`, in agreement with the acquired slices y."""
-        plan = self.plan
-        if plan.consistency == "keep":
-            x = kept(x, y, inside)
-            extra = y[wanted]
-        elif plan.consistency in ("project", "exact"):
-            A = grid.profile(plan.ratio, plan.profile).astype(np.float32)
-            P = projection(A.astype(np.float64), plan.consistency).astype(np.float32)
-            missing = y - np.tensordot(A, x, 1)
-            for _ in range(1 + (PASSES if plan.consistency == "project" else 0)):
-                update = np.tensordot(P, missing, 1)
-                x += update
-                extra += along_z(grid, update, wanted)
-                left = y - np.tensordot(A, x, 1)
-                missing = beyond(left, self.noise)
-                if not missing.any():
-                    break
-            errors.add(left, y)
-        return x[grid.crop], extra
-
-    def _base(self, places: np.ndarray, grid: Grid) -> np.ndarray:
-        return base_weights(places, grid.count, self.plan.ratio, grid.step).astype(np.float32)
+        found = self.corrections(read, rows, columns, places, grid, gain, watch, window)
+        base = base_weights(places, grid.count, self.plan.ratio, grid.step).astype(np.float32)
+        way, ratio, profile = self.plan.consistency, self.plan.ratio, self.plan.profile
+        agreement = Agreement.of(way, grid, wanted, ratio, profile, self.noise)
+        targets = grid.crop.stop - grid.crop.start
+        x = found[:targets] if len(found) >= targets else np.empty((targets, *found.shape[1:]), np.float32)
+        beside = np.empty((len(wanted), *found.shape[1:]), np.float32)
+        size = rows_at_once(found.shape[2], len(inside))
+        for first in range(0, found.shape[1], size):
+            some = slice(first, first + size)
+            made = np.tensordot(base, y[:, some], 1)
+            made += found[:, some]
+            asked = made[where[: len(inside)]], made[where[len(inside) :]]
+            x[:, some], beside[:, some] = agreement.applied(*asked, y[:, some], errors)
+        return x, beside
 
     def corrections(
         self,
-        read: np.ndarray,
+        normalized: np.ndarray,
         rows: slice,
         columns: slice,
         places: np.ndarray,
         grid: Grid,
         gain: float,
         watch: Stopwatch,
+        window: int | None = None,
     ) -> np.ndarray:
-        """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32."""
+        """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32.
+
+        normalized : (N, R, I) float32, the scan's rows with their halo, divided by its scale
+        """
         from ..network.infer import corrections
         from ..network.model import Conditions
 
@@ -243,13 +246,14 @@ class Engine:
         ratio, seen = min(plan.ratio, self.card.ratio_range[1]), (scale.through, scale.within)
         parts = corrections(
             self.network,
-            read / np.float32(scale.scale),
+            normalized,
             rows,
             places,
             columns=columns,
             detail=scale.detail,
             z_scale=1 / grid.step,
             conditions=Conditions(ratio, float(plan.gaussian), anisotropy, *seen),
+            window=window,
             tick=tick,
         )
         for part, found in parts:
@@ -306,24 +310,28 @@ class Engine:
         """
         if (first, last) != (0, shape[1]):
             return [slab_for_rows(first, last, shape[1], self.halo)]
-        rows = usual_rows(shape, len(grid.positions), *self.slab_rule)
+        rows = self._size(shape, grid).rows
         return plan_slabs(shape[1], self.halo, self._fitting(shape, grid, min(rows, self.rows_limit or rows)))
 
     @property
     def slab_rule(self) -> tuple[int, int, int, float]:
-        """What decides how many rows a slab has, beside the scan: see `memory.usual_rows`."""
+        """What decides how large a slab is, beside the scan: see `memory.usual_size`."""
         from ..network.device import DTYPES
 
         element = DTYPES[self.precision].itemsize
         return self.network.config.channels, element, self.halo, working_bytes(self.device)
 
-    def _bytes_per_row(self, shape: tuple[int, ...], grid: Grid) -> float:
-        channels, element, *_ = self.slab_rule
-        return bytes_per_row(channels, shape[0], shape[2], len(grid.positions), element)
+    def _size(self, shape: tuple[int, ...], grid: Grid) -> SlabSize:
+        return usual_size(shape, len(grid.positions), *self.slab_rule)
+
+    def _cost(self, shape: tuple[int, ...], grid: Grid) -> SlabCost:
+        channels, element, halo, _ = self.slab_rule
+        window = self._size(shape, grid).window
+        return slab_cost(channels, shape[0], shape[2], len(grid.positions), element, halo, window)
 
     def _fitting(self, shape: tuple[int, ...], grid: Grid, rows: int) -> int:
         """`rows`, or fewer with a warning where less memory is free than they take."""
-        fitting = rows_that_fit(rows, shape[1], self._bytes_per_row(shape, grid), self.halo, self.device)
+        fitting = rows_that_fit(rows, shape[1], self._cost(shape, grid), self.halo, self.device)
         if fitting < rows:
             self.warn(f"Little memory is free: slabs of {fitting} rows instead of {rows}.")
         return fitting
@@ -354,10 +362,10 @@ class Engine:
             for s in rest
         ]
 
-    def _ticks(self, slices: int) -> int:
+    def _ticks(self, slices: int, window: int | None) -> int:
         from ..network.infer import step_count
 
-        return step_count(self.network, slices)
+        return step_count(self.network, slices, window)
 
     # --- values -----------------------------------------------------------------------------------------------
     def stored(self, values: np.ndarray) -> np.ndarray:

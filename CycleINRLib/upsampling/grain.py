@@ -20,6 +20,7 @@ from ..imaging.intensity import step_of
 from ..imaging.noise import Flatness, gradient_parts
 from ..imaging.noisefield import NoiseField, seed_of
 from ..jobs import UpsampleJob
+from .memory import rows_at_once
 from .noisemodel import BLOCK, NoiseModel, between, finest, wave_amplitudes, weights_at
 from .plan import Plan
 from .split import SHARE_CELL, SPLIT_HALO, Taken, take
@@ -36,7 +37,6 @@ MOST_BLOCKS = 0.01  # share of 8 x 8 blocks whose mean is beyond 3 of its standa
 MOST_EDGE = 0.05  # mean of what was taken along edges, in standard deviations of the noise
 DRAWN = {"keep": 0.1, "project": 1.0}  # part of the variance of noise left in the signal that generated slices show
 REACH = 5  # pixels on each side of the field's kernel
-_ROWS = 32  # of the field at a time
 LEAST_FREE = 0.5  # standard deviation, of 1, that the null space of the profile must leave; below, less noise is made
 
 
@@ -245,8 +245,9 @@ class Renewal:
         and old and new are mixed through the gate at constant variance.
         """
         inside = np.clip(grid.positions, 0, grid.count - 1)
-        for first in range(rows.start, rows.stop, _ROWS):
-            some = slice(first, min(first + _ROWS, rows.stop))
+        size = rows_at_once(x.shape[2], len(inside))
+        for first in range(rows.start, rows.stop, size):
+            some = slice(first, min(first + size, rows.stop))
             at = slice(some.start - rows.start, some.stop - rows.start)
             of_rows = self.origin[0] + some.start, self.origin[0] + some.stop
             of_columns = self.origin[1] + columns.start, self.origin[1] + columns.stop

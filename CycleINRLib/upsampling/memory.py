@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import tempfile
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,11 @@ from ..errors import ResourceError
 from ..imaging.slabs import MIN_ROWS, rows_within
 from ..machine import memory_bytes
 
+_ROWS_AT_ONCE = (4, 32)  # of a slab, for which base, consistency and noise hold some copies of all output slices
+_COPIES, _COPIES_BYTES = 6, 2e8
+_LEAST_WINDOW = 24  # slices: fewer are encoded with as many around them
+_NARROWING = 0.6  # of what other rows cost: the halo gets narrower from layer to layer
+_CODES = 400  # bytes that the decoder holds for each pixel of the two slices that it works on
 _FEATURES = 5  # that the encoder sees of a voxel, see `network.model`
 WORKING_BYTES = 1.2e9  # what one slab may take; with torch itself it stays within the promised 2 GB
 
@@ -79,18 +85,64 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def bytes_per_row(channels: int, slices: int, width: int, outputs: int, element: int) -> float:
-    """Memory that one row of a slab needs: encoded copy, features, the slices as given, and output slices.
+def rows_at_once(width: int, outputs: int) -> int:
+    """Rows of a slab for which base, consistency and noise hold some copies of all output slices."""
+    least, most = _ROWS_AT_ONCE
+    return max(least, min(most, int(_COPIES_BYTES / (4 * _COPIES * width * outputs))))
+
+
+class SlabCost(NamedTuple):
+    """Bytes that a slab takes: for each of its rows, the halo's among them, and beside that."""
+
+    row: float
+    beside: float
+
+    def of(self, rows: int) -> float:
+        return self.row * rows + self.beside
+
+
+def slab_cost(
+    channels: int, slices: int, width: int, outputs: int, element: int, halo: int, window: int | None = None
+) -> SlabCost:
+    """What is alive at once: the normalized rows, features and encoding of all rows; slices and output of the own ones.
 
     channels : of the encoder, on 2 x 2 folded pixels; element : bytes of a number in the network's precision
+    window : slices that are encoded at once, see `network.infer.corrections`
     """
-    encoded = channels / 4 * element
-    return width * (slices * (encoded + _FEATURES * element + 3 * 4) + outputs * 3 * 4)
+    encoded = (channels / 4 + _FEATURES) * element * min(slices, (window or slices) + 1 + halo)  # reach: half of it
+    read = width * (encoded + slices * 2 * 4 + _CODES)
+    made = width * 4 * (outputs + slices)
+    at_once = rows_at_once(width, outputs) * width * 4 * _COPIES * outputs
+    return SlabCost(read + made, at_once - 2 * halo * made)
+
+
+class SlabSize(NamedTuple):
+    """How much of a scan is computed at once: rows of a slab, and slices that are encoded at once (None: all)."""
+
+    rows: int
+    window: int | None
+
+
+def usual_size(
+    shape: tuple[int, ...], outputs: int, channels: int, element: int, halo: int, working: float
+) -> SlabSize:
+    """For a scan (N, J, I), from scan and model alone, not from what is free: what computes least of it twice."""
+    slices, rows, width = shape
+    best, least = SlabSize(MIN_ROWS, min(slices, _LEAST_WINDOW)), math.inf
+    for parts in range(1, max(1, slices // _LEAST_WINDOW) + 1):
+        window = None if parts == 1 else -(-(slices - 1) // parts)
+        cost = slab_cost(channels, slices, width, outputs, element, halo, window)
+        fit = rows_within(working, rows, cost.row, cost.beside, halo)
+        slabs = -(-rows // fit)
+        computed = (1 + _NARROWING * 2 * halo * (slabs - 1) / rows) * (1 + halo * (parts - 1) / slices)
+        if cost.of(fit + 2 * halo) <= working and computed < least:
+            best, least = SlabSize(fit, window), computed
+    return best
 
 
 def usual_rows(shape: tuple[int, ...], outputs: int, channels: int, element: int, halo: int, working: float) -> int:
-    """Rows of a slab of a scan (N, J, I): from scan and model alone, not from what is free."""
-    return rows_within(working, shape[1], bytes_per_row(channels, shape[0], shape[2], outputs, element), 0, halo)
+    """Rows of a slab of `usual_size`."""
+    return usual_size(shape, outputs, channels, element, halo, working).rows
 
 
 def working_bytes(device: str) -> float:
@@ -102,7 +154,7 @@ def working_bytes(device: str) -> float:
     return min(CUDA_WORKING_BYTES, 0.5 * network_device.cuda_memory_bytes()[1])
 
 
-def rows_that_fit(rows: int, all_rows: int, bytes_per_row: float, halo: int, device: str) -> int:
+def rows_that_fit(rows: int, all_rows: int, cost: SlabCost, halo: int, device: str) -> int:
     """`rows`, or as many of a slab as the free memory holds.
 
     Raises
@@ -114,8 +166,8 @@ def rows_that_fit(rows: int, all_rows: int, bytes_per_row: float, halo: int, dev
         from ..network import device as network_device
 
         free = network_device.cuda_memory_bytes()[0]
-    needed = bytes_per_row * (MIN_ROWS + 2 * halo)
+    needed = cost.of(MIN_ROWS + 2 * halo)
     if needed > 0.9 * free:
         found = f"{needed / 1e9:.1f} GB for the smallest slab, {free / 1e9:.1f} GB free"
         raise ResourceError("There is not enough memory", found, "close other programs, or crop the volume")
-    return min(rows, rows_within(0.9 * free, all_rows, bytes_per_row, 0, halo))
+    return min(rows, rows_within(0.9 * free, all_rows, cost.row, cost.beside, halo))

@@ -174,6 +174,7 @@ def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
     from ..network.device import describe
 
     block = np.asarray(values[: CALIBRATION[0], : CALIBRATION[1], : CALIBRATION[2]], np.float32)
+    block = block / np.float32(engine.scale.scale)
     grid = dataclasses.replace(engine.plan.grid, count=len(block))
     rows, columns = slice(0, block.shape[1]), slice(0, block.shape[2])
     few, many = (np.arange((len(block) - 1) * n) / n + 0.5 / n for n in (1, 5))

@@ -92,9 +92,9 @@ def metered():
     import torch.nn.functional as F
 
     import CycleINRLib.io.files as files
-    from CycleINRLib.imaging import intensity
+    from CycleINRLib.imaging import consistency, intensity
     from CycleINRLib.network import decode, infer
-    from CycleINRLib.upsampling import engine, upsample
+    from CycleINRLib.upsampling import engine, grain, upsample
 
     meter, layer = Meter(), [0]
 
@@ -128,7 +128,10 @@ def metered():
     meter.wrap(decode.Decoder, "between", "decode, copies and last layer")
     meter.wrap(decode, "relu_linear", "decode, products", of_weight)
     meter.wrap(F, "conv2d", "enter", of_weight)
-    meter.wrap(engine.Engine, "_consistent", "consistency")
+    meter.wrap(consistency.Agreement, "applied", "consistency")
+    meter.wrap(grain.Renewal, "add", "noise, new")
+    meter.wrap(upsample, "part_of", "noise, taken")
+    meter.wrap(upsample, "settle_noise", "noise, settled")
     meter.wrap(engine.Engine, "stored", "round and store")
     meter.wrap(engine.Engine, "run", "base and the rest")
     meter.wrap(upsample, "fit", "fits")

@@ -189,11 +189,28 @@ def test_folding_pixels_is_undone_exactly():
     assert torch.equal(unfold(fold(x)), x)
 
 
-def test_ticks_are_counted_right(network, source):
+@pytest.mark.parametrize("window", [None, 2])
+def test_ticks_are_counted_right(network, source, window):
     ticks = []
-    facts = {"z_scale": 2.0, **SCAN}
-    list(corrections(network, source, slice(0, 10), np.arange(11) / 2, tick=lambda: ticks.append(1), **facts))
-    assert len(ticks) == step_count(network, len(source))
+    facts = {"z_scale": 2.0, "window": window, "tick": lambda: ticks.append(1), **SCAN}
+    list(corrections(network, source, slice(0, 10), np.arange(11) / 2, **facts))
+    assert len(ticks) == step_count(network, len(source), window)
+
+
+@pytest.mark.parametrize("window", [1, 7, 33])
+def test_slices_encoded_in_windows_give_what_all_at_once_give(network, window):
+    """More slices than a window and all that it depends on, so that each window is a part; positions on its edges."""
+    tall = np.random.default_rng(4).normal(0, 0.1, (40, 14, 12)).astype(np.float32)
+    positions = np.arange(3 * 39 + 1) / 3
+
+    def made(**how) -> np.ndarray:
+        found = corrections(network, tall, slice(0, 14), positions, z_scale=3.0, **SCAN, **how)
+        parts = {part.start: values[0] for part, values in found}
+        return np.concatenate([parts[start] for start in sorted(parts)])
+
+    whole = made()
+    assert len(whole) == len(positions)
+    np.testing.assert_allclose(made(window=window), whole, atol=1e-5 * whole.std())
 
 
 def test_both_bundled_sizes_are_one_definition():

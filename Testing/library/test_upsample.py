@@ -197,7 +197,7 @@ def test_slabs_change_nothing_where_an_inner_one_reads_half_of_the_rows(monkeypa
 
     whole = cycleinr.upsample(tall, **asked).volume.values
     monkeypatch.setattr(task, "plan_slabs", noted)
-    monkeypatch.setattr(task, "usual_rows", lambda *_: 16)
+    monkeypatch.setattr(task, "usual_size", lambda *_: memory.SlabSize(16, 2))
     sliced = cycleinr.upsample(tall, **asked).volume.values
     assert len(read) == 10 and max(read) <= 80
     np.testing.assert_allclose(sliced, whole, atol=2e-3 * block.std())
@@ -303,13 +303,11 @@ def test_slabs_come_from_scan_and_model_alone_and_little_free_memory_is_said(sma
     engine = task.Engine.of(small_mr, UpsampleJob(z_scale=4), plan(small_mr, UpsampleJob(z_scale=4)), None, None)
     shape, grid = small_mr.slices_first(engine.plan.axis).values.shape, engine.plan.grid
     plenty = engine.slabs(shape, 0, shape[1], grid)
-    per_row = engine._bytes_per_row(shape, grid)
+    cost = engine._cost(shape, grid)
     for rows in (2 * shape[1], shape[1]):
-        monkeypatch.setattr(
-            memory, "available_memory_bytes", lambda rows=rows: per_row * (rows + 2 * engine.halo) / 0.8
-        )
+        monkeypatch.setattr(memory, "available_memory_bytes", lambda rows=rows: cost.of(rows + 2 * engine.halo) / 0.8)
         assert engine.slabs(shape, 0, shape[1], grid) == plenty and not engine.warnings
-    monkeypatch.setattr(memory, "available_memory_bytes", lambda: per_row * (shape[1] // 2 + 2 * engine.halo) / 0.9)
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: cost.of(shape[1] // 2 + 2 * engine.halo) / 0.9)
     assert len(engine.slabs(shape, 0, shape[1], grid)) > len(plenty)
     assert any("Little memory is free" in warning for warning in engine.warnings)
 
