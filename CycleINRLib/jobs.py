@@ -121,6 +121,7 @@ class UpsampleJob(Job):
     precision: str = "auto"
     report: str | None = None
     picture: str | None = None
+    region: tuple[tuple[int, int], ...] | None = None  # what is computed: first and last voxel + 1 along k, j, i
     difference: str | None = None  # path of a volume: what was taken from the acquired slices as noise
     self_check: bool = False
     dicom: bool = False
@@ -130,6 +131,9 @@ class UpsampleJob(Job):
 
     def __post_init__(self) -> None:
         check_z_scale(self.z_scale)  # first: it says what to do in the words of a command
+        if isinstance(self.region, (list, tuple)):  # lists, as JSON has it
+            pairs = (tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in self.region)
+            object.__setattr__(self, "region", tuple(pairs))
         _check_kinds(self)
         _check_choices(self, CHOICES)
         if (self.enhanced or self.compress) and not self.dicom:
@@ -287,11 +291,19 @@ def is_text(value: Any) -> bool:
     return len(value) < LONGEST_TEXT
 
 
+def _is_region(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) != 3 or not all(isinstance(p, tuple) and len(p) == 2 for p in value):
+        return False
+    whole = all(isinstance(n, int) and is_number(n) for pair in value for n in pair)
+    return whole and all(0 <= first < last for first, last in value)
+
+
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a text", lambda value: is_text(value) or isinstance(value, os.PathLike)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "int": ("a whole number", lambda value: is_number(value) and isinstance(value, int)),
     "float": ("a finite number", is_number),
+    "tuple[tuple[int, int], ...]": ("three pairs of whole numbers, first and last + 1", _is_region),
     "tuple[str, ...]": ("a list of texts", lambda value: isinstance(value, tuple) and all(map(is_text, value))),
 }
 

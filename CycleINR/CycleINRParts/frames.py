@@ -8,7 +8,7 @@ from typing import Any
 from CycleINRLib.child.folder import result_volume
 from CycleINRLib.errors import Cancelled, CycleINRError, RequestError
 from CycleINRLib.events import Event, Finished, Progress
-from CycleINRLib.scene.region import inside
+from CycleINRLib.scene.region import limits_inside
 from CycleINRLib.scene.sequences import frames_of, sequence_from_results
 from CycleINRLib.scene.volumes import frame_of, node_from_result, result_name
 
@@ -134,8 +134,9 @@ def start_frames(start: Callable, node, volume, job, region, name: str | None) -
         )
 
     def begin(n: int):
-        frame = inside(frame_of(volume, frames.node(n), frames.label(n)), node, region)
-        return start(job.to_json(), frame, [node], _made, False, None)
+        frame = frame_of(volume, frames.node(n), frames.label(n))
+        part = dataclasses.replace(job, region=limits_inside(frame, node, region))
+        return start(part.to_json(), frame, [node], _made, False, None)
 
     def finish(made: list):
         scene = node.GetScene()

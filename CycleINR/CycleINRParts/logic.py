@@ -78,9 +78,9 @@ class Logic(ScriptedLoadableModuleLogic):
         from CycleINRLib.child.folder import result_volume
         from CycleINRLib.scene.volumes import check_output_node, node_from_result
 
-        job = self._job(zScale, spacing, **options)
         check_output_node(outputVolume, inputVolume)
-        volume = self._volume(inputVolume, region)
+        volume = self._volume(inputVolume)
+        job = self._job(zScale, spacing, region=self._limits(volume, inputVolume, region), **options)
 
         def finish(folder: Path, facts: dict[str, Any]):
             into = outputVolume if outputVolume is not None and outputVolume.GetScene() else None
@@ -235,9 +235,10 @@ class Logic(ScriptedLoadableModuleLogic):
         from CycleINRLib.scene.volumes import plane_node
         from CycleINRParts.views import across, looked_at, place_across
 
-        job = self._job(zScale, spacing, **options)
-        volume = self._volume(inputVolume, region)
-        axes = across(volume, self._plan(volume, job).axis)
+        volume = self._volume(inputVolume)
+        job = self._job(zScale, spacing, region=self._limits(volume, inputVolume, region), **options)
+        scan, volume = volume, volume.part(job.region)
+        axes = across(volume, self._plan(scan, job).axis)
         place = looked_at(volume, inputVolume)
         planes = {direction.lower(): place_across(volume, axis, direction, place) for direction, axis in axes.items()}
 
@@ -251,7 +252,7 @@ class Logic(ScriptedLoadableModuleLogic):
             return {**made, "source": inputVolume, "place": self.toWorld(inputVolume, place)}
 
         facts = {**job.to_json(), "task": "preview"}
-        return self._start(facts, volume, [inputVolume], finish, wait, progress, beside={"planes": planes})
+        return self._start(facts, scan, [inputVolume], finish, wait, progress, beside={"planes": planes})
 
     def check(self, wait: bool = True) -> "FactsOrRun":
         """What Slicer's Python offers the network: packages, devices, models, each tried.
@@ -284,11 +285,11 @@ class Logic(ScriptedLoadableModuleLogic):
         """
         from CycleINRLib.scene.volumes import check_output_node
 
-        volume = self._volume(inputVolume, region)
+        volume = self._volume(inputVolume)
         check_output_node(outputVolume, inputVolume)
-        job = self._job(zScale, spacing, **options)
+        job = self._job(zScale, spacing, region=self._limits(volume, inputVolume, region), **options)
         self._card(job.model)
-        return volume, self._plan(volume, job)
+        return volume.part(job.region), self._plan(volume, job)
 
     def modelNames(self) -> list[str]:
         """The models that came with the extension."""
@@ -323,15 +324,21 @@ class Logic(ScriptedLoadableModuleLogic):
         return UpsampleJob(z_scale=zScale, spacing_mm=spacing, thickness_mm=thickness, model=str(model), **options)
 
     @staticmethod
-    def _volume(node, region=None):
-        """The scan, or the part inside the region; a volume that was removed meanwhile is refused."""
-        from CycleINRLib.scene.region import inside
+    def _volume(node):
+        """The scan; a volume that was removed meanwhile is refused."""
         from CycleINRLib.scene.volumes import volume_from_node
 
         volume = volume_from_node(node)
         if node.GetScene() is None:
             raise VolumeError("The volume is no longer in the scene", node.GetName(), "load it again")
-        return inside(volume, node, region)
+        return volume
+
+    @staticmethod
+    def _limits(volume, node, region):
+        """The voxels inside the region, as a job names them; None without one."""
+        from CycleINRLib.scene.region import limits_inside
+
+        return limits_inside(volume, node, region)
 
     @staticmethod
     def _card(model: str):

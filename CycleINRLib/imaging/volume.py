@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import VolumeError
+from ..errors import RequestError, VolumeError
 from .geometry import AXES, Geometry, coarsest_axis
 
 UNITS = {"CT": "HU", "MR": "stored"}
@@ -53,6 +53,22 @@ class Volume:
     def with_values(self, values: np.ndarray, geometry: Geometry | None = None) -> Volume:
         """The same scan with other values, at `geometry`, else where it is."""
         return replace(self, values=values, geometry=geometry or self.geometry)
+
+    def part(self, region: tuple[tuple[int, int], ...] | None) -> Volume:
+        """The voxels from the first to before the last of each pair, along (k, j, i); a view, at their place.
+
+        Raises
+        ------
+        RequestError : the region does not lie within the volume
+        """
+        if region is None:
+            return self
+        if any(last > n for (_, last), n in zip(region, self.values.shape)):
+            found = f"{region} in {self.values.shape} voxels along k, j, i"
+            raise RequestError("The region does not lie within the scan", found, "choose a smaller one")
+        values = self.values[tuple(slice(*pair) for pair in region)]
+        first = (region[0][0], region[1][0], region[2][0])
+        return replace(self, values=values, geometry=self.geometry.cropped(first, values.shape))
 
     def slices_first(self, axis: str) -> Volume:
         """The same scan with `axis` moved to k (a view, not a copy)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,13 @@ import slicer
 import vtk
 
 from ..errors import RequestError
-from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
 
 INSIDE = 1e-6  # voxels; a center this far out still counts as inside
 
 
-def inside(volume: Volume, volume_node: Any, region_node: Any) -> Volume:
-    """The voxels of `volume` whose centers lie in the box around a region of interest; the whole volume without one.
+def limits_inside(volume: Volume, volume_node: Any, region_node: Any) -> tuple[tuple[int, int], ...] | None:
+    """The voxels of `volume` whose centers lie in the box around a region of interest, as jobs name a region.
 
     Parameters
     ----------
@@ -27,14 +25,14 @@ def inside(volume: Volume, volume_node: Any, region_node: Any) -> Volume:
 
     Returns
     -------
-    Volume : values (K', J', I'), a view; at the same place, along the same axes
+    first and last + 1 along (k, j, i); None without a region
 
     Raises
     ------
     RequestError : the region has no size yet, or lies outside the volume
     """
     if region_node is None:
-        return volume
+        return None
     corners = np.array([to_frame_of(volume_node, corner) for corner in _world_corners(region_node)])
     kji = volume.geometry.kji_of(corners)
     first = np.ceil(np.maximum(kji.min(axis=0), 0) - INSIDE).astype(int)
@@ -43,10 +41,7 @@ def inside(volume: Volume, volume_node: Any, region_node: Any) -> Volume:
         raise RequestError(
             "The region of interest holds nothing of the scan", region_node.GetName(), "move it, or choose no region"
         )
-    block = volume.values[tuple(slice(a, b + 1) for a, b in zip(first, last))]
-    k, j, i = (int(n) for n in first)
-    geometry: Geometry = volume.geometry.cropped((k, j, i), block.shape)
-    return replace(volume, values=block, geometry=geometry)
+    return tuple((int(a), int(b) + 1) for a, b in zip(first, last))
 
 
 def give_size(region_node: Any, volume_node: Any) -> None:

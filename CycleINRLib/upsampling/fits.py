@@ -21,7 +21,7 @@ from .gain import middle_block
 
 PLANNED = {  # fields of a job that the plan, the engine or the voxels hold already, as what they came to
     "z_scale", "spacing_mm", "like", "axis", "model", "modality", "series", "frame", "thickness_mm", "profile",
-    "consistency", "device", "precision",
+    "consistency", "device", "precision", "region",
 }  # fmt: skip
 
 

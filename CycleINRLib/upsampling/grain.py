@@ -8,7 +8,6 @@ nothing, so the result still agrees with the acquired slices, but for their own 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..imaging.consistency import Grid, along_z, gate, projection
+from ..imaging.geometry import AXES
 from ..imaging.intensity import step_of
 from ..imaging.noise import Flatness, gradient_parts
 from ..imaging.noisefield import NoiseField, seed_of
@@ -23,7 +23,9 @@ from ..jobs import UpsampleJob
 from .memory import rows_at_once
 from .noisemodel import BLOCK, NoiseModel, between, finest, wave_amplitudes, weights_at
 from .plan import Plan
-from .split import SHARE_CELL, SPLIT_HALO, Taken, take
+from .split import SHARE_CELL, SLICES_AROUND, SPLIT_HALO, Taken, take
+
+Region = tuple[tuple[int, int], ...]  # first and last + 1 along each of three axes
 
 SAMPLE = (9, 192, 192)  # slices, rows and columns, from the middle, on which the split is examined
 _LEAST_PIXELS, _LEAST_SLICES = 1000, 5  # flat ones from which the noise is known
@@ -86,7 +88,7 @@ def judged(values: np.ndarray, model: NoiseModel, plan: Plan) -> tuple[float, fl
     first = [max(0, (n - m) // 2) for n, m in zip(values.shape, SAMPLE)]
     first = [first[0], *(n - n % SHARE_CELL for n in first[1:])]
     block = values[tuple(slice(f, f + m) for f, m in zip(first, SAMPLE))]
-    taken = take(block, model, (first[1], first[2]))
+    taken = take(block, model, (first[0], first[1], first[2]))
     flatness = Flatness.of(values, plan.modality)
     parts: list[tuple[np.ndarray, ...]] = []
     outliers: list[np.ndarray] = []
@@ -143,14 +145,13 @@ def _block_means(ratio: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Slices (N, J, I), all of the scan or some of its rows and columns, and what is done with their noise.
+    """Slices (N, J, I), all of the scan or some of its slices, rows and columns, and what is done with their noise.
 
-    acquired : as acquired; signal : what the network gets; origin : first row and column in the whole scan
+    acquired : as acquired; signal : what the network gets
     """
 
     acquired: np.ndarray
     signal: np.ndarray
-    origin: tuple[int, int]
     taken: Taken | None
     renewal: Renewal | None
 
@@ -160,26 +161,29 @@ def part_of(
     noise: NoiseTreatment,
     plan: Plan,
     spacing_mm: tuple[float, ...],
-    rows: tuple[int, int] | None = None,
-    columns: tuple[int, int] | None = None,
+    limits: Region | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Part:
-    """The part of the scan (N, J, I) with `rows` and `columns`, last ones exclusive (None: all), and its signal."""
-    shape = values.shape[1:]
-    wanted = [limits or (0, n) for limits, n in zip((rows, columns), shape)]
-    inside = (slice(None), *(slice(*limits) for limits in wanted))
-    origin = (wanted[0][0], wanted[1][0])
+    """The part of the scan (N, J, I) within `limits` of its slices, rows and columns (None: all), and its signal.
+
+    Noise is split with what lies around, and made as in the whole scan.
+    """
+    limits = limits or tuple((0, n) for n in values.shape)
+    inside = tuple(slice(*pair) for pair in limits)
+    (first, _), (row, _), (column, _) = limits
     if noise.model is None:
-        return Part(values[inside], values[inside], origin, None, None)
+        return Part(values[inside], values[inside], None, None)
     wide = [
-        (max(0, a - SPLIT_HALO) // SHARE_CELL * SHARE_CELL, min(n, b + SPLIT_HALO)) for (a, b), n in zip(wanted, shape)
+        (max(0, a - halo) // cell * cell, min(n, b + halo))
+        for (a, b), n, halo, cell in zip(
+            limits, values.shape, (SLICES_AROUND, SPLIT_HALO, SPLIT_HALO), (1, SHARE_CELL, SHARE_CELL)
+        )
     ]
-    (top, bottom), (left, right) = wide
-    around = values[:, top:bottom, left:right]
-    taken = take(around, noise.model, (top, left), tick)
-    (first, last), (start, stop) = wanted
-    middle = slice(None), slice(first - top, last - top), slice(start - left, stop - left)
-    acquired, removed = values[inside], taken.noise[middle]
+    (front, _), (top, _), (left, _) = wide
+    taken = take(values[tuple(slice(*pair) for pair in wide)], noise.model, (front, top, left), tick)
+    middle = tuple(slice(a - w, b - w) for (a, b), (w, _) in zip(limits, wide))
+    taken = Taken(taken.noise[middle], taken.share[middle[0]], taken.rest[middle])
+    acquired, removed = values[inside], taken.noise
     signal = acquired.astype(np.float32)
     signal -= removed
     renewal = None
@@ -188,10 +192,18 @@ def part_of(
         step = plan.grid.step
         mm = spacing_mm[0] * step / np.sqrt(spacing_mm[1] * spacing_mm[2])  # of a target slice, in pixels
         correlation = float(np.interp(mm, np.arange(len(alike)), alike))
-        field = NoiseField(noise.seed, (shape[0], shape[1]), kernel, correlation, step)
-        shares = Shares(taken.share, taken.rest[middle], (top, left), origin)
-        renewal = Renewal(acquired, removed, shares, noise.model, field, origin, strength)
-    return Part(acquired, signal, origin, dataclasses.replace(taken, noise=removed), renewal)
+        field = NoiseField(noise.seed, (values.shape[1], values.shape[2]), kernel, correlation, step)
+        shares = Shares(taken.share, taken.rest, (top, left), (row, column))
+        renewal = Renewal(acquired, removed, shares, noise.model, field, (first, row, column), strength)
+    return Part(acquired, signal, taken, renewal)
+
+
+def slices_first_region(region: Region | None, axis: str) -> Region | None:
+    """A region along (k, j, i) in the order of a volume's `slices_first`."""
+    if region is None:
+        return None
+    at = AXES.index(axis)
+    return (region[at], *(pair for n, pair in enumerate(region) if n != at))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +239,7 @@ class Renewal:
     """Noise that is new in each output slice.
 
     acquired, removed : (N, J, I) slices as acquired, and the noise that was taken from them
+    origin : first slice, row and column of these in the whole scan, whose noise it is
     strength : of new noise in units of the level
     """
 
@@ -235,7 +248,7 @@ class Renewal:
     shares: Shares
     model: NoiseModel
     field: NoiseField
-    origin: tuple[int, int]
+    origin: tuple[int, int, int]
     strength: float
 
     def add(self, x, beside, grid: Grid, wanted: np.ndarray, plan: Plan, rows: slice, columns: slice) -> None:
@@ -249,13 +262,13 @@ class Renewal:
         for first in range(rows.start, rows.stop, size):
             some = slice(first, min(first + size, rows.stop))
             at = slice(some.start - rows.start, some.stop - rows.start)
-            of_rows = self.origin[0] + some.start, self.origin[0] + some.stop
-            of_columns = self.origin[1] + columns.start, self.origin[1] + columns.stop
+            of_rows = self.origin[1] + some.start, self.origin[1] + some.stop
+            of_columns = self.origin[2] + columns.start, self.origin[2] + columns.stop
             if plan.consistency == "keep":
-                unit = self.field.at(inside[grid.crop], of_rows, of_columns)
+                unit = self.field.at(self.origin[0] + inside[grid.crop], of_rows, of_columns)
                 self._mix(x[:, at], unit, inside[grid.crop], some, columns, of_rows, of_columns)
                 continue
-            unit = self.field.at(np.concatenate([inside, wanted]), of_rows, of_columns)
+            unit = self.field.at(self.origin[0] + np.concatenate([inside, wanted]), of_rows, of_columns)
             free, extra = self._null_space(unit, grid, wanted, plan)
             for out, found, positions in ((x, free[grid.crop], inside[grid.crop]), (beside, extra, wanted)):
                 for one, new, t in zip(out[:, at], found, positions):
@@ -290,7 +303,7 @@ class Renewal:
 
     def _strength(self, one, t: float, rows: tuple[int, int], columns: tuple[int, int], mode: str) -> np.ndarray:
         """Standard deviation of the new noise beside what is left of the old."""
-        level = self.model.level_at(t, rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0])
+        level = self.model.level_at(self.origin[0] + t, rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0])
         kept = 1 - self.shares.at(t, rows, columns)
         part = np.sqrt(1 - np.float32(DRAWN[mode]) * kept)
         return level * np.float32(self.strength) * part * self.model.touched(one, level)

@@ -59,7 +59,7 @@ def plan(volume: Volume, job: UpsampleJob | None = None, like: Geometry | Volume
 
     Parameters
     ----------
-    volume : the source, any axis order
+    volume : the source, any axis order; the whole scan where the job names a region
     job : None means isotropic with every choice left to the program
     like : the grid to fill; the caller has read it where `job.like` names a file
 
@@ -69,6 +69,7 @@ def plan(volume: Volume, job: UpsampleJob | None = None, like: Geometry | Volume
     VolumeError : the volume cannot be upsampled, or is isotropic already and no target is given
     """
     job = job or UpsampleJob()
+    scan, volume = volume, volume.part(job.region)
     check_usable(volume, job.axis)
     axis = choose_slice_axis(volume, job.axis)
     warnings = list(volume.warnings)
@@ -87,13 +88,13 @@ def plan(volume: Volume, job: UpsampleJob | None = None, like: Geometry | Volume
     else:
         z_scale = _asked(volume, axis, job, warnings)
 
-    modality = guess_modality(volume) if job.modality == "auto" else job.modality.upper()
+    modality = guess_modality(scan) if job.modality == "auto" else job.modality.upper()
     if job.modality == "auto" and volume.modality and volume.modality.upper() not in ("CT", "MR"):
         warnings.append(f"Modality {volume.modality} is treated as MR; the model has not seen it.")
     if job.modality == "auto" and not volume.modality:
         warnings.append(f"The modality is not stated: {modality} by its values; --modality says otherwise.")
-    warnings += doubtful_values(volume.values, modality)
-    thickness, ratio, profile, interpolated = _physics(volume.slices_first(axis), geometry, job, modality, warnings)
+    warnings += doubtful_values(scan.values, modality)
+    thickness, ratio, profile, interpolated = _physics(scan.slices_first(axis), geometry, job, modality, warnings)
     consistency = resolve_consistency(job.consistency, ratio)
 
     count = geometry.shape[0]

@@ -14,7 +14,7 @@ from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from .engine import Engine, Settings
-from .grain import NoiseTreatment, part_of, settle_noise
+from .grain import NoiseTreatment, Region, part_of, settle_noise, slices_first_region
 from .plan import plan
 from .settings import fit
 
@@ -56,14 +56,16 @@ def previews(
     """
     job = UpsampleJob(z_scale=z_scale, **fields)
     planned = plan(volume, job)
+    scan, volume = volume, volume.part(job.region)
     rows = {plane: _row_of(volume.geometry, planned.axis, plane, at_mm) for plane, at_mm in planes.items()}
-    engine = Engine.of(volume, job, planned, None, cancelled)
+    engine = Engine.of(scan, job, planned, None, cancelled)
     assert engine.source is not None
     source, spacing = engine.source.values, engine.source.spacing_mm
+    limits = slices_first_region(job.region, planned.axis) or tuple((0, n) for n in source.shape)
     settled = fit(engine, source, job).settings, settle_noise(source, spacing, planned, job, engine.warn)
     for plane, (name, row) in rows.items():
         stored = np.moveaxis(
-            engine.stored(_plane(engine, source, spacing, settled, name, row)), 0, AXES.index(planned.axis)
+            engine.stored(_plane(engine, source, spacing, limits, settled, name, row)), 0, AXES.index(planned.axis)
         )
         first = [0, 0, 0]
         first[AXES.index(name)] = row
@@ -75,17 +77,20 @@ def _plane(
     engine: Engine,
     source: np.ndarray,
     spacing_mm: tuple[float, ...],
+    limits: Region,
     settled: tuple[Settings, NoiseTreatment],
     name: str,
     row: int,
 ) -> np.ndarray:
-    """(M, 1, I) or (M, J, 1) float32: the row of (N, J, I) `source` across the in-plane axis `name`."""
+    """(M, 1, I) or (M, J, 1) float32: the row across the in-plane axis `name` of what lies within `limits` of the scan
+    (N, J, I), `source`."""
     settings, noise = settled
     along_rows = name == _in_plane(engine.plan.axis)[0]
-    slab = slab_for_rows(row, row + 1, source.shape[1 if along_rows else 2], engine.halo)
-    read = slab.read_first, slab.read_last
-    rows, columns = (read, None) if along_rows else (None, read)
-    part = part_of(source, noise, engine.plan, spacing_mm, rows, columns, engine.check_cancelled)
+    first, last = limits[1 if along_rows else 2]
+    slab = slab_for_rows(row, row + 1, last - first, engine.halo)
+    read = first + slab.read_first, first + slab.read_last
+    near = (limits[0], read, limits[2]) if along_rows else (limits[0], limits[1], read)
+    part = part_of(source, noise, engine.plan, spacing_mm, near, engine.check_cancelled)
     at = row - slab.read_first
     wanted = {"rows": (at, at + 1)} if along_rows else {"column": at}
     return engine.run(part.signal, engine.plan.grid, settings, renewal=part.renewal, **wanted)[0]

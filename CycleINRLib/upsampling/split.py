@@ -33,6 +33,7 @@ BESIDE = ((1, 2), (2, 3))  # the same for what filters find, which is small
 SHARE_CELL = 4  # pixels of a cell of `Taken.share`
 THREADS = 2  # slices at a time
 _CACHED = 60_000  # coefficients of a slice that are looked at at once, so that they stay in the cache
+SLICES_AROUND = 3  # slices on each side that the split of one depends on
 SPLIT_HALO = 24  # pixels on each side that the split of one pixel depends on; a multiple of SHARE_CELL
 
 
@@ -51,15 +52,15 @@ class Taken:
 def take(
     values: np.ndarray,
     model: NoiseModel,
-    origin: tuple[int, int] = (0, 0),
+    origin: tuple[int, int, int] = (0, 0, 0),
     tick: Callable[[], None] = lambda: None,
 ) -> Taken:
     """The noise of acquired slices.
 
     Parameters
     ----------
-    values : (N, J, I), all slices, or some rows and columns of them that begin at `origin` of the whole ones (multiples
-        of 4). The outer `SPLIT_HALO` pixels of a part differ from those of the whole
+    values : (N, J, I), all slices, or some slices, rows and columns that begin at `origin` of the whole ones (rows and
+        columns: multiples of 4). The outer `SPLIT_HALO` pixels and `SLICES_AROUND` of a part differ from the whole
     tick : called after each slice; may raise
     """
     noise = np.empty(values.shape, np.float32)
@@ -86,7 +87,7 @@ def take(
 
     def finish(slices: np.ndarray) -> None:
         for k in map(int, slices):
-            level = model.level_at(k, origin[0], values.shape[1], origin[1], values.shape[2])
+            level = model.level_at(origin[0] + k, origin[1], values.shape[1], origin[2], values.shape[2])
             one = np.asarray(values[k], np.float32)
             noise[k] = left[k] * level * model.touched(one, level) * ~constant(one)
 
@@ -108,7 +109,7 @@ def _of_slice(model: NoiseModel, coefficients: Any, share: Any, shape: tuple[int
     return _from_cosines(coefficients, weights, shape)
 
 
-def _evidence(values: np.ndarray, model: NoiseModel, origin: tuple[int, int], slices: np.ndarray) -> Iterator[Any]:
+def _evidence(values: np.ndarray, model: NoiseModel, origin: tuple[int, int, int], slices: np.ndarray) -> Iterator[Any]:
     """For each of consecutive `slices`: its number and level, its coefficients in units of their noise, and how far
     each is signal, in [0, 1]."""
     import torch
@@ -119,7 +120,7 @@ def _evidence(values: np.ndarray, model: NoiseModel, origin: tuple[int, int], sl
     window: dict[int, tuple[np.ndarray, Any]] = {}
 
     def seen(k: int) -> tuple[np.ndarray, Any]:
-        level = model.level_at(k, origin[0], rows, origin[1], columns)
+        level = model.level_at(origin[0] + k, origin[1], rows, origin[2], columns)
         return level, cosines(np.asarray(values[k], np.float32) / level, STRIDE) / spectrum
 
     for k in map(int, slices):

@@ -25,7 +25,7 @@ from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from .engine import Engine, Remainder, Settings
 from .gain import self_check
-from .grain import NoiseTreatment, Part, part_of, settle_noise
+from .grain import NoiseTreatment, Part, part_of, settle_noise, slices_first_region
 from .plan import Plan, plan
 from .settings import fit
 from .speed import known_speed, remember_speed
@@ -59,7 +59,8 @@ def upsample(
     Parameters
     ----------
     volume : the scan, (K, J, I) in HU (CT) or stored units (MR), any slice axis
-    job : the request; or its fields as keywords: `upsample(volume, z_scale=3.5)`
+    job : the request; or its fields as keywords: `upsample(volume, z_scale=3.5)`. With a region only that is computed,
+        with what is fitted to and measured on the whole scan
     like : a Volume or Geometry whose grid is filled
     progress : receives events.Progress and events.Warned
     cancelled : asked between slabs and between layers; true stops the run
@@ -74,32 +75,34 @@ def upsample(
     """
     start = time.monotonic()
     job = dataclasses.replace(job or UpsampleJob(), **fields)
+    scan, volume = volume, volume.part(job.region)
     if job.like is not None and like is None:
         raise RequestError("The reference is not read yet", job.like, "pass like=cycleinr.read(path)")
-    planned = plan(volume, job, like)
-    engine = Engine.of(volume, job, planned, progress, cancelled)
-    source = engine.source
-    assert source is not None
-    fitted = fit(engine, source.values, job)
-    noise = settle_noise(source.values, source.spacing_mm, planned, job, engine.warn)
-    part = part_of(source.values, noise, planned, source.spacing_mm, tick=engine.check_cancelled)
+    planned = plan(scan, job, like)
+    engine = Engine.of(scan, job, planned, progress, cancelled)
+    whole = engine.source
+    assert whole is not None
+    fitted = fit(engine, whole.values, job)
+    noise = settle_noise(whole.values, whole.spacing_mm, planned, job, engine.warn)
+    limits = slices_first_region(job.region, planned.axis)
+    part = part_of(whole.values, noise, planned, whole.spacing_mm, limits, engine.check_cancelled)
     values, errors, queried = engine.run(part.signal, planned.grid, fitted.settings, renewal=part.renewal)
     if engine.zero and planned.consistency == "keep" and noise.mode != "remove":
         _copy_acquired(volume.slices_first(planned.axis).values, values, planned)
     watch = Stopwatch("measure", 1, progress)
     places = planned.grid.positions[planned.grid.crop]
     readout = noise_readout(
-        source.values, values, planned.z_scale, planned.modality, acquired=queried, positions=places
+        part.acquired, values, planned.z_scale, planned.modality, acquired=queried, positions=places
     )
     watch.step()
-    check = self_check(engine, source.values, fitted.settings, fitted.dropped) if job.self_check else None
+    check = self_check(engine, whole.values, fitted.settings, fitted.dropped) if job.self_check else None
     result = _placed(volume, values, planned)
     spent = {
         "seconds": time.monotonic() - start,
         "gain_seconds": fitted.gain_seconds,  # of these, for fitting the gain
     }
     if known_speed(job) is None:
-        remember_speed(engine, source.values, job)
+        remember_speed(engine, whole.values, job)
     settled = fitted.settings, noise
     report = _report(volume, result, job, planned, engine, settled, readout, errors, check, spent)
     return Result(result, report, _difference(volume, part, planned.axis))

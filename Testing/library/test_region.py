@@ -36,12 +36,13 @@ def a_region(center, size, degrees_z: float = 0.0):
 
 
 def inside(scan, node):
-    return region.inside(volume_from_node(scan), scan, node)
+    volume = volume_from_node(scan)
+    return volume.part(region.limits_inside(volume, scan, node))
 
 
 def test_without_a_region_the_whole_scan_is_taken(a_scan):
     volume = volume_from_node(a_scan)
-    assert region.inside(volume, a_scan, None) is volume
+    assert region.limits_inside(volume, a_scan, None) is None and volume.part(None) is volume
 
 
 def test_the_voxels_whose_centers_lie_inside_are_taken_at_their_place(a_scan):

@@ -14,6 +14,7 @@ import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.cli.main import main  # noqa: E402
 from CycleINRLib.errors import Cancelled, RequestError  # noqa: E402
 from CycleINRLib.imaging.consistency import Grid  # noqa: E402
+from CycleINRLib.imaging.noisefield import NoiseField  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
 from CycleINRLib.upsampling import preview as previewing  # noqa: E402
@@ -139,7 +140,7 @@ def test_jobs_of_the_time_of_texture_still_run(tmp_path, mr_thin, name, noise, w
     paths = {key: str(tmp_path / file) for key, file in (("input", "in.nrrd"), ("output", "out.nrrd"))}
     job = {**report["job"], **paths, "report": str(tmp_path / "report.json"), "z_scale": 2, "gain": 1}
     assert job["texture"] == {"least": 0, "half": 0.5, "fitted": None}[name]
-    thick = cut(mr_thin, (0, 60), (8, 56), (8, 56))
+    thick = cut(mr_thin, (0, 60), (4, 60), (4, 60))
     cycleinr.write(thick.with_values(thick.values), tmp_path / "in.nrrd")
     (tmp_path / "job.json").write_text(json.dumps({**job, "axis": "k"}), "utf-8")
     assert main(["run", str(tmp_path / "job.json")]) == 0
@@ -169,3 +170,58 @@ def test_noise_of_interpolated_pixels_stays_as_acquired_and_says_why(scan):
     made = cycleinr.upsample(scan.with_values(np.rint(fine).astype(np.int16), geometry), z_scale=1.5, **ASKED)
     assert made.report["noise"] == "acquired"
     assert any("interpolated" in warning for warning in made.report["warnings"])
+
+
+# --- a region of the scan ------------------------------------------------------------------------------------
+REGION = ((4, 12), (20, 76), (10, 90))
+
+
+@pytest.fixture(scope="module")
+def regional(scan) -> cycleinr.Result:
+    return cycleinr.upsample(scan, z_scale=4, noise="renew", consistency="project", region=REGION, **ASKED)
+
+
+def test_a_region_has_the_noise_and_the_settings_of_the_whole_scan(scan, results, regional):
+    """Its outer slices and pixels see less of the scan; within, the new noise is that of the whole, place by place."""
+    whole = results["renew", "project"]
+    assert regional.volume.values.shape == (29, 56, 80) and regional.report["job"]["region"] == REGION
+    assert regional.volume.geometry.ijk_to_ras[:3, 3] == pytest.approx(scan.geometry.ras_of((4, 20, 10)))
+    inner = np.s_[8:-8, 12:-12, 12:-12]
+    same = whole.volume.values[16:45, 20:76, 10:90][inner].astype(float)
+    apart = regional.volume.values[inner] - same
+    noise = same - results["remove", "project"].volume.values[16:45, 20:76, 10:90][inner]
+    assert apart.std() < 0.25 * noise.std()
+    np.testing.assert_array_equal(regional.taken.values, whole.taken.values[4:12, 20:76, 10:90])
+
+
+def test_a_preview_of_a_region_is_a_plane_of_it(scan, regional):
+    made = cycleinr.preview(scan, "coronal", z_scale=4, noise="renew", consistency="project", region=REGION, **ASKED)
+    np.testing.assert_allclose(made.values.astype(int), regional.volume.values[:, 28:29].astype(int), atol=1)
+
+
+def test_the_field_does_not_know_where_a_region_begins(scan):
+    """The same bytes for a region, whole slices, and slabs: position in the whole scan and its seed decide."""
+    found = {}
+    for name, region in (("whole", None), ("part", REGION)):
+        seen = []
+        real = NoiseField.at
+
+        def at(self, positions, rows, columns, real=real, seen=seen):
+            seen.append((self, positions, rows, columns))
+            return real(self, positions, rows, columns)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(NoiseField, "at", at)
+            cycleinr.upsample(scan, z_scale=2, noise="renew", consistency="keep", region=region, **ASKED)
+        field, positions, rows, columns = seen[0]
+        found[name] = field, positions, rows, columns
+    (whole, *_), (part, positions, rows, columns) = found["whole"], found["part"]
+    assert positions[0] == 4 and rows[0] == 20 and columns == (10, 90)
+    one, other = (field.at(positions[:3], rows, columns).tobytes() for field in (whole, part))
+    assert one == other
+
+
+@pytest.mark.parametrize("region", [((0, 9), (0, 10)), ((4, 4), (0, 9), (0, 9)), "all", ((0, 99), (0, 9), (0, 9))])
+def test_a_region_that_is_none_is_refused(scan, region):
+    with pytest.raises(RequestError):
+        cycleinr.upsample(scan, z_scale=2, region=region, **ASKED)
