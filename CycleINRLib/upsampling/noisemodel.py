@@ -112,11 +112,13 @@ class NoiseModel:
         return model._measured(values, seen, spacing_mm)
 
     def _measured(self, values: np.ndarray, seen: list[_Flat], spacing_mm: tuple[float, ...]) -> NoiseModel | None:
-        """The same with its spectrum and what matched filters give."""
+        """The same with its spectrum and what matched filters give, its level that of the median."""
         coefficients: list[np.ndarray] = []
+        levels: list[float] = []
         for one in seen:
             level = self.level_at(one.k, 0, values.shape[1], 0, values.shape[2])
             ratio = np.asarray(values[one.k], np.float32) / level
+            levels.append(float(np.median(np.abs(finest(ratio)[one.mask])) / NORMAL_MAD))
             found = cosines(ratio, 2 * STRIDE).numpy()
             whole = ndimage.minimum_filter(one.mask, BLOCK, origin=-1)  # block that ends 3 before to 4 after
             start = np.arange(found.shape[1]) * 2 * STRIDE - BLOCK, np.arange(found.shape[2]) * 2 * STRIDE - BLOCK
@@ -126,7 +128,8 @@ class NoiseModel:
         blocks = np.concatenate(coefficients, axis=1)
         if blocks.shape[1] < 64:
             return None
-        spectrum = np.median(np.abs(blocks), axis=1).reshape(BLOCK, BLOCK) / NORMAL_MAD
+        middle = float(np.mean(levels))  # below 1, where details of the flat places raised the mean
+        spectrum = np.median(np.abs(blocks), axis=1).reshape(BLOCK, BLOCK) / (NORMAL_MAD * middle)
         u = np.arange(BLOCK) / (2 * BLOCK)
         waves = np.hypot(u[:, None] / spacing_mm[1], u[None] / spacing_mm[2])  # per mm
         spectrum[waves < 1 / (BROAD * spacing_mm[0])] = 0
@@ -140,7 +143,8 @@ class NoiseModel:
             float(np.sqrt(np.mean((amplitudes * (np.exp(-u * s**2) - np.exp(-u * (SURROUND * s) ** 2))) ** 2)))
             for s in np.array(BLOBS) / 2.3548
         )
-        return dataclasses.replace(self, spectrum=spectrum.astype(np.float32), left=left, blobs=blobs)
+        level = self.level * np.float32(middle)
+        return dataclasses.replace(self, spectrum=spectrum.astype(np.float32), left=left, level=level, blobs=blobs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ FOUND = (2.0, 2.5)  # standard deviations, of noise that was not yet divided, fr
 GIVEN_BACK = (0.0, 0.5)  # width of the smoothing of what is given back, in widths of the filter
 TOGETHER = ((1, 2), (2, 3), (0, 1, 2), (1, 2, 3), (2, 3, 4))  # neighbors, of five slices, that are looked at at once
 BESIDE = ((1, 2), (2, 3))  # the same for what filters find, which is small
+USUAL = 2.5  # standard deviations of the finest detail: what is beyond is structure
 SHARE_CELL = 4  # pixels of a cell of `Taken.share`
 THREADS = 2  # slices at a time
 _CACHED = 60_000  # coefficients of a slice that are looked at at once, so that they stay in the cache
@@ -70,7 +71,8 @@ def take(
     def divide(slices: np.ndarray) -> None:
         for k, level, coefficients, kept in _evidence(values, model, origin, slices):
             noise[k] = _of_slice(model, coefficients, 1 - kept, values.shape[1:])
-            fine, whole = finest(noise[k]), finest(np.asarray(values[k], np.float32) / level)
+            details = finest(noise[k]), finest(np.asarray(values[k], np.float32) / level)
+            fine, whole = (np.clip(one, -USUAL, USUAL) for one in details)
             shares[k] = np.clip(_around(fine * (2 * whole - fine)), 0, 1)  # 1 - variance of the noise in the signal
             tick()
 

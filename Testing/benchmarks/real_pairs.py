@@ -52,9 +52,9 @@ from CycleINRLib.imaging.geometry import Geometry, isotropic_z_scale  # noqa: E4
 from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.io.resample import resampled  # noqa: E402
-from CycleINRLib.network.weights import find_model  # noqa: E402
 
-OURS = ("CycleINR, texture 0", "CycleINR")
+OURS = {"CycleINR, acquired": "acquired", "CycleINR, renew": "renew", "CycleINR, remove": "remove"}  # to --noise
+FIRST = next(iter(OURS))  # of ours, whose lead is told
 STEPS = (2, 4, 8, 12)  # of cubic + projection
 HALF_MM, QUICK_HALF_MM = 32.0, 24.0  # half the edge of the cube that is compared
 REACH_MM = 8.0  # in-plane beyond that cube: what network and B-spline look at
@@ -164,20 +164,15 @@ def _read(path: Path, modality: str) -> Volume:
     return replace(cycleinr.read(path), name=path.name.split(".")[0], modality=modality, slice_axis="k")
 
 
-def textures(asked: argparse.Namespace) -> dict[str, float | None]:
-    """Our columns: texture 0, and fitted to the scan where the model knows it."""
-    if asked.interpolators_only:
-        return {}
-    from CycleINRLib.modelcard import read_card
-
-    knows = read_card(find_model(asked.model)).texture
-    return {OURS[0]: 0.0, **({OURS[1]: None} if knows else {})}
+def columns(asked: argparse.Namespace) -> dict[str, str]:
+    """Ours, with the noise of each."""
+    return {} if asked.interpolators_only else OURS
 
 
-def ours(source: Volume, like: Geometry, pair: Pair, texture: float | None, asked: argparse.Namespace) -> np.ndarray:
+def ours(source: Volume, like: Geometry, pair: Pair, noise: str, asked: argparse.Namespace) -> np.ndarray:
     """CycleINR on the grid `like`, as a user would ask for it."""
     physics = {"modality": pair.modality.lower(), "thickness_mm": pair.source_mm, "profile": pair.profile}
-    choice = {"model": asked.model, "device": asked.device, "texture": texture}
+    choice = {"model": asked.model, "device": asked.device, "noise": noise}
     return cycleinr.upsample(source, like=like, axis="k", **physics, **choice).volume.values
 
 
@@ -207,8 +202,8 @@ def thick_and_thin(pair: Pair, thick: Volume, thin: Volume, asked: argparse.Name
     scorer = ThinScorer(case)
     rows = [Row(pair.name, pair.kind, name, scorer(values)) for name, values in interpolators(case)]
     target = slice(case.first, case.first + len(case.positions))
-    for name, texture in textures(asked).items():
-        values = ours(thick, thin.geometry, pair, texture, asked)[target]
+    for name, noise in columns(asked).items():
+        values = ours(thick, thin.geometry, pair, noise, asked)[target]
         rows.append(Row(pair.name, pair.kind, name, scorer(values)))
     averaged = np.tensordot(case.weights, thin.values.astype(np.float32), 1)
     return Outcome({"pair": pair.name, "kind": pair.kind, **agreement(averaged, thick.values)}, best(rows))
@@ -233,7 +228,7 @@ def orthogonal(pair: Pair, source: Volume, reference: Volume, asked: argparse.Na
     rows = [
         row(name, on_grid(values)) for name, values, on_grid in isotropic_interpolators(pair, source, fine.geometry)
     ]
-    rows += [row(name, ours(source, fine.geometry, pair, texture, asked)) for name, texture in textures(asked).items()]
+    rows += [row(name, ours(source, fine.geometry, pair, noise, asked)) for name, noise in columns(asked).items()]
     facts = {
         "pair": pair.name,
         "kind": pair.kind,
@@ -305,16 +300,16 @@ def table(outcomes: Sequence[Outcome], figure: str) -> str:
     title, digits = ABOUT[figure]
     chosen = [outcome.rows for outcome in outcomes if figure in outcome.rows[0].figures]
     names = list(dict.fromkeys(row.method for rows in chosen for row in rows))
-    header = ["pair", *names, *(["our lead"] if OURS[0] in names else [])]
+    header = ["pair", *names, *(["our lead"] if FIRST in names else [])]
     lines = [f"### {title}", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for rows in chosen:
         worth = {row.method: _worth(figure, row.figures[figure]) for row in rows}
         first = max(worth, key=lambda name: worth[name])
         cells = [f"{row.figures[figure]:.{digits}f}" for row in rows]
         cells = [f"**{text}**" if row.method == first else text for row, text in zip(rows, cells)]
-        if OURS[0] in worth:
+        if FIRST in worth:
             others = max(value for name, value in worth.items() if name not in OURS)
-            cells.append(f"{worth[OURS[0]] - others:+.{digits}f}")
+            cells.append(f"{worth[FIRST] - others:+.{digits}f}")
         lines.append("| " + " | ".join([rows[0].pair, *cells]) + " |")
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@
 
 DATA is the folder of scans with the folders eval, thick and odd. Thin scans are thickened as in `cycleinr evaluate`
 and upsampled again by linear, cubic B-spline, windowed sinc, histospline, cubic + projection (the best of 12 steps,
-picked by the truth) and CycleINR (texture 0, and fitted to the scan where the model knows it). One fixed rule
+picked by the truth) and CycleINR with its noise as acquired, new in each slice, and removed. One fixed rule
 (structures.py) finds the structures in every result and in the thin scan. Where the data have masks drawn by hand,
 those are the reference, and the rule on the thin scan itself stands beside: the most that the rule can reach. Counted
 are slices at least one source slice from the ends; "generated" are those between acquired slices. Markdown goes to
@@ -42,10 +42,10 @@ from CycleINRLib.evaluation.interpolators import INTERPOLATORS  # noqa: E402
 from CycleINRLib.imaging import accuracy, intensity, noise  # noqa: E402
 from CycleINRLib.imaging.interpolation import linear_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
-from CycleINRLib.network.weights import find_model  # noqa: E402
 
 THIN = "thin scan"  # the rule on the truth, beside drawn masks
-OURS = ("CycleINR, texture 0", "CycleINR")
+OURS = {"CycleINR, acquired": "acquired", "CycleINR, renew": "renew", "CycleINR, remove": "remove"}  # to --noise
+FIRST = next(iter(OURS))  # of ours, whose lead is told
 MARGIN_PIXELS = 24  # around a small drawn mask
 
 
@@ -162,15 +162,11 @@ def segmenter(scan: Scan, case: Case, masks: Mapping[str, np.ndarray]) -> st.Seg
 
 
 def methods(asked: argparse.Namespace) -> dict[str, ev.Method]:
-    """The interpolators, CycleINR at texture 0, and with the texture fitted to the scan where the model knows it."""
+    """The interpolators, and CycleINR with each noise."""
     found: dict[str, ev.Method] = dict(INTERPOLATORS)
     if not asked.interpolators_only:
-        from CycleINRLib.modelcard import read_card
-
         choice = {"model": asked.model, "device": asked.device}
-        found[OURS[0]] = ev.product(texture=0.0, **choice)
-        if read_card(find_model(asked.model)).texture:
-            found[OURS[1]] = ev.product(**choice)
+        found |= {name: ev.product(noise=noise_of, **choice) for name, noise_of in OURS.items()}
     return found
 
 
@@ -291,13 +287,13 @@ def summary(found: Sequence[Agreement]) -> str:
         surface = {name: _mean(each.surface_mm for each in mine if each.method == name) for name in names}
         winner = _winner(means, "dice_generated")
         best_interpolator = max((means[name] for name in interpolators if means[name] is not None), default=None)
-        ours = means.get(OURS[0])
+        ours = means.get(FIRST)
         lead = "-" if ours is None or best_interpolator is None else f"{ours - best_interpolator:+.4f}"
         nearest = min((surface[name] for name in interpolators if surface[name] is not None), default=None)
         count = len({_case(each) for each in mine})
         cells = [f"{structure[1]} ({structure[0]})", str(count)]
         cells += [_cell(means[name], 4, name == winner) for name in names]
-        cells += [winner or "-", lead, f"{_cell(nearest, 3)} / {_cell(surface.get(OURS[0]), 3)}"]
+        cells += [winner or "-", lead, f"{_cell(nearest, 3)} / {_cell(surface.get(FIRST), 3)}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -107,9 +107,9 @@ def test_our_columns_go_through_the_public_door(folder: Path, monkeypatch: pytes
 
     monkeypatch.setattr(rp.cycleinr, "upsample", upsample, raising=False)
     thick, thin = (rp._read(folder / file, "CT") for file in (rp.THICK, rp.THIN))
-    values = rp.ours(thick, thin.geometry, rp.PAIRS[1], 0.0, rp.options([str(folder)]))
+    values = rp.ours(thick, thin.geometry, rp.PAIRS[1], "remove", rp.options([str(folder)]))
     assert values.shape == thin.values.shape
-    assert seen[0]["profile"] == "gaussian" and seen[0]["thickness_mm"] == 5.0 and seen[0]["texture"] == 0.0
+    assert seen[0]["profile"] == "gaussian" and seen[0]["thickness_mm"] == 5.0 and seen[0]["noise"] == "remove"
 
 
 def test_one_command_gives_tables_and_figures(folder: Path, capsys: pytest.CaptureFixture):

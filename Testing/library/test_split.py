@@ -119,7 +119,7 @@ def test_an_empty_scan_has_no_noise_to_be_measured():
 
 
 def test_a_part_of_the_scan_gives_what_the_whole_gives(scan, model, taken):
-    part = take(scan[:, 32:, 20:], model, (32, 20))
+    part = take(scan[:, 32:, 20:], model, (0, 32, 20))
     np.testing.assert_array_equal(
         part.noise[:, SPLIT_HALO:, SPLIT_HALO:], taken.noise[:, 32 + SPLIT_HALO :, 20 + SPLIT_HALO :]
     )

@@ -40,7 +40,8 @@ def main(folder: Path) -> int:
 
 
 def upsample(folder: Path, job: dict) -> int:
-    values = np.load(folder / "input.npy")
+    region = job["job"].get("region") or [(0, None)] * 3
+    values = np.load(folder / "input.npy")[tuple(slice(*pair) for pair in region)]
     np.save(folder / "output.npy", np.repeat(values, Z_SCALE, axis=0)[: 2 * len(values) - 1])
     spacing = 1.0 * np.linalg.norm(np.array(job["volume"]["ijk_to_ras"])[:3, :3], axis=0)
     report = {
@@ -56,7 +57,7 @@ def upsample(folder: Path, job: dict) -> int:
         },
         "noise_per_slice": {"input": [*range(1, len(values) + 1)], "output": [None, *[2.0] * (2 * len(values) - 2)]},
     }
-    return leave(folder, {"report": report, "volume": described(job, z_scale=Z_SCALE)})
+    return leave(folder, {"report": report, "volume": described(job, Z_SCALE, [first for first, _ in region[::-1]])})
 
 
 def measure(folder: Path, job: dict) -> int:
