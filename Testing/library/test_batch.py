@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +339,16 @@ def test_anonymous_paths_leave_the_paths_in_the_key_alone(folder, tmp_path, capf
     assert run(*asked, "--resume") == 0
     (out / "batch_key.sqlite").unlink()
     assert run(*asked, "--resume") == 2
+
+
+def test_a_batch_in_one_process_opens_no_socket(folder, tmp_path):
+    seen, listens = [], [True]
+    sys.addaudithook(lambda event, facts: seen.append(event) if event.startswith("socket.") and listens else None)
+    try:
+        run(folder / "a_ct.nrrd", "--output", tmp_path / "out", *ASKED)
+    finally:
+        listens.clear()  # a hook stays for good
+    assert seen == [] and "a_ct.nrrd" in listing(tmp_path / "out")
 
 
 def test_no_link_in_the_folder_leads_a_result_elsewhere(folder, tmp_path):

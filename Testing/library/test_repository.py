@@ -110,10 +110,14 @@ def test_every_requirement_has_a_pin_within_its_range():
 
 
 def test_each_locked_file_has_a_hash_and_the_version_of_the_constraints():
+    tomllib = pytest.importorskip("tomllib", reason="comes with Python 3.11")
     lines = [line for line in text_of("locked.txt").splitlines() if line and not line.startswith("#")]
     locked = dict(re.fullmatch(r"(\S+==\S+) --hash=sha256:([0-9a-f]{64})", line).groups() for line in lines)
     pins = {line.lower().replace("_", "-") for line in text_of("constraints.txt").splitlines() if "==" in line}
     assert len(locked) > 20 and {name.lower().replace("_", "-") for name in locked} <= pins
+    extras = tomllib.loads(text_of("pyproject.toml"))["project"]["optional-dependencies"]
+    asked = [Requirement(one).name.lower() for one in extras["batch"] if not one.startswith("CycleINR[")]
+    assert len(asked) > 3 and set(asked) <= {name.split("==")[0].lower() for name in locked}
     assert "--require-hashes" in text_of("Makefile") and "locked.txt" in text_of("Makefile")
 
 
