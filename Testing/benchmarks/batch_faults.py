@@ -128,10 +128,13 @@ def kills(scene: Scene, wanted: int) -> dict:
         process, reports = start(scene.words(out, "--workers", count), scene.temporary), Reports(out)
         batch: Counter = Counter()
         while process.poll() is None:
-            if scene.rng.random() < 0.8:  # mostly when there is somebody at work, else while it starts
-                while process.poll() is None and len(workers_of(process)) < count:
-                    wait_a_moment(process, 0.1, reports.look)
-            wait_a_moment(process, scene.rng.uniform(0.0, 6.0), reports.look)
+            begun = set((out / ".batch").glob("*.*"))
+            if scene.rng.random() < 0.7:  # mostly while a scan is done that was not at the last kill
+                while process.poll() is None and not set((out / ".batch").glob("*.*")) - begun:
+                    wait_a_moment(process, 0.05, reports.look)
+                wait_a_moment(process, scene.rng.uniform(0.0, 1.0), reports.look)
+            else:
+                wait_a_moment(process, scene.rng.uniform(0.0, 6.0), reports.look)
             if process.poll() is not None or sum(told.values()) >= wanted:
                 wait_a_moment(process, 1, reports.look)
                 continue

@@ -4,8 +4,8 @@
     python Testing/benchmarks/batch_scale.py FOLDER [--scans 20000 100000] [--dask 2000]
 
 The manifest, the loop and the summary are the real ones; the pool gives each scan back at once, with figures of the
-usual size. With --dask as many no-op tasks go through a local scheduler with one worker, a window of three as for
-scans. Prints scans a second, bytes of the manifest and memory for each number.
+usual size. With --dask so many no-op tasks go through a local scheduler and one worker, three at a time.
+Prints scans a second, CPU time of the command with its scheduler, bytes of the manifest and memory for each number.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def through_manifest(folder: Path, count: int) -> dict:
         manifest = Manifest.create(folder, request.to_json())
         paths = (f"site-{n % 97:02d}/sub-{n:07d}/anat/sub-{n:07d}_T2w" for n in range(count))
         manifest.add((f"/data/archive/{path}.nii.gz", path) for path in paths)
-        added = time.perf_counter()
+        added, before = time.perf_counter(), time.process_time()
         run = batch._Run(request, manifest, [], lambda event: None, lambda line: None)
         run.summary_due = float("inf")
         open_staging(folder, run.token)
         run._work(Nothing(), CtrlC(lambda line: None))
         manifest.commit()
-        done = time.perf_counter()
+        done, spent = time.perf_counter(), time.process_time() - before
         write_summary(manifest, folder)
         told = time.perf_counter()
         states, tables = manifest.count(), ("batch.json", "batch.csv")
@@ -84,6 +84,7 @@ def through_manifest(folder: Path, count: int) -> dict:
         "states": states,
         "added_a_second": round(count / (added - start)),
         "done_a_second": round(count / (done - added)),
+        "cpu_ms_a_scan": round(1000 * spent / count, 2),
         "summary_s": round(told - done, 2),
         "manifest_bytes_a_scan": round((folder / "batch.sqlite").stat().st_size / count),
         "json_and_csv_bytes_a_scan": round(sum((folder / name).stat().st_size for name in tables) / count),
@@ -98,15 +99,15 @@ def through_dask(count: int, home: Path) -> dict:
 
     with _local(1, home) as pool:
         pool.client.submit(abs, -1).result()
-        start, waiting = time.perf_counter(), []
+        start, before, waiting = time.perf_counter(), time.process_time(), []
         for n in range(count):
             waiting.append(pool.client.submit(abs, -n, key=f"nothing-{n}", pure=False))
             if len(waiting) >= 3:
                 waiting.pop(0).result()
         for future in waiting:
             future.result()
-        seconds = time.perf_counter() - start
-    return {"tasks": count, "tasks_a_second": round(count / seconds)}
+        seconds, spent = time.perf_counter() - start, time.process_time() - before
+    return {"tasks": count, "tasks_a_second": round(count / seconds), "cpu_ms_a_task": round(1000 * spent / count, 2)}
 
 
 def main() -> None:
