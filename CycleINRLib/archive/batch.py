@@ -32,7 +32,7 @@ from .pool import Pool, pool_of
 from .stop import CtrlC, stopped
 from .summary import Summary, write_summary
 from .task import FIGURES, bytes_of, stamp_of
-from .turns import BESIDE
+from .turns import COMPANION
 
 THUMBNAILS = 1000  # scans whose pictures the page shows
 SUMMARY_S = 60.0  # the summary is written anew while the batch runs, at most so often
@@ -324,7 +324,7 @@ class _Run:
         if row is not None and self._is_found_done(row, order.token):  # its worker was killed before it could tell
             shutil.rmtree(order.staging, ignore_errors=True)
             return True
-        begun, beside = order.staging.exists(), (order.staging / BESIDE).exists()
+        begun, beside = order.staging.exists(), (order.staging / COMPANION).exists()
         undo(order.staging, _results(UpsampleJob.from_json(order.job)))  # of a worker that was killed
         if outcome.state == "lost" and (beside if begun else self._is_innocent(scan)):
             self.alone |= {scan} if begun else set()  # next time: one of two scans ended the worker

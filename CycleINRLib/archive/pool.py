@@ -7,8 +7,9 @@ import glob
 import importlib.util
 import os
 import queue
+import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ HERE = "127.0.0.1"
 WORKER_BYTES = 3e9  # free memory that a worker is started for, where their number is not given
 WORKER_CORES = 4  # and cores
 LEAST_BYTES = 1e9  # that torch and a small scan need: no worker is ended for less
+LEAVE_S = 5.0  # that a scan here gets to end which nobody wants any more
 MOST_STARTS = 5  # of workers that end at once
 MORE_MEMORY = "give it more memory, or use fewer workers"
 QUIET = {  # of Dask, for as long as a batch runs
@@ -67,27 +69,37 @@ class InProcess:
     dashboard: str | None = None
 
     def __init__(self, beside: int = 1) -> None:
-        self.room = beside
-        self._threads = ThreadPoolExecutor(beside, "scan")  # not this thread, which hears Ctrl-C
-        self._futures: dict[Future[Outcome], Order] = {}
-
-    @property
-    def running(self) -> int:
-        return len(self._futures)
+        self.room, self.running = beside, 0
+        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Order, Outcome]] = queue.SimpleQueue()
+        # not this thread, which hears Ctrl-C; daemons, since nobody waits for them where it comes twice
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(beside)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, order: Order) -> None:
-        self._futures[self._threads.submit(do_scan, order)] = order
+        self.running += 1
+        self._orders.put(order)
 
     def next(self, timeout_s: float) -> tuple[Order, Outcome] | None:
-        ended, _ = wait(self._futures, timeout_s, FIRST_COMPLETED)
-        if not ended:
+        try:
+            ended = self._ended.get(timeout=timeout_s)
+        except queue.Empty:
             return None
-        future = ended.pop()
-        return self._futures.pop(future), future.result()
+        self.running -= 1
+        return ended
 
     def close(self) -> None:
-        """Waits for what runs."""
-        self._threads.shutdown(cancel_futures=True)
+        """Ends the threads; one that still computes, though nobody wants it, is not waited for long."""
+        for _ in self._threads:
+            self._orders.put(None)
+        end = time.monotonic() + LEAVE_S
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            self._ended.put((order, do_scan(order)))
 
 
 class OnDask:

@@ -18,7 +18,7 @@ from ..io.headers import is_dicom, read_header
 
 AT_ONCE = 2  # scans that a worker holds at a time
 LARGE_BYTES = 1e8  # voxels of a scan that has its worker to itself
-BESIDE = "beside"  # in the folder of a try: another scan was in the same worker
+COMPANION = "beside"  # in the folder of a try: another scan was in the same worker
 WAKE_S = 1.0
 
 
@@ -84,7 +84,7 @@ class Turns:
             if len(self._inside) > 1:
                 for one in self._inside:
                     with contextlib.suppress(OSError):  # gone by now
-                        (one / BESIDE).touch()
+                        (one / COMPANION).touch()
         turn.waited_s = time.monotonic() - start
         try:
             yield turn

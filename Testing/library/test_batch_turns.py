@@ -114,11 +114,11 @@ def test_at_most_two_are_inside_and_who_is_alone_is_alone(tmp_path):
 def test_who_was_together_is_marked_and_who_was_not_is_not(tmp_path):
     where = turns.Turns()
     with where.stay(tmp_path / "a", False, lambda: True):
-        assert not (tmp_path / "a" / turns.BESIDE).exists()
+        assert not (tmp_path / "a" / turns.COMPANION).exists()
         with where.stay(tmp_path / "b", False, lambda: True):
-            assert (tmp_path / "a" / turns.BESIDE).exists() and (tmp_path / "b" / turns.BESIDE).exists()
+            assert (tmp_path / "a" / turns.COMPANION).exists() and (tmp_path / "b" / turns.COMPANION).exists()
     with where.stay(tmp_path / "c", False, lambda: True):
-        assert not (tmp_path / "c" / turns.BESIDE).exists()
+        assert not (tmp_path / "c" / turns.COMPANION).exists()
 
 
 def test_who_waits_stops_where_nobody_wants_it_any_more(tmp_path):
@@ -158,11 +158,12 @@ def test_two_that_are_quiet_leave_warnings_as_they_were():
     assert [str(one.message) for one in heard] == ["our own"]
 
 
-class TwoLost(pool.InProcess):
+class TwoLost:
     """A worker that ends with both scans that it holds, as often as the second is one of them."""
 
+    room, dashboard = 2, None
+
     def __init__(self) -> None:
-        super().__init__(2)
         self.orders: list[tuple[int, bool]] = []
         self._held: list[Order] = []
 
@@ -179,7 +180,7 @@ class TwoLost(pool.InProcess):
         if order.scan == 2 or (order.scan == 1 and not order.alone):
             order.staging.mkdir()
             if not order.alone:
-                (order.staging / turns.BESIDE).touch()
+                (order.staging / turns.COMPANION).touch()
             return order, Outcome(
                 order.scan, "lost", error={"what": "Ended", "found": "x", "next": "y", "code": "internal"}, again=True
             )
