@@ -56,7 +56,8 @@ SHAPELESS = (
     ".brik",
 )  # other formats, named as refused
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", *SHAPELESS)
-RIGHT, REFUSED, WRONG, NO_ANSWER = "right", "refused", "wrong", "no answer"
+RIGHT, REFUSED, WRONG, NO_ANSWER, LEFT_OUT = "right", "refused", "wrong", "no answer", "left out"
+BYSTANDER = "bystander, left out with a warning: "
 Case = tuple[str, str, str]  # what, result, remark
 
 
@@ -208,7 +209,7 @@ def _bystanders(source: Path) -> Iterator[Case]:
     for one in contents.damaged:
         yield one.file.name, REFUSED, str(one.refused())
     for text, count in Counter(other.partition(" (")[2].rstrip(")") for other in contents.others).items():
-        yield f"{count} file(s)", REFUSED, f"bystander, left out with a warning: {text}"
+        yield f"{count} file(s)", REFUSED, f"{BYSTANDER}{text}"
 
 
 def _series_case(source: Path, uid: str, answers: list[Answer]) -> tuple[str, str]:
@@ -307,12 +308,16 @@ def _file_case(path: Path, dcm2niix: str | None) -> tuple[str, str]:
     except Exception as error:  # what others cannot read either has no answer
         return (
             NO_ANSWER,
-            f"the other program says: {str(error).splitlines()[-1][:120] if str(error) else type(error).__name__}",
+            f"the other program says: {_last_line(error).replace(f'{path.parent}/', '')[:120]}",
         )
     found = difference(volume, answer)
     if not found or found.startswith("~"):
         return RIGHT, "; ".join(filter(None, (remark, found.removeprefix("~right; "))))
     return WRONG, "; ".join(filter(None, (remark, found, answer.name)))
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).splitlines()[-1] if str(error) else type(error).__name__
 
 
 def _answer_of(path: Path, volume: Volume) -> Answer:
@@ -359,31 +364,37 @@ def _matrix_of(image: Any) -> np.ndarray:
 
 # --- all of them ----------------------------------------------------------------------------------------------
 def table_of(found: dict[str, list[Case]]) -> str:
-    """The summary by set, and each case that is not plainly right."""
-    lines = ["| set | right | refused | wrong | no answer |", "| --- | --- | --- | --- | --- |"]
-    kinds = (RIGHT, REFUSED, WRONG, NO_ANSWER)
+    """A row for each set; then one for each sentence that was shown, and one for each case without a right answer."""
+    kinds = (RIGHT, REFUSED, WRONG, NO_ANSWER, LEFT_OUT)
+    lines = [f"| set | {' | '.join(kinds)} |", "| --- |" + " --- |" * len(kinds)]
     total: Counter = Counter()
     for name, cases in sorted(found.items()):
-        count = Counter(result for _, result, _ in cases)
+        count = Counter(map(_kind, cases))
         total += count
         lines.append(f"| {name} | " + " | ".join(str(count[kind]) for kind in kinds) + " |")
     lines.append("| **all** | " + " | ".join(f"**{total[kind]}**" for kind in kinds) + " |")
-    lines += [
-        "",
-        "Each case that is not plainly right:",
-        "",
-        "| set | case | result | sentence |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, cases in sorted(found.items()):
-        told: dict[tuple[str, str], list[tuple[str, str]]] = {}  # one row for each sentence, with its first example
-        for what, result, remark in cases:
-            if result != RIGHT or remark:
-                told.setdefault((result, re.sub(r"Found: .*? Next:", "", remark)), []).append((what, remark))
-        for (result, _), some in told.items():
-            shown = ", ".join(what for what, _ in some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
-            lines.append(f"| {name} | {_plain(shown)} | {result} | {_plain(some[0][1])} |")
+    every = [(name, case) for name, cases in sorted(found.items()) for case in cases]
+    right = [case[2] for _, case in every if case[1] == RIGHT]
+    units, made = ("the answer has them times" in told for told in right), ("by dcm2niix run" in told for told in right)
+    lines += ["", f"Of the right ones {sum(made)} by dcm2niix run here, {sum(units)} in another unit.", ""]
+    lines += ["| result | sentence | cases | sets | the first |", "| --- | --- | --- | --- | --- |"]
+    told: dict[tuple[str, str], list[tuple[str, Case]]] = {}
+    for name, case in every:
+        if (kind := _kind(case)) in (REFUSED, LEFT_OUT):
+            sentence = re.sub(r"Found: .*? Next:", "... Next:", case[2]).removeprefix(BYSTANDER)
+            told.setdefault((kind, sentence), []).append((name, case))
+    for (kind, sentence), some in sorted(told.items(), key=lambda item: (item[0][0], -len(item[1]))):
+        sets = ", ".join(f"{name} {n}" for name, n in Counter(name for name, _ in some).items())
+        lines.append(f"| {kind} | {_plain(sentence)} | {len(some)} | {sets} | {_plain(some[0][1][0])} |")
+    for name, (what, result, remark) in every:
+        if result in (WRONG, NO_ANSWER):
+            lines.append(f"| {result} | {_plain(remark)} | 1 | {name} | {_plain(what)} |")
     return "\n".join(lines) + "\n"
+
+
+def _kind(case: Case) -> str:
+    """What is left out beside a scan, with a warning, is no refusal of a scan."""
+    return LEFT_OUT if case[2].startswith(BYSTANDER) else case[1]
 
 
 def _plain(text: str) -> str:

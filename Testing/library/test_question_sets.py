@@ -75,9 +75,13 @@ def test_pydicoms_own_files_are_right_or_refused_with_a_sentence():
 def test_the_table_has_a_row_for_each_sentence_and_counts_every_case():
     one = ("x.dcm", "refused", "It is bad. Found: x.dcm. Next: choose another.")
     two = ("y.dcm", "refused", "It is bad. Found: y.dcm. Next: choose another.")
-    told = question_sets.table_of({"set": [("a", "right", ""), one, two]})
-    assert "| set | 1 | 2 | 0 | 0 |" in told
-    assert "| set | x.dcm, y.dcm | refused | It is bad. Found: x.dcm. Next: choose another. |" in told
+    beside = ("3 file(s)", "refused", f"{question_sets.BYSTANDER}no DICOM")
+    wrong = ("z.dcm", "wrong", "values differ")
+    told = question_sets.table_of({"set": [("a", "right", ""), one, two, beside, wrong]})
+    assert "| set | 1 | 2 | 1 | 0 | 1 |" in told
+    assert "| refused | It is bad. ... Next: choose another. | 2 | set 2 | x.dcm |" in told
+    assert "| left out | no DICOM | 1 | set 1 | 3 file(s) |" in told
+    assert "| wrong | values differ | 1 | set | z.dcm |" in told
 
 
 @pytest.mark.parametrize("line", ["byte skip: -1\n", "byte skip: 352\n"])
