@@ -134,7 +134,7 @@ def test_cubic_projection_shows_its_best_step_and_each_method_once():
 
 
 def test_the_winner_is_bold_and_nearer_to_one_is_sharper():
-    figures = {"linear": (0.5, 0.4), "sinc": (0.7, 1.5), rp.OURS[0]: (0.8, 0.9)}
+    figures = {"linear": (0.5, 0.4), "sinc": (0.7, 1.5), rp.FIRST: (0.8, 0.9)}
     rows = [rp.Row("p", "one contrast", name, {"local_ncc": a, "sharpness": b}) for name, (a, b) in figures.items()]
     outcome = rp.Outcome({}, rows)
     assert "| p | 0.5000 | 0.7000 | **0.8000** | +0.1000 |" in rp.table([outcome], "local_ncc")
