@@ -74,9 +74,8 @@ class NoiseModel:
         across = weights_at(levels.shape[1], (np.arange(first_column, first_column + columns) + 0.5) / CELL - 0.5)
         return (down @ levels @ across.T).astype(np.float32)
 
-    def touched(self, values: np.ndarray, level: np.ndarray) -> np.ndarray:
+    def touched(self, smooth: np.ndarray, level: np.ndarray) -> np.ndarray:
         """(J, I) in [0, 1]: 1 where noise is taken and made; 0 in air, metal, and where MR noise is not Gaussian."""
-        smooth = ndimage.gaussian_filter(values, 1.0)
         touched = _ramp(smooth, *self.low) * (1 - _ramp(smooth, *self.high))
         if self.modality != "CT":
             touched *= _ramp(smooth / (level * np.float32(self.total)), *RICIAN)

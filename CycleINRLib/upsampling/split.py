@@ -91,7 +91,7 @@ def take(
         for k in map(int, slices):
             level = model.level_at(origin[0] + k, origin[1], values.shape[1], origin[2], values.shape[2])
             one = np.asarray(values[k], np.float32)
-            noise[k] = left[k] * level * model.touched(one, level) * ~constant(one)
+            noise[k] = left[k] * level * model.touched(ndimage.gaussian_filter(one, 1.0), level) * ~constant(one)
 
     left = np.empty_like(noise)
     parts = [part for part in np.array_split(np.arange(len(values)), THREADS) if len(part)]
