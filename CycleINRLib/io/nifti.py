@@ -48,7 +48,7 @@ def _beside(path: Path, ours: str, other: str) -> Path | None:
     return next((file for end in endings if (file := path.with_name(f"{stem}.{end}")).is_file()), None)
 
 
-SURFACE = (27307, 1, 6)  # how FreeSurfer writes the 163842 vertices of its sphere, which no 16-bit size holds
+SPHERE = (27307, 1, 6)  # how FreeSurfer writes the 163842 vertices of its sphere, which no 16-bit size holds
 
 
 def parse_nifti(path: Path) -> Header:
@@ -67,7 +67,7 @@ def parse_nifti(path: Path) -> Header:
         raise VolumeError("The header of the NIfTI is damaged", f"{count} dimensions", AGAIN)
     sizes = (*facts["dim"][1 : count + 1], 1)[: max(count, 3)]
     sizes = sizes_of([*sizes[:3], *(n or 1 for n in sizes[3:])])  # 0 beyond the third means 1 to many writers
-    if sizes[:3] == SURFACE:
+    if sizes[:3] == SPHERE:
         raise VolumeError("The file holds values of a surface, no volume", f"FreeSurfer's in {path.name}", FORMATS)
     if len(sizes) >= 5 and sizes[4] > 1:
         refuse_non_scalar(f"vectors of {sizes[4]} components")
