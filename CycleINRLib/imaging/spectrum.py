@@ -15,7 +15,7 @@ ENDING_AT_NYQUIST = (
 )
 LEAST_CUT = 20  # slices from which it can be told that a band is cut
 CUT = 1.5  # log10 of the fall of power that tells it
-LOOKED_AT = 4000  # columns of pixels, at most
+COLUMNS_USED = 4000  # columns of pixels, at most
 LEAST_BINS = 4  # of the upper half of the spectrum
 
 
@@ -72,7 +72,7 @@ def band_end(values: np.ndarray) -> float | None:
     """
     if len(values) < LEAST_CUT:
         return None
-    step = max(1, int(np.sqrt(values[0].size / LOOKED_AT)))
+    step = max(1, int(np.sqrt(values[0].size / COLUMNS_USED)))
     columns = np.asarray(values[:, ::step, ::step], np.float64).reshape(len(values), -1)
     columns = columns[:, (spans := np.ptp(columns, axis=0)) >= np.median(spans)]
     columns = columns - columns.mean(0)
