@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .interpolation import cubic_weights
-from .noise import mean_noise, slice_noise
 from .profile import profile_weights
 
 KEEP_RATIO = 0.5  # `auto` keeps acquired slices up to this thickness / spacing, projects above
@@ -67,6 +66,8 @@ def projection(A: np.ndarray, consistency: str) -> np.ndarray:
 
 def noise_level(values: np.ndarray, modality: str) -> float | None:
     """Mean sigma_k of at most 12 of (N, J, I) slices, evenly spread; None where fewer than 4 can be measured."""
+    from .noise import mean_noise, slice_noise  # scipy, which training goes without
+
     chosen = np.unique(np.linspace(0, len(values) - 1, LOOKED_AT).round().astype(int))
     return mean_noise(slice_noise(values[chosen], modality))
 
