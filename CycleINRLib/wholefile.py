@@ -36,6 +36,9 @@ def check_name(path: Path) -> None:
         raise RequestError("The name of the output is too long", f"{length} bytes", f"give at most {longest}")
 
 
+IN_PYTHON = "say overwrite=True"  # instead of --overwrite
+
+
 def check_file(
     path: Path,
     endings: Sequence[str],

@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from CycleINRLib.errors import ResourceError
-from CycleINRLib.wholefile import check_file, write_whole
+from CycleINRLib.wholefile import IN_PYTHON, check_file, write_whole
 
 SUFFIX = ".safetensors"
 LONGEST_NAME = 80
@@ -36,7 +36,7 @@ def path_for(nodes: Sequence[Any], wanted: Any = None, overwrite: bool = False) 
         _make_writable(path.parent)
         return path
     path = Path(wanted)
-    check_file(path, [SUFFIX], overwrite=overwrite, replacing="say overwrite=True")
+    check_file(path, [SUFFIX], overwrite=overwrite, replacing=IN_PYTHON)
     return path
 
 

@@ -7,8 +7,7 @@ folded: the scanner ended the band there and interpolated (zero-filled) it, and 
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.fft import dct, idct
+import numpy as np  # scipy within functions alone: the panel opens without it
 
 ENDING_AT_NYQUIST = (
     1e-3  # share of scans whose band ends just there; a careful guess, so that only clear evidence tells
@@ -28,6 +27,8 @@ def spectrum_along_z(values: np.ndarray, body: np.ndarray) -> np.ndarray:
     A cosine transform: the ends of a scan differ, and a Fourier transform would take that for detail.
     """
     columns = np.asarray(values[:, body], np.float64)
+    from scipy.fft import dct
+
     return np.mean(dct(columns - columns.mean(0), axis=0, norm="ortho") ** 2, axis=1)
 
 
@@ -72,6 +73,8 @@ def band_end(values: np.ndarray) -> float | None:
     """
     if len(values) < LEAST_CUT:
         return None
+    from scipy.fft import dct
+
     step = max(1, int(np.sqrt(values[0].size / COLUMNS_USED)))
     columns = np.asarray(values[:, ::step, ::step], np.float64).reshape(len(values), -1)
     columns = columns[:, (spans := np.ptp(columns, axis=0)) >= np.median(spans)]
@@ -97,6 +100,8 @@ def _cut(power: np.ndarray) -> tuple[float, float]:
 
 def half_band(values: np.ndarray) -> np.ndarray:
     """(N, J, I) slices without the upper half of their band along z: every second one holds all that is left."""
+    from scipy.fft import dct, idct
+
     coefficients = dct(np.asarray(values, np.float64), axis=0, norm="ortho")
     coefficients[len(values) // 2 :] = 0
     return idct(coefficients, axis=0, norm="ortho").astype(np.float32)

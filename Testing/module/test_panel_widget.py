@@ -78,7 +78,7 @@ def test_every_change_of_the_request_is_judged_at_once(a_panel, a_scan):
     assert "not finer than the source" in ui.applyButton.toolTip and not ui.applyButton.enabled
     ui.targetComboBox.setCurrentText("isotropic")
     ui.thicknessSpinBox.value = 3.0
-    of_the_scan = "Note: The CT holds nothing below -20 HU: where air is 0, its values are no HU, by which models go."
+    of_the_scan = "Note: The values of the CT reach from -17.26 to 71.91: they are no HU, by which models go."
     assert ui.warningsLabel.text == of_the_scan and ui.warningsLabel.visible  # and nothing of the request
     a_panel.controller.request.parameters.outputVolume = a_scan
     assert not ui.applyButton.enabled
