@@ -12,6 +12,7 @@ import CycleINRLib as cycleinr
 from CycleINRLib.errors import RequestError
 from CycleINRLib.imaging import noise
 from CycleINRLib.imaging.geometry import Geometry
+from CycleINRLib.imaging.intensity import from_zero, zero_of
 from CycleINRLib.imaging.interpolation import linear_weights
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.upsampling.measure import measure
@@ -67,7 +68,8 @@ def test_the_detrended_figure_needs_a_known_thickness(noisy_slices: Volume):
 
 
 def test_the_figure_of_a_source_is_that_of_its_readout(thick_mr: Volume):
-    readout = noise.noise_readout(thick_mr.values, np.repeat(thick_mr.values, 2, axis=0), 2, "MR")
+    values = from_zero(thick_mr.values, zero_of(thick_mr.values, "MR"))
+    readout = noise.noise_readout(values, np.repeat(values, 2, axis=0), 2, "MR")
     report = cycleinr.measure(thick_mr)
     assert report["snli"] == readout["snli"]["input"]
     assert report["noise_per_slice"] == readout["noise_per_slice"]["input"]
