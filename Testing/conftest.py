@@ -70,6 +70,24 @@ def thick_ct(ct_thin: Volume) -> Volume:
     return thickened(ct_thin)
 
 
+@pytest.fixture()
+def small_scans(thick_ct: Volume, tmp_path: Path):
+    """Makes a folder of so many scans, each another (7, 24, 24) part of `thick_ct`."""
+
+    from CycleINRLib.io.files import write
+
+    def made(count: int) -> Path:
+        folder = tmp_path / "scans"
+        folder.mkdir()
+        for n in range(count):
+            block, first = (slice(0, 7), slice(4 * n, 4 * n + 24), slice(8, 32)), (0, 4 * n, 8)
+            geometry = thick_ct.geometry.cropped(first, (7, 24, 24))
+            write(thick_ct.with_values(thick_ct.values[block], geometry), folder / f"{n}.nrrd")
+        return folder
+
+    return made
+
+
 @pytest.fixture(scope="session")
 def thick_mr(mr_thin: Volume) -> Volume:
     """(15, 64, 64): four slices of `mr_thin` averaged, 3.6 mm spacing and thickness."""

@@ -14,22 +14,14 @@ pytest.importorskip("torch", reason="the network needs torch")
 from CycleINRLib.archive import batch, pool, task  # noqa: E402
 from CycleINRLib.archive.order import Order, Outcome  # noqa: E402
 from CycleINRLib.cli.main import main  # noqa: E402
-from CycleINRLib.io.files import write  # noqa: E402
 
 ASKED = ["--z-scale", "2", "--noise", "acquired", "--gain", "1", "--axis", "k"]
 SUMMARY = {"batch.json", "batch.csv", "batch.html", "batch.sqlite"}
 
 
 @pytest.fixture()
-def scans(thick_ct, tmp_path) -> Path:
-    """Three small scans."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for n in range(3):
-        block, first = (slice(0, 7), slice(4 * n, 4 * n + 24), slice(8, 32)), (0, 4 * n, 8)
-        geometry = thick_ct.geometry.cropped(first, (7, 24, 24))
-        write(thick_ct.with_values(thick_ct.values[block], geometry), folder / f"{n}.nrrd")
-    return folder
+def scans(small_scans) -> Path:
+    return small_scans(3)
 
 
 def told(out: Path) -> list[dict]:

@@ -25,15 +25,8 @@ PATIENCE_S = 120  # of threads that wait for each other: reached only where the 
 
 
 @pytest.fixture()
-def scans(thick_ct, tmp_path) -> Path:
-    """Four small scans."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for n in range(4):
-        block, first = (slice(0, 7), slice(4 * n, 4 * n + 24), slice(8, 32)), (0, 4 * n, 8)
-        geometry = thick_ct.geometry.cropped(first, (7, 24, 24))
-        write(thick_ct.with_values(thick_ct.values[block], geometry), folder / f"{n}.nrrd")
-    return folder
+def scans(small_scans) -> Path:
+    return small_scans(4)
 
 
 def by(beside: int, monkeypatch) -> None:
