@@ -21,7 +21,7 @@ from ..imaging.noise import Flatness, gradient_parts
 from ..imaging.noisefield import NoiseField, seed_of
 from ..jobs import UpsampleJob
 from .memory import rows_at_once
-from .noisemodel import BLOCK, NoiseModel, between, finest, wave_amplitudes, weights_at
+from .noisemodel import BLOCK, NoiseModel, finest, wave_amplitudes, weights_at
 from .plan import Plan
 from .split import SHARE_CELL, SLICES_AROUND, SPLIT_HALO, Taken, take
 
@@ -39,6 +39,8 @@ MOST_BLOCKS = 0.01  # share of 8 x 8 blocks whose mean is beyond 3 of its standa
 MOST_EDGE = 0.05  # mean of what was taken along edges, in standard deviations of the noise
 DRAWN = {"keep": 0.1, "project": 1.0}  # part of the variance of noise left in the signal that generated slices show
 REACH = 5  # pixels on each side of the field's kernel
+SLICES_TOGETHER = 8  # output slices from which what is not free is taken at once
+LEAST_WEIGHT = 1e-7  # of a slice's largest weight: less is lost in float32
 LEAST_FREE = 0.5  # standard deviation, of 1, that the null space of the profile must leave; below, less noise is made
 
 
@@ -215,23 +217,42 @@ class Shares:
     origin: tuple[int, int]
     rest_origin: tuple[int, int]
 
-    def at(self, t: float, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-        """(rows, columns) part of the noise's variance that the signal at position `t` in slices does not hold.
+    def kept(self, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+        """(N, rows, columns) float32 part of the noise's variance that the signal of each slice holds.
 
         Rows and columns are those of the whole scan.
         """
-        cells = between(self.share, np.arange(len(self.share)), np.array([t]))[0]
         down, across = (
-            weights_at(count, (np.arange(*limits) - first + 0.5) / SHARE_CELL - 0.5)
-            for count, limits, first in zip(cells.shape, (rows, columns), self.origin)
+            weights_at(count, (np.arange(*limits) - first + 0.5) / SHARE_CELL - 0.5).astype(np.float32)
+            for count, limits, first in zip(self.share.shape[1:], (rows, columns), self.origin)
         )
-        share = np.clip(down @ cells @ across.T, 0, 1).astype(np.float32)
-        inside = tuple(slice(a - o, b - o) for (a, b), o in zip((rows, columns), self.rest_origin))
-        below = int(np.clip(np.floor(t), 0, len(self.rest) - 1))
-        above = min(below + 1, len(self.rest) - 1)
-        part = np.float32(np.clip(t - below, 0, 1))
-        rest = ((1 - part) * self.rest[below][inside] + part * self.rest[above][inside]) / np.float32(255)
-        return share * rest * (2 - rest)  # the amplitude that stays is 1 - rest
+        share = np.clip(down @ self.share.astype(np.float32, copy=False) @ across.T, 0, 1)
+        inside = [slice(a - o, b - o) for (a, b), o in zip((rows, columns), self.rest_origin)]
+        rest = self.rest[:, inside[0], inside[1]] / np.float32(255)
+        return 1 - share * rest * (2 - rest)  # the amplitude that stays is 1 - rest
+
+
+@dataclass(frozen=True, eq=False)
+class Strength:
+    """Standard deviation of new noise beside what is left of the old, for some rows and columns.
+
+    variance : (N, rows, columns) float32 in acquired slices, linear between them; level : of the noise there
+    """
+
+    variance: np.ndarray
+    level: np.ndarray
+    model: NoiseModel
+
+    def scale(self, new: np.ndarray, x: np.ndarray, t: float, unit: float = 1.0) -> None:
+        """Makes noise (rows, columns) of deviation `unit` as strong as it is to be in the signal x at position `t` in
+        slices."""
+        below = int(np.clip(np.floor(t), 0, len(self.level) - 1))
+        above, part = min(below + 1, len(self.level) - 1), np.float32(t - below)
+        part_of_both = (1 - part, below), (part, above)
+        level = sum(part * self.level[k] for part, k in part_of_both)
+        variance = sum(np.float32(part / unit**2) * self.variance[k] for part, k in part_of_both)
+        new *= np.sqrt(variance, out=variance)
+        new *= self.model.touched(x, level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,55 +279,90 @@ class Renewal:
         and old and new are mixed through the gate at constant variance.
         """
         inside = np.clip(grid.positions, 0, grid.count - 1)
-        size = rows_at_once(x.shape[2], len(inside))
+        null = None if plan.consistency == "keep" else NullSpace.of(grid, wanted, plan, self.field.correlation)
+        size = 2 * rows_at_once(x.shape[2], len(inside))  # with half as many copies as elsewhere
         for first in range(rows.start, rows.stop, size):
             some = slice(first, min(first + size, rows.stop))
             at = slice(some.start - rows.start, some.stop - rows.start)
             of_rows = self.origin[1] + some.start, self.origin[1] + some.stop
             of_columns = self.origin[2] + columns.start, self.origin[2] + columns.stop
-            if plan.consistency == "keep":
+            strength = self._strength(of_rows, of_columns, plan.consistency)
+            if null is None:
                 unit = self.field.at(self.origin[0] + inside[grid.crop], of_rows, of_columns)
-                self._mix(x[:, at], unit, inside[grid.crop], some, columns, of_rows, of_columns)
+                self._mix(x[:, at], unit, inside[grid.crop], strength, some, columns)
                 continue
             unit = self.field.at(self.origin[0] + np.concatenate([inside, wanted]), of_rows, of_columns)
-            free, extra = self._null_space(unit, grid, wanted, plan)
-            for out, found, positions in ((x, free[grid.crop], inside[grid.crop]), (beside, extra, wanted)):
-                for one, new, t in zip(out[:, at], found, positions):
-                    one += new * self._strength(one, float(t), of_rows, of_columns, "project")
+            null.reduce(unit)
+            for out, of, positions in ((x, grid.crop, inside[grid.crop]), (beside, slice(len(inside), None), wanted)):
+                for one, new, t, left in zip(out[:, at], unit[of], positions, null.spread[of]):
+                    strength.scale(new, one, float(t), float(left))
+                    one += new
         if plan.consistency == "keep" and len(wanted):
             beside[:] = self.acquired[wanted, rows, columns]
 
-    def _mix(self, x, unit, positions, rows: slice, columns: slice, of_rows, of_columns) -> None:
+    def _mix(self, x, unit, positions, strength: Strength, rows: slice, columns: slice) -> None:
         for one, new, t, g in zip(x, unit, positions, gate(positions)):
             k = int(np.round(t))
             if abs(t - k) < 1e-6:
                 one[:] = self.acquired[k, rows, columns]
                 continue
-            new *= np.float32(g) * self._strength(one, float(t), of_rows, of_columns, "keep")
-            one += new
+            strength.scale(new, one, float(t))
+            one += new if g == 1 else new * np.float32(g)
             if g < 1:
                 one += np.float32(np.sqrt(1 - g * g)) * self.removed[k, rows, columns]
 
-    def _null_space(self, unit, grid: Grid, wanted: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-        """Noise at the places of `grid` whose mean over the slice profile is nothing, of unit variance again."""
+    def _strength(self, rows: tuple[int, int], columns: tuple[int, int], consistency: str) -> Strength:
+        """For some rows and columns of the whole scan."""
+        size = rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0]
+        level = np.stack([self.model.level_at(self.origin[0] + k, *size) for k in range(len(self.acquired))])
+        variance = self.shares.kept(rows, columns)
+        variance *= -np.float32(DRAWN[consistency])
+        variance += 1
+        variance *= np.square(level * np.float32(self.strength))
+        return Strength(variance, level, self.model)
+
+
+@dataclass(frozen=True, eq=False)
+class NullSpace:
+    """How noise becomes one whose mean over the slice profile is nothing.
+
+    profile : (N, M) float32, of slices over a grid
+    back : (M + n, N) float32, its inverse at the places of the grid and at wanted ones beside them
+    spread : (M + n,) standard deviation that is left of unit noise there
+    """
+
+    profile: np.ndarray
+    back: np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def of(cls, grid: Grid, wanted: np.ndarray, plan: Plan, correlation: float) -> NullSpace:
         A = grid.profile(plan.ratio, plan.profile)
         P = projection(A, "exact")
         away = np.abs(np.subtract.outer(grid.positions, grid.positions)) / grid.step
-        correlated = np.maximum(self.field.correlation, 1e-6) ** (away**2)
+        correlated = np.maximum(correlation, 1e-6) ** (away**2)
         Q = np.eye(len(grid.positions)) - P @ A
-        spread = np.maximum(np.sqrt(np.einsum("ij,jk,ik->i", Q, correlated, Q)), LEAST_FREE)
-        on_grid, extra = unit[: len(grid.positions)], unit[len(grid.positions) :]
-        update = np.tensordot((P @ A).astype(np.float32), on_grid, 1)
-        extra = extra - along_z(grid, update, wanted) if len(wanted) else extra
-        extra /= np.float32(np.median(spread))
-        return (on_grid - update) / spread.astype(np.float32)[:, None, None], extra
+        spread = np.maximum(np.sqrt(np.einsum("ij,ij->i", Q @ correlated, Q)), LEAST_FREE)
+        beside = along_z(grid, P[:, :, None], wanted)[:, :, 0]
+        both = np.concatenate([spread, np.full(len(wanted), np.median(spread))])
+        return cls(A.astype(np.float32), np.concatenate([P, beside]).astype(np.float32), both)
 
-    def _strength(self, one, t: float, rows: tuple[int, int], columns: tuple[int, int], mode: str) -> np.ndarray:
-        """Standard deviation of the new noise beside what is left of the old."""
-        level = self.model.level_at(self.origin[0] + t, rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0])
-        kept = 1 - self.shares.at(t, rows, columns)
-        part = np.sqrt(1 - np.float32(DRAWN[mode]) * kept)
-        return level * np.float32(self.strength) * part * self.model.touched(one, level)
+    def reduce(self, unit: np.ndarray) -> None:
+        """(M + n, rows, columns) unit noise becomes one of deviation `spread`, in its own memory."""
+        means = np.empty((len(self.profile), *unit.shape[1:]), np.float32)
+        for weights, mean in zip(self.profile, means):
+            seen = _used(weights)
+            mean[:] = np.tensordot(weights[seen], unit[: len(weights)][seen], 1)
+        for first in range(0, len(unit), SLICES_TOGETHER):
+            weights = self.back[first : first + SLICES_TOGETHER]
+            seen = _used(np.abs(weights).max(0))
+            unit[first : first + SLICES_TOGETHER] -= np.tensordot(weights[:, seen], means[seen], 1)
+
+
+def _used(weights: np.ndarray) -> slice:
+    """From the first of (n,) weights that counts in float32 to the last."""
+    at = np.flatnonzero(np.abs(weights) > LEAST_WEIGHT * np.abs(weights).max(initial=0))
+    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
 
 
 def _kernel(model: NoiseModel) -> tuple[np.ndarray, np.ndarray, float]:
