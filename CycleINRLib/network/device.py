@@ -67,6 +67,7 @@ def choose_precision(asked: str, device: str) -> str:
 def usual_precision(device: str) -> tuple[str, str]:
     """What "auto" takes on a device, and why: decided by what the machine is, never by a stopwatch or by its load.
 
+    A scan may still be computed in float32, see `upsampling.settings.in_believed_precision`.
     bfloat16 where matrix units compute it: 6 times the rate of float32 convolutions on AMX. AVX-512 BF16 alone is half
     as fast as float32 there, anything older emulates it (measured with oneDNN's ONEDNN_MAX_CPU_ISA).
     """

@@ -13,10 +13,9 @@ from ..imaging.geometry import AXES, PLANES, Geometry
 from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
-from .engine import Engine, Settings
-from .grain import NoiseTreatment, Region, part_of, settle_noise, slices_first_region
+from .grain import Region, part_of, slices_first_region
 from .plan import plan
-from .settings import fit
+from .settings import Settled, settle
 
 
 def preview(
@@ -58,42 +57,30 @@ def previews(
     planned = plan(volume, job)
     scan, volume = volume, volume.part(job.region)
     rows = {plane: _row_of(volume.geometry, planned.axis, plane, at_mm) for plane, at_mm in planes.items()}
-    engine = Engine.of(scan, job, planned, None, cancelled)
-    assert engine.source is not None
-    source, spacing = engine.source.values, engine.source.spacing_mm
-    limits = slices_first_region(job.region, planned.axis) or tuple((0, n) for n in source.shape)
-    settled = fit(engine, source, job).settings, settle_noise(source, spacing, planned, job, engine.warn)
+    settled = settle(scan, job, planned, None, cancelled)
+    limits = slices_first_region(job.region, planned.axis) or tuple((0, n) for n in settled.source.values.shape)
     for plane, (name, row) in rows.items():
-        stored = np.moveaxis(
-            engine.stored(_plane(engine, source, spacing, limits, settled, name, row)), 0, AXES.index(planned.axis)
-        )
+        found = settled.engine.stored(_plane(settled, limits, name, row))
+        stored = np.moveaxis(found, 0, AXES.index(planned.axis))
         first = [0, 0, 0]
         first[AXES.index(name)] = row
         geometry = planned.target.cropped((first[0], first[1], first[2]), stored.shape)
         yield plane, dataclasses.replace(volume, values=stored, geometry=geometry, slice_axis=planned.axis)
 
 
-def _plane(
-    engine: Engine,
-    source: np.ndarray,
-    spacing_mm: tuple[float, ...],
-    limits: Region,
-    settled: tuple[Settings, NoiseTreatment],
-    name: str,
-    row: int,
-) -> np.ndarray:
+def _plane(settled: Settled, limits: Region, name: str, row: int) -> np.ndarray:
     """(M, 1, I) or (M, J, 1) float32: the row across the in-plane axis `name` of what lies within `limits` of the scan
-    (N, J, I), `source`."""
-    settings, noise = settled
+    (N, J, I)."""
+    engine, source = settled.engine, settled.source
     along_rows = name == _in_plane(engine.plan.axis)[0]
     first, last = limits[1 if along_rows else 2]
     slab = slab_for_rows(row, row + 1, last - first, engine.halo)
     read = first + slab.read_first, first + slab.read_last
     near = (limits[0], read, limits[2]) if along_rows else (limits[0], limits[1], read)
-    part = part_of(source, noise, engine.plan, spacing_mm, near, engine.check_cancelled)
+    part = part_of(source.values, settled.noise, engine.plan, source.spacing_mm, near, engine.check_cancelled)
     at = row - slab.read_first
     wanted = {"rows": (at, at + 1)} if along_rows else {"column": at}
-    return engine.run(part.signal, engine.plan.grid, settings, renewal=part.renewal, **wanted)[0]
+    return engine.run(part.signal, engine.plan.grid, settled.settings, renewal=part.renewal, **wanted)[0]
 
 
 def _in_plane(axis: str) -> list[str]:

@@ -1,38 +1,186 @@
-"""What is fitted to a scan before it is computed: found by functions that return it, and passed on (floor 3)."""
+"""What is settled for a scan before it is computed: gain, precision and noise (floor 3).
+
+Found by functions that return it, and passed on. The same scan, job and kind of processor give the same settings,
+whatever part of the scan is then computed: fits run in float32, whatever the precision of the run.
+
+A gain is fitted once per scan: preview, volume and panel share what an earlier run fitted. It is kept under the
+checksum of all that it depends on: the voxels that are looked at, what was measured of the whole scan, weights, plan,
+what the job asks for, device and version; so only time depends on what is kept.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from ..jobs import UpsampleJob
+from ..events import Listener, Stopwatch
+from ..imaging.consistency import noise_level
+from ..imaging.intensity import CT_RANGE_HU
+from ..imaging.volume import Volume
+from ..jobs import UpsampleJob, is_number
+from ..machine import recall, remember
 from .engine import Engine, Settings
-from .fits import checksum, keep_settings, kept_settings
-from .gain import Dropped, fit_gain
+from .gain import Dropped, fit_gain, middle_block
+from .grain import NoiseTreatment, settle_noise
+from .plan import Plan
+
+NOISE_SHARE, STEP_SHARE = 0.05, 0.1  # what precisions may differ by (rms): of the noise, or of a whole number if more
+DOUBT = 1.25  # of that estimate, which was 0.90 to 1.19 of the truth on all scans of docs/speed.md
+TILE = (8, 32, 32)  # slices, rows and columns on which it is made
+STRENGTHS = (1 / 6, 1 / 2, 5 / 6)  # of which tiles: of the power of second differences, this part lies in stronger ones
+_SEEN = 4_000_000  # voxels that are enough to choose them
+PLANNED = {  # fields of a job that the plan, the engine or the voxels hold already, as what they came to
+    "z_scale", "spacing_mm", "like", "axis", "model", "modality", "series", "frame", "thickness_mm", "profile",
+    "consistency", "device", "precision", "region",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """The settings of one scan, what its dropped slices said (None: not asked), and the seconds that it took."""
+class Settled:
+    """An engine with its scan, slices first and from zero, and all that is settled for it.
 
+    timed : the job whose time it takes: "auto" is that of the machine, which a quiet scan may not get
+    dropped : what the dropped slices of the scan said; None: not asked
+    gain_seconds : that the gain took
+    """
+
+    engine: Engine
+    source: Volume
     settings: Settings
+    noise: NoiseTreatment
+    timed: UpsampleJob
     dropped: Dropped | None
     gain_seconds: float
 
 
-def fit(engine: Engine, values: np.ndarray, job: UpsampleJob) -> Fit:
-    """The gain for the scan (N, J, I), as the job asks or as the scan bears out; in float32 always.
+def settle(
+    scan: Volume, job: UpsampleJob, plan: Plan, progress: Listener | None, cancelled: Callable[[], bool] | None
+) -> Settled:
+    """For the whole scan, whatever part of it is then computed.
 
-    The same scan, job and kind of processor give the same settings, whatever part of the scan is then computed. What
-    an earlier run fitted is taken, but for the self-check, which needs the dropped slices themselves.
+    Raises
+    ------
+    ModelError, ResourceError, MissingPackageError, Cancelled : see errors
     """
-    key = checksum(engine, values, job)
+    engine = Engine.of(scan, job, plan, progress, cancelled)
+    source = engine.source
+    assert source is not None
+    settings, dropped, seconds = fit(engine, source.values, job)
+    believed = in_believed_precision(engine, source.values, job, settings.gain)
+    timed = job if believed is engine else dataclasses.replace(job, precision=believed.precision)
+    noise = settle_noise(source.values, source.spacing_mm, plan, job, engine.warn)
+    return Settled(believed, source, settings, noise, timed, dropped, seconds)
+
+
+# --- gain -----------------------------------------------------------------------------------------------------
+def fit(engine: Engine, values: np.ndarray, job: UpsampleJob) -> tuple[Settings, Dropped | None, float]:
+    """The gain for the scan (N, J, I), as the job asks or as the scan bears out; see `Settled` for the rest.
+
+    What an earlier run fitted is taken, but for the self-check, which needs the dropped slices themselves.
+    """
+    key = _checksum(engine, values, job)
     known = None if job.self_check else kept_settings(engine, key)
     if known is not None:
-        return Fit(known, None, 0.0)
+        return known, None, 0.0
     said = len(engine.warnings)
     gain = fit_gain(engine.in_float32(), values, job)
     settings = Settings(gain.gain)
-    keep_settings(key, settings, engine.warnings[said:])
-    return Fit(settings, gain.dropped, gain.seconds)
+    remember("fits", key, {"settings": asdict(settings), "warnings": engine.warnings[said:]})
+    return settings, gain.dropped, gain.seconds
+
+
+def kept_settings(engine: Engine, key: str) -> Settings | None:
+    """What an earlier run fitted under this checksum, its warnings said again; None where it is not known."""
+    try:
+        known = recall("fits", key) or {}
+        settings, warnings = Settings(**known["settings"]), list(known["warnings"])
+        sound = all(is_number(fact) for fact in asdict(settings).values()) and all(isinstance(w, str) for w in warnings)
+    except (KeyError, TypeError):  # not known, or damaged
+        return None
+    if not sound:
+        return None
+    for message in warnings:
+        engine.warn(message)
+    return settings
+
+
+def _checksum(engine: Engine, values: np.ndarray, job: UpsampleJob) -> str:
+    """Of all that the fits of (N, J, I) `values` depend on."""
+    from .. import __version__
+
+    plan = engine.plan
+    asked = {name: value for name, value in job.computing().items() if name not in PLANNED}
+    told: list[Any] = [
+        __version__, engine.device, asdict(engine.scale), list(engine.spacing_mm), plan.z_scale, plan.modality,
+        plan.ratio, plan.profile, plan.consistency, plan.interpolated, asked, values.shape, str(values.dtype),
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    digest.update(middle_block(values).tobytes())
+    for weight in engine.loaded.state_dict().values():
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# --- precision ------------------------------------------------------------------------------------------------
+def in_believed_precision(engine: Engine, values: np.ndarray, job: UpsampleJob, gain: float) -> Engine:
+    """The engine itself, or in float32 where "auto" would show: reduced precision beside the noise of (N, J, I).
+
+    What is rounded is a share of the correction, which is large at edges, whatever the noise is. A precision that was
+    asked for is kept, with a warning where it shows.
+    """
+    if engine.precision == "float32":
+        return engine
+    noise = engine.noise or noise_level(values, engine.plan.modality) or 0.0
+    most = max(NOISE_SHARE * noise, STEP_SHARE if engine.kind.kind in "iu" else 0.0)
+    off = gain * rounding_error(engine, values)
+    if job.precision == "auto":
+        return engine.in_float32() if DOUBT * off > most else engine
+    if off > most:
+        engine.warn(
+            f"{engine.precision} changes the result by {off:.2g} (noise {noise:.2g}): float32 would be more exact."
+        )
+    return engine
+
+
+def rounding_error(engine: Engine, values: np.ndarray) -> float:
+    """The root mean square by which the engine's precision changes the network's part of the scan (N, J, I), in its
+    unit: measured on tiles, for each unit of the second differences along z, to which it is proportional."""
+    power, tiles = _typical_tiles(values, engine.plan.modality)
+    exact, off, seen = engine.in_float32(), 0.0, 0.0
+    for strength, tile in tiles:
+        block = np.ascontiguousarray(values[tile], np.float32) / np.float32(engine.scale.scale)
+        grid = dataclasses.replace(engine.plan.grid, count=len(block))
+        places = np.arange(2 * len(block) - 2) / 2 + 0.25
+        window = slice(0, block.shape[1]), slice(0, block.shape[2])
+        watch = Stopwatch("precision", 1, None)
+        one, other = (each.corrections(block, *window, places, grid, 1.0, watch) for each in (engine, exact))
+        off, seen = off + float(np.square(one - other).mean()), seen + strength
+    return float(np.sqrt(power * off / seen)) if seen else 0.0
+
+
+def _typical_tiles(values: np.ndarray, modality: str) -> tuple[float, list[tuple[float, tuple[slice, ...]]]]:
+    """The mean square of second differences along z of (N, J, I), and some tiles with theirs."""
+    step = min(8, int(np.ceil(np.sqrt(values.size / _SEEN))))
+    sample = np.asarray(values[:, ::step, ::step], np.float32)
+    sample = np.clip(sample, *CT_RANGE_HU) if modality == "CT" else sample
+    power = np.square(np.diff(sample, 2, axis=0))
+    size = [max(1, min(n, m)) for n, m in zip(power.shape, (TILE[0] - 2, TILE[1] // step, TILE[2] // step))]
+    counts = [n // m for n, m in zip(power.shape, size)]
+    whole = power[tuple(slice(n * m) for n, m in zip(counts, size))]
+    each = whole.reshape(counts[0], size[0], counts[1], size[1], counts[2], size[2]).mean((1, 3, 5))
+    order = np.argsort(-each, axis=None, kind="stable")
+    share = np.cumsum(each.ravel()[order], dtype=np.float64)
+    if not share[-1]:
+        return 0.0, []
+    chosen = order[np.searchsorted(share, np.multiply(STRENGTHS, share[-1]))]
+    tiles: list[tuple[float, tuple[slice, ...]]] = []
+    for n, j, i in np.transpose(np.unravel_index(chosen, each.shape)):
+        rows, columns = (slice(at * m * step, (at + 1) * m * step) for at, m in ((j, size[1]), (i, size[2])))
+        tiles.append((float(each[n, j, i]), (slice(n * size[0], (n + 1) * size[0] + 2), rows, columns)))
+    return float(power.mean(dtype=np.float64)), tiles

@@ -23,11 +23,11 @@ from ..imaging.geometry import AXES, Geometry
 from ..imaging.noise import noise_readout
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
-from .engine import Engine, Remainder, Settings
+from .engine import Remainder
 from .gain import self_check
-from .grain import NoiseTreatment, Part, part_of, settle_noise, slices_first_region
+from .grain import Part, part_of, slices_first_region
 from .plan import Plan, plan
-from .settings import fit
+from .settings import Settled, settle
 from .speed import known_speed, remember_speed
 
 __all__ = ["Plan", "Result", "plan", "upsample"]
@@ -79,15 +79,12 @@ def upsample(
     if job.like is not None and like is None:
         raise RequestError("The reference is not read yet", job.like, "pass like=cycleinr.read(path)")
     planned = plan(scan, job, like)
-    engine = Engine.of(scan, job, planned, progress, cancelled)
-    whole = engine.source
-    assert whole is not None
-    fitted = fit(engine, whole.values, job)
-    noise = settle_noise(whole.values, whole.spacing_mm, planned, job, engine.warn)
+    settled = settle(scan, job, planned, progress, cancelled)
+    engine, whole, settings = settled.engine, settled.source, settled.settings
     limits = slices_first_region(job.region, planned.axis)
-    part = part_of(whole.values, noise, planned, whole.spacing_mm, limits, engine.check_cancelled)
-    values, errors, queried = engine.run(part.signal, planned.grid, fitted.settings, renewal=part.renewal)
-    if engine.zero and planned.consistency == "keep" and noise.mode != "remove":
+    part = part_of(whole.values, settled.noise, planned, whole.spacing_mm, limits, engine.check_cancelled)
+    values, errors, queried = engine.run(part.signal, planned.grid, settings, renewal=part.renewal)
+    if engine.zero and planned.consistency == "keep" and settled.noise.mode != "remove":
         _copy_acquired(volume.slices_first(planned.axis).values, values, planned)
     watch = Stopwatch("measure", 1, progress)
     places = planned.grid.positions[planned.grid.crop]
@@ -95,16 +92,15 @@ def upsample(
         part.acquired, values, planned.z_scale, planned.modality, acquired=queried, positions=places
     )
     watch.step()
-    check = self_check(engine, whole.values, fitted.settings, fitted.dropped) if job.self_check else None
+    check = self_check(engine, whole.values, settings, settled.dropped) if job.self_check else None
     result = _placed(volume, values, planned)
     spent = {
         "seconds": time.monotonic() - start,
-        "gain_seconds": fitted.gain_seconds,  # of these, for fitting the gain
+        "gain_seconds": settled.gain_seconds,  # of these, for fitting the gain
     }
-    if known_speed(job) is None:
-        remember_speed(engine, whole.values, job)
-    settled = fitted.settings, noise
-    report = _report(volume, result, job, planned, engine, settled, readout, errors, check, spent)
+    if known_speed(settled.timed) is None:
+        remember_speed(engine, whole.values, settled.timed)
+    report = _report(volume, result, job, planned, settled, readout, errors, check, spent)
     return Result(result, report, _difference(volume, part, planned.axis))
 
 
@@ -147,8 +143,7 @@ def _report(
     result,
     job,
     planned: Plan,
-    engine: Engine,
-    settled: tuple[Settings, NoiseTreatment],
+    settled: Settled,
     readout,
     errors: Remainder,
     check: dict[str, Any] | None,
@@ -158,7 +153,7 @@ def _report(
     from .. import __version__
     from ..network.weights import sha256
 
-    settings, noise = settled
+    engine, settings, noise = settled.engine, settled.settings, settled.noise
     sigma = readout["sigma_mean"]["input"]
     figures = {name: value for name, value in readout.items() if name != "sigma_mean"}
     error = None if errors.rms is None or not sigma else round(errors.rms / sigma, 4)

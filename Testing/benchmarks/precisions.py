@@ -24,7 +24,7 @@ from CycleINRLib.imaging.noise import slice_noise
 from CycleINRLib.imaging.volume import Volume, choose_slice_axis, guess_modality
 
 THICK = 4.0  # slice spacing / pixel from which a scan is taken as it is
-HEAD = "| scan | root mean square | noise | / noise | most | PSNR float32 | bfloat16 | difference |"
+HEAD = "| scan | root mean square | noise | / noise | most | PSNR float32 | bfloat16 | difference | auto takes |"
 
 
 def block_of(path: Path, size: int, slices: int) -> Volume:
@@ -40,9 +40,8 @@ def block_of(path: Path, size: int, slices: int) -> Volume:
 
 def row(name: str, source: Volume, asked: dict, ruler: Ruler | None) -> str:
     how = {"gain": 1.0, "noise": "acquired", "device": "cpu", "axis": "k", "modality": source.modality.lower(), **asked}
-    full, reduced = (
-        cycleinr.upsample(source, precision=precision, **how).volume.values for precision in ("float32", "bfloat16")
-    )
+    runs = [cycleinr.upsample(source, precision=precision, **how) for precision in ("float32", "bfloat16", "auto")]
+    full, reduced = (run.volume.values for run in runs[:2])
     off = np.abs(full.astype(float) - reduced)
     rms, sigma = float(np.sqrt((off**2).mean())), mean_noise(slice_noise(source.values, source.modality))
     cells = [name, f"{rms:.3f}", "-", "-", f"{off.max():.2f}"]
@@ -50,7 +49,7 @@ def row(name: str, source: Volume, asked: dict, ruler: Ruler | None) -> str:
         cells[2:4] = f"{sigma:.2f}", f"{rms / sigma:.3f}"
     one, other = (ruler.psnr(values)[0] if ruler else None for values in (full, reduced))
     cells += ["-"] * 3 if one is None or other is None else [f"{one:.3f}", f"{other:.3f}", f"{other - one:+.4f}"]
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join([*cells, runs[2].report["precision"]]) + " |"
 
 
 def main(words: list[str]) -> None:
@@ -60,7 +59,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--block", type=int, default=96, help="rows and columns (%(default)s)")
     parser.add_argument("--slices", type=int, default=64, help="of a scan at the most (%(default)s)")
     asked = parser.parse_args(words)
-    print(HEAD, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", sep="\n")
+    print(HEAD, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |", sep="\n")
     for path in asked.scans:
         scan = block_of(path, asked.block, asked.slices)
         if scan.spacing_mm[0] >= THICK * min(scan.spacing_mm[1:]):

@@ -94,7 +94,7 @@ def metered():
     import CycleINRLib.io.files as files
     from CycleINRLib.imaging import consistency, intensity
     from CycleINRLib.network import decode, infer
-    from CycleINRLib.upsampling import engine, grain, upsample
+    from CycleINRLib.upsampling import engine, grain, settings, upsample
 
     meter, layer = Meter(), [0]
 
@@ -131,10 +131,11 @@ def metered():
     meter.wrap(consistency.Agreement, "applied", "consistency")
     meter.wrap(grain.Renewal, "add", "noise, new")
     meter.wrap(upsample, "part_of", "noise, taken")
-    meter.wrap(upsample, "settle_noise", "noise, settled")
+    meter.wrap(settings, "settle_noise", "noise, settled")
     meter.wrap(engine.Engine, "stored", "round and store")
     meter.wrap(engine.Engine, "run", "base and the rest")
-    meter.wrap(upsample, "fit", "fits")
+    meter.wrap(settings, "fit", "fits")
+    meter.wrap(settings, "in_believed_precision", "precision")
     meter.wrap(upsample, "noise_readout", "measure")
     meter.wrap(intensity.IntensityScale, "of", "normalize")
     meter.wrap(files, "read", "read")

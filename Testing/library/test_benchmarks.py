@@ -109,3 +109,4 @@ def test_precisions_are_compared_beside_the_noise_and_in_decibels():
     assert [cells[0] for cells in rows] == ["ct_thin, box", "ct_thin, skip"]
     for cells in rows:
         assert 0 < float(cells[1]) < float(cells[4]) and abs(float(cells[7])) < 0.02
+        assert cells[8] in ("float32", "bfloat16")

@@ -34,7 +34,7 @@ from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.machine import recall, remember
 from CycleINRLib.modelcard import read_card
 from CycleINRLib.upsampling.engine import Settings
-from CycleINRLib.upsampling.fits import kept_settings
+from CycleINRLib.upsampling.settings import kept_settings
 from CycleINRLib.upsampling.speed import Speed, _key, known_speed
 
 FEW = settings(

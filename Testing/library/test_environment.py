@@ -37,7 +37,9 @@ def test_what_auto_takes_is_told_with_its_reason_and_follows_the_limits_of_the_m
     assert auto["device"] == device.choose_device("auto") and auto["model"] == "light"
     if auto["device"] == "cpu":
         assert auto["precision"] == (precision or device.usual_precision("cpu")[0])
-    assert label_of(facts, "Auto takes") == f"light on {auto['device']} in {auto['precision']} ({auto['why']})"
+    told = label_of(facts, "Auto takes")
+    assert told.startswith(f"light on {auto['device']} in {auto['precision']} ({auto['why']}")
+    assert ("float32 for a scan whose noise" in told) == (auto["precision"] != "float32")
 
 
 def test_an_absent_torch_is_a_problem_and_models_are_still_read(monkeypatch):

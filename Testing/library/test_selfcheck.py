@@ -23,7 +23,7 @@ from CycleINRLib.upsampling.plan import plan  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def no_fits_of_earlier_runs(monkeypatch):
-    monkeypatch.setattr("CycleINRLib.upsampling.fits.recall", lambda *_: None)
+    monkeypatch.setattr("CycleINRLib.upsampling.settings.recall", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
