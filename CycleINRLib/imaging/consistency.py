@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .interpolation import cubic_weights
+from .interpolation import cubic_weights, weighted
 from .profile import profile_weights
 
 KEEP_RATIO = 0.5  # `auto` keeps acquired slices up to this thickness / spacing, projects above
@@ -96,9 +96,8 @@ def kept(x: np.ndarray, y: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
     x (M, ...), y (N, ...) float32, positions (M,) in source slices; gives (M, ...).
     """
-    cubic = cubic_weights(positions, len(y)).astype(np.float32)
     g = gate(positions).astype(np.float32).reshape(-1, *[1] * (x.ndim - 1))
-    base = np.tensordot(cubic, y, 1)
+    base = weighted(cubic_weights(positions, len(y)), y)
     x = base + g * (x - base)
     inside = np.clip(positions, 0, len(y) - 1)
     at = np.flatnonzero(np.abs(inside - np.round(inside)) < 1e-6)
@@ -165,12 +164,12 @@ class Agreement:
         if self.consistency == "keep":
             return kept(x, y, np.clip(self.grid.positions, 0, self.grid.count - 1))[self.grid.crop], y[self.wanted]
         if self.profile is not None and self.back is not None:
-            missing = y - np.tensordot(self.profile, x, 1)
+            missing = y - weighted(self.profile, x)
             for _ in range(1 + (PASSES if self.consistency == "project" else 0)):
-                update = np.tensordot(self.back, missing, 1)
+                update = weighted(self.back, missing)
                 x += update
                 beside += along_z(self.grid, update, self.wanted)
-                left = y - np.tensordot(self.profile, x, 1)
+                left = y - weighted(self.profile, x)
                 missing = beyond(left, self.noise)
                 if not missing.any():
                     break

@@ -11,6 +11,27 @@ from functools import lru_cache
 import numpy as np
 
 HISTOSPLINE_RATIO = 0.5  # thickness / spacing above which slices are treated as averages
+TOGETHER = 32  # slices that one product makes
+LEAST_WEIGHT = 1e-9  # of the largest one: what less adds is lost in float32
+
+
+def weighted(weights: np.ndarray, slices: np.ndarray) -> np.ndarray:
+    """(M, ...) float32: the sums of `slices` (N, ...) by `weights` (M, N).
+
+    Weights of interpolation and of slice profiles fall to nothing within some slices. Each product takes those alone
+    that count, so that the cost of a long scan grows with its length, not with the square of it.
+    """
+    weights = np.asarray(weights, np.float32)
+    counts = np.abs(weights) > LEAST_WEIGHT * np.abs(weights).max(initial=0)
+    flat = np.asarray(slices, np.float32).reshape(len(slices), -1)
+    out = np.zeros((len(weights), flat.shape[1]), np.float32)
+    for first in range(0, len(weights), TOGETHER):
+        some = slice(first, first + TOGETHER)
+        taken = np.flatnonzero(counts[some].any(0))
+        if taken.size:
+            near = slice(taken[0], taken[-1] + 1)
+            np.matmul(weights[some, near], flat[near], out=out[some])
+    return out.reshape(len(weights), *slices.shape[1:])
 
 
 def linear_weights(positions: np.ndarray, count: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from CycleINRLib.imaging.consistency import GATE, Grid, gate, kept, projection, resolve_consistency
-from CycleINRLib.imaging.interpolation import cubic_weights
+from CycleINRLib.imaging.interpolation import base_weights, cubic_weights, weighted
 
 
 def _grid(count=10, z_scale=4.0, ratio=1.0, offset=0.0, extend=True):
@@ -76,3 +76,25 @@ def test_auto_keeps_thin_slices_and_projects_thick_ones():
     assert resolve_consistency("auto", 0.5) == "keep"
     assert resolve_consistency("auto", 0.51) == "project"
     assert resolve_consistency("none", 1.0) == "none"
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0, 2.0])
+def test_a_product_along_z_takes_no_slice_that_does_not_count_and_gives_the_same(ratio):
+    """Within what float32 sums differ by in another order, for interpolation, profile and projection."""
+    count = 120
+    grid = Grid.of(count, 3.0, 3 * count - 2, ratio, extend=True)
+    A = grid.profile(ratio, "box")
+    inside = np.clip(grid.positions, 0, count - 1)
+    slices = np.random.default_rng(0).normal(-300, 500, (count, 2, 3)).astype(np.float32)
+    for weights in (base_weights(inside, count, ratio, grid.step), A, projection(A, "project"), np.zeros((2, count))):
+        values = slices if weights.shape[1] == count else np.repeat(slices, 4, 0)[: weights.shape[1]]
+        whole = np.tensordot(weights, values.astype(np.float64), 1)
+        most = np.abs(values).max() * np.abs(weights).sum(1).max()  # that a sum can come to
+        assert np.abs(weighted(weights, values) - whole).max() <= 2e-6 * most
+
+
+def test_slices_far_away_do_not_enter_a_product_along_z():
+    count = 200
+    slices = np.zeros((count, 4), np.float32)
+    slices[150:] = np.inf  # inf * 0 would be no number
+    assert np.isfinite(weighted(base_weights(np.arange(60.0), count, 1.0, 0.25), slices)).all()
