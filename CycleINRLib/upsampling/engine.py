@@ -6,21 +6,24 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..errors import Cancelled, MissingPackageError, ResourceError
 from ..events import Listener, Stopwatch, Warned
-from ..imaging.consistency import Agreement, Grid, Remainder, noise_level
-from ..imaging.intensity import IntensityScale, floor_of, from_zero, zero_of
-from ..imaging.interpolation import base_weights
+from ..imaging.body import Rectangle, read_for
+from ..imaging.consistency import Agreement, Grid, Remainder, gate, noise_level
+from ..imaging.intensity import IntensityScale, floor_of
+from ..imaging.interpolation import base_weights, weighted
 from ..imaging.noise import AcquiredQuery, positions_to_query
 from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
+from .added import AddedNoise
 from .memory import (
     SlabCost,
     SlabSize,
@@ -33,8 +36,7 @@ from .memory import (
     working_bytes,
 )
 from .plan import Plan, doubts
-
-CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
+from .stored import as_stored, slices_from_zero
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,6 @@ class Settings:
     """
 
     gain: float = 1.0
-
-
-def slices_from_zero(volume: Volume, plan: Plan) -> tuple[Volume, float]:
-    """The scan with its slices first and its values from zero, and that zero."""
-    zero = zero_of(volume.values, plan.modality)
-    first = volume.slices_first(plan.axis)
-    return (dataclasses.replace(first, values=from_zero(first.values, zero)) if zero else first), zero
-
-
-class AddedNoise(Protocol):
-    """Noise that is added to the output, see `grain`."""
-
-    def add(
-        self, x: np.ndarray, beside: np.ndarray, grid: Grid, wanted: np.ndarray, plan: Plan, rows: slice, columns: slice
-    ) -> None: ...
 
 
 class Engine:
@@ -139,10 +126,12 @@ class Engine:
         rows: tuple[int, int] | None = None,
         column: int | None = None,
         renewal: AddedNoise | None = None,
+        body: Rectangle | None = None,
     ) -> tuple[np.ndarray, Remainder, AcquiredQuery | None]:
         """Output slices of (N, J, I) `values` on the target part of `grid`, for all of it, some rows or one column.
 
         renewal : adds noise to what the network gave, before it is stored
+        body : rows and columns beyond which there is nothing to correct; None: everywhere there is
 
         Returns
         -------
@@ -166,7 +155,9 @@ class Engine:
         while done < len(slabs):
             slab = slabs[done]
             try:
-                x, extra = self._slab(values, slab, columns, grid, wanted, settings.gain, window, watch, errors)
+                near = body and body.seen_from(slab.read_first, 0)
+                find = partial(self.corrections, grid=grid, gain=settings.gain, watch=watch, window=window, body=near)
+                x, extra = self._slab(values, slab, columns, grid, wanted, find, errors)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -193,7 +184,14 @@ class Engine:
             self.warn(f"{outside.sum()} slices of the reference lie outside the scan: filled with its lowest value.")
 
     def _slab(
-        self, values, slab: Slab, columns: slice, grid: Grid, wanted: np.ndarray, gain: float, window, watch, errors
+        self,
+        values,
+        slab: Slab,
+        columns: slice,
+        grid: Grid,
+        wanted: np.ndarray,
+        find: Callable[..., np.ndarray],
+        errors,
     ) -> tuple[np.ndarray, np.ndarray]:
         """One slab, consistent with its acquired slices: (M, rows, columns) float32, and the slices `wanted` beside."""
         read = np.array(values[:, slab.read_first : slab.read_last], np.float32)
@@ -202,8 +200,8 @@ class Engine:
         read /= np.float32(self.scale.scale)
         inside = np.clip(grid.positions, 0, grid.count - 1)
         places, where = np.unique(np.concatenate([inside, wanted]).round(9), return_inverse=True)
-        found = self.corrections(read, rows, columns, places, grid, gain, watch, window)
-        base = base_weights(places, grid.count, self.plan.ratio, grid.step).astype(np.float32)
+        found = find(read, rows, columns, places)
+        base = base_weights(places, grid.count, self.plan.ratio, grid.step)
         way, ratio, profile = self.plan.consistency, self.plan.ratio, self.plan.profile
         agreement = Agreement.of(way, grid, wanted, ratio, profile, self.noise)
         targets = grid.crop.stop - grid.crop.start
@@ -212,7 +210,7 @@ class Engine:
         size = rows_at_once(found.shape[2], len(inside))
         for first in range(0, found.shape[1], size):
             some = slice(first, first + size)
-            made = np.tensordot(base, y[:, some], 1)
+            made = weighted(base, y[:, some])
             made += found[:, some]
             asked = made[where[: len(inside)]], made[where[len(inside) :]]
             x[:, some], beside[:, some] = agreement.applied(*asked, y[:, some], errors)
@@ -228,10 +226,12 @@ class Engine:
         gain: float,
         watch: Stopwatch,
         window: int | None = None,
+        body: Rectangle | None = None,
     ) -> np.ndarray:
         """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32.
 
         normalized : (N, R, I) float32, the scan's rows with their halo, divided by its scale
+        body : of these rows and columns; nothing is corrected beyond it
         """
         from ..network.infer import corrections
         from ..network.model import Conditions
@@ -241,15 +241,24 @@ class Engine:
             self.check_cancelled()
 
         plan, scale = self.plan, self.scale
-        output = np.empty((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        output = np.zeros((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        counting = np.flatnonzero(gate(places) > 0) if plan.consistency == "keep" else np.arange(len(places))
+        near, inside = read_for(Rectangle(rows, columns), body, normalized.shape, self.halo)
+        if not (gain and counting.size and all(part.stop > part.start for part in inside)):
+            for _ in range(self._ticks(len(normalized), window)):
+                tick()
+            return output
+        mine = inside.seen_from(rows.start, columns.start)
+        target = output[:, mine.rows, mine.columns]
+        inside = inside.seen_from(near.rows.start, near.columns.start)
         anisotropy = self.spacing_mm[0] / min(self.spacing_mm[1:])
         ratio, seen = min(plan.ratio, self.card.ratio_range[1]), (scale.through, scale.within)
         parts = corrections(
             self.network,
-            normalized,
-            rows,
-            places,
-            columns=columns,
+            normalized[:, near.rows, near.columns],
+            inside.rows,
+            places[counting],
+            columns=inside.columns,
             detail=scale.detail,
             z_scale=1 / grid.step,
             conditions=Conditions(ratio, float(plan.gaussian), anisotropy, *seen),
@@ -257,7 +266,8 @@ class Engine:
             tick=tick,
         )
         for part, found in parts:
-            np.multiply(found[0], np.float32(gain * scale.scale), out=output[part])
+            at = counting[part]  # without gaps: only slices themselves are left out
+            np.multiply(found[0], np.float32(gain * scale.scale), out=target[at[0] : at[-1] + 1])
         return output
 
     # --- the same network beside the scan ---------------------------------------------------------------------
@@ -369,23 +379,11 @@ class Engine:
 
     # --- values -----------------------------------------------------------------------------------------------
     def stored(self, values: np.ndarray) -> np.ndarray:
-        """Float32 values from zero as the scan has them, in its type: integers rounded and clipped to its range.
-
-        That is said at the top alone. Interpolation swings below the air beside edges, where no intensity is lost:
-        nothing lies below the scan's air, nor below 0 where the scan holds nothing there.
-        """
-        if self.kind.kind not in "iu":
-            kind = self.kind if self.kind.kind == "f" else np.dtype(np.float32)
-            whole = values.astype(kind, copy=False)
-            whole = whole + kind.type(self.zero) if self.zero else whole
-            return np.maximum(whole, kind.type(self.floor + self.zero))
-        values = np.maximum(values, np.float32(self.floor))
-        limits = np.iinfo(self.kind)
-        low, high = limits.min - self.zero, limits.max - self.zero
-        whole = np.rint(values, dtype=np.float32 if self.kind.itemsize < 4 else np.float64)
-        if np.count_nonzero(whole > high + 0.02 * self.scale.scale) > CLIPPED_SHARE * whole.size:
+        """Float32 values from zero as the scan has them, in its type; clipped intensities are said."""
+        made, clipped = as_stored(values, self.kind, self.zero, self.floor, 0.02 * self.scale.scale)
+        if clipped:
             self.warn(f"Intensities beyond the range of {self.kind} were clipped.")
-        return (np.clip(whole, low, high) + whole.dtype.type(self.zero)).astype(self.kind)
+        return made
 
     def check_cancelled(self) -> None:
         """Raises Cancelled where it is asked for."""

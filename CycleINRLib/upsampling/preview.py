@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RequestError
+from ..imaging.body import body_seen
 from ..imaging.geometry import AXES, PLANES, Geometry
 from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
@@ -80,7 +81,8 @@ def _plane(settled: Settled, limits: Region, name: str, row: int) -> np.ndarray:
     part = part_of(source.values, settled.noise, engine.plan, source.spacing_mm, near, engine.check_cancelled)
     at = row - slab.read_first
     wanted = {"rows": (at, at + 1)} if along_rows else {"column": at}
-    return engine.run(part.signal, engine.plan.grid, settled.settings, renewal=part.renewal, **wanted)[0]
+    body = body_seen(source.values, near)
+    return engine.run(part.signal, engine.plan.grid, settled.settings, renewal=part.renewal, body=body, **wanted)[0]
 
 
 def _in_plane(axis: str) -> list[str]:

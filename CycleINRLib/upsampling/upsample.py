@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import RequestError
 from ..events import Listener, Stopwatch
+from ..imaging.body import body_seen
 from ..imaging.geometry import AXES, Geometry
 from ..imaging.noise import noise_readout
 from ..imaging.volume import Volume
@@ -83,7 +84,8 @@ def upsample(
     engine, whole, settings = settled.engine, settled.source, settled.settings
     limits = slices_first_region(job.region, planned.axis)
     part = part_of(whole.values, settled.noise, planned, whole.spacing_mm, limits, engine.check_cancelled)
-    values, errors, queried = engine.run(part.signal, planned.grid, settings, renewal=part.renewal)
+    body = body_seen(whole.values, limits)
+    values, errors, queried = engine.run(part.signal, planned.grid, settings, renewal=part.renewal, body=body)
     if engine.zero and planned.consistency == "keep" and settled.noise.mode != "remove":
         _copy_acquired(volume.slices_first(planned.axis).values, values, planned)
     watch = Stopwatch("measure", 1, progress)

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a bare
 
 
 REPEATS = 4  # convolutions that are timed together
-NETWORK = ("features", "enter", "layer", "codes", "LAM", "decode")  # by how the names of stages begin
+NETWORK = ("features", "enter", "layer", "codes", "copies", "LAM", "decode")  # by how the names of stages begin
 
 
 @dataclass
@@ -133,7 +133,11 @@ def metered():
     meter.wrap(upsample, "part_of", "noise, taken")
     meter.wrap(settings, "settle_noise", "noise, settled")
     meter.wrap(engine.Engine, "stored", "round and store")
-    meter.wrap(engine.Engine, "run", "base and the rest")
+    meter.wrap(engine.Engine, "_slab", "base")
+    meter.wrap(engine.Engine, "corrections", "decode, denormalize")
+    meter.wrap(engine.Engine, "run", "the rest of the run")
+    meter.wrap(infer, "_narrowed", "copies, halo narrowed")
+    meter.wrap(infer, "_rimmed", "copies, rim")
     meter.wrap(settings, "fit", "fits")
     meter.wrap(settings, "in_believed_precision", "precision")
     meter.wrap(upsample, "noise_readout", "measure")
@@ -206,6 +210,17 @@ def table(stages: dict[str, Stage], total: float, best: float) -> str:
     return "\n".join(lines)
 
 
+def drawn(size: list[int], z_scale: float) -> Any:
+    """The scan of `bench_upsample` as a Volume."""
+    from bench_upsample import scan
+
+    import CycleINRLib as cycleinr
+
+    values = scan(size)
+    geometry = cycleinr.Geometry.from_spacing(values.shape, (0.7 * z_scale, 0.7, 0.7))
+    return cycleinr.Volume(values, geometry, "CT", "HU", 0.7 * z_scale, "k")
+
+
 def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs=3, type=int, default=[256, 256, 16], metavar=("I", "J", "K"))
@@ -213,6 +228,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--z-scale", type=float, default=4.0)
     parser.add_argument("--model", default="light")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--noise", default="auto", help="acquired, renew or remove; auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here too")
     return parser.parse_args(argv)
@@ -229,25 +245,24 @@ def main(argv: list[str] | None = None) -> str:
     torch.set_num_threads(asked.threads)
     with tempfile.TemporaryDirectory() as folder, metered() as meter:
         path = Path(asked.scan or Path(folder) / "scan.nrrd")
-        if not asked.scan:
-            from bench_upsample import scan
-
-            values = scan(asked.size)
-            geometry = cycleinr.Geometry.from_spacing(values.shape, (0.7 * asked.z_scale, 0.7, 0.7))
-            files.write(cycleinr.Volume(values, geometry, "CT", "HU", 0.7 * asked.z_scale, "k"), str(path))
         fields = {"z_scale": asked.z_scale, "model": asked.model, "device": "cpu", "precision": asked.precision}
-        for _ in range(2):  # the first one loads and warms up
-            meter.stages.clear()
-            start = time.process_time()
-            result = cycleinr.upsample(files.read(str(path)), **fields)
-            files.write(result.volume, str(Path(folder) / f"out{time.monotonic_ns()}.nrrd"))
-            total = time.process_time() - start
+        fields["noise"] = asked.noise
+        cycleinr.upsample(drawn([96, 96, 12], asked.z_scale), **fields)  # the first one loads and warms up
+        if not asked.scan:
+            files.write(drawn(asked.size, asked.z_scale), str(path))
+        meter.stages.clear()
+        start = time.process_time()
+        result = cycleinr.upsample(files.read(str(path)), **fields)
+        files.write(result.volume, str(Path(folder) / "out.nrrd"))
+        total = time.process_time() - start
         precision = result.report["precision"]
         best = best_rate(getattr(torch, precision), convolve)
         rest = total - sum(stage.seconds for stage in meter.stages.values())
         meter.stages["all else"] = Stage(max(rest, 0.0))
         size = " x ".join(str(n) for n in result.report["input"]["dimensions"])
-        text = f"{size} at z-scale {asked.z_scale:g}, {precision}, {asked.threads} threads"
+        text = (
+            f"{size} at z-scale {asked.z_scale:g}, {precision}, noise {result.report['noise']}, {asked.threads} threads"
+        )
         text += f"; best shape {best / 1e9:.0f} G multiply-adds a second\n\n"
         text += table(meter.stages, total, best)
     if asked.markdown:

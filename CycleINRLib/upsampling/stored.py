@@ -1,0 +1,48 @@
+"""Values as a scan stores them, and as they are computed with: from the scan's own zero (floor 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ..imaging.intensity import from_zero, zero_of
+from ..imaging.volume import Volume
+from .plan import Plan
+
+CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
+
+
+def slices_from_zero(volume: Volume, plan: Plan) -> tuple[Volume, float]:
+    """The scan with its slices first and its values from zero, and that zero."""
+    zero = zero_of(volume.values, plan.modality)
+    first = volume.slices_first(plan.axis)
+    return (dataclasses.replace(first, values=from_zero(first.values, zero)) if zero else first), zero
+
+
+def as_stored(values: np.ndarray, kind: np.dtype, zero: float, floor: float, beyond: float) -> tuple[np.ndarray, bool]:
+    """Float32 values from zero in the type of the scan: integers rounded and clipped to its range.
+
+    Clipping is told at the top alone, and where more than a few voxels lie farther than `beyond` above it.
+    Interpolation swings below the air beside edges, where no intensity is lost: nothing lies below `floor`, the scan's
+    air, nor below 0 where the scan holds nothing there.
+
+    Parameters
+    ----------
+    zero : of the scan's values, which is added; floor : from zero
+
+    Returns
+    -------
+    The values, and whether intensities were clipped
+    """
+    if kind.kind not in "iu":
+        kind = kind if kind.kind == "f" else np.dtype(np.float32)
+        whole = values.astype(kind, copy=False)
+        whole = whole + kind.type(zero) if zero else whole
+        return np.maximum(whole, kind.type(floor + zero)), False
+    values = np.maximum(values, np.float32(floor))
+    limits = np.iinfo(kind)
+    low, high = limits.min - zero, limits.max - zero
+    whole = np.rint(values, dtype=np.float32 if kind.itemsize < 4 else np.float64)
+    clipped = bool(np.count_nonzero(whole > high + beyond) > CLIPPED_SHARE * whole.size)
+    return (np.clip(whole, low, high) + whole.dtype.type(zero)).astype(kind), clipped
