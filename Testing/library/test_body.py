@@ -102,7 +102,9 @@ def asked(monkeypatch, scan: Volume, consistency: str, gain: float) -> tuple[lis
             told.append(event.of - event.done)
             until[:] = positions  # what comes later measures the machine
 
-    job = UpsampleJob(z_scale=2, consistency=consistency, gain=gain, device="cpu", noise="acquired")
+    job = UpsampleJob(
+        z_scale=2, consistency=consistency, gain=gain, precision="float32", device="cpu", noise="acquired"
+    )
     cycleinr.upsample(scan, job, progress=listen)
     return until, told
 
