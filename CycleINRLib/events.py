@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from .errors import ERROR_BY_CODE, CycleINRError
+from .errors import ERROR_BY_CODE, Cancelled, CycleINRError
 from .jobs import parse_json
 
 
@@ -118,18 +118,23 @@ class OnceWarned:
 
 
 class Stopwatch:
-    """Counts the steps of one stage, tells the listener, and estimates what is left."""
+    """Counts the steps of one stage, tells the listener, and estimates what is left; `cancelled` stops it."""
 
-    def __init__(self, stage: str, of: int, listener: Listener | None) -> None:
-        self.stage, self.of, self.listener = stage, of, listener
+    def __init__(
+        self, stage: str, of: int, listener: Listener | None, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        self.stage, self.of, self.listener, self.cancelled = stage, of, listener, cancelled
         self.done = 0
         self.start = time.monotonic()
         self._tell(None)
 
     def step(self, count: int = 1) -> None:
+        """Raises Cancelled where that is asked for."""
         self.done += count
         elapsed = time.monotonic() - self.start
         self._tell(round(elapsed / self.done * (self.of - self.done), 1))
+        if self.cancelled is not None and self.cancelled():
+            raise Cancelled()
 
     def _tell(self, remaining_s: float | None) -> None:
         if self.listener is not None:

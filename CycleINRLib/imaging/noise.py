@@ -19,18 +19,19 @@ from scipy import ndimage
 
 from .figures import (
     LEAST_ACQUIRED,
+    NORMAL_MAD,
+    GrainSample,
     generated_gap,
     mean_noise,
     measured_levels,
+    median,
     noise_ratio,
     per_slice,
     six_digits,
     snli,
     snli_detrended,
 )  # fmt: skip
-from .grain import NORMAL_MAD, GrainSample, Picked
 from .intensity import BODY_MR, is_whole, value_range
-from .robust import median
 
 CT_BODY_HU = (-250.0, 300.0)  # soft tissue: where the noise is measured
 
@@ -281,11 +282,11 @@ class NoiseGauge:
         samples : of the grain of the slices, then of the interpolation; they are filled
         """
 
-        def of_values(n: int) -> Picked:
-            return lambda at: self.rounded(np.asarray(values[n].take(at), np.float32))
+        def of_values(n: int, at: np.ndarray) -> np.ndarray:
+            return self.rounded(np.asarray(values[n].take(at), np.float32))
 
-        def of_linear(n: int) -> Picked:
-            return lambda at: self.rounded(self.linear.picked(float(positions[n]), at))
+        def of_linear(n: int, at: np.ndarray) -> np.ndarray:
+            return self.rounded(self.linear.picked(float(positions[n]), at))
 
         def one(n: int) -> tuple[float, float]:
             t = float(positions[n])
@@ -298,7 +299,8 @@ class NoiseGauge:
             inner = 0 < n < len(values) - 1
             for sample, beside, middle in zip(samples, (of_values, of_linear), (seen, linear)):
                 assert middle is not None
-                sample.add(mask, middle, *((beside(n - 1), beside(n + 1)) if inner else (None, None)))
+                at = sample.places(mask)
+                sample.add(at, middle, (beside(n - 1, at), beside(n + 1, at)) if inner else None)
             return sigma(seen, mask), sigma_linear
 
         return np.array(_each(one, len(positions), self.threads)).reshape(-1, 2)

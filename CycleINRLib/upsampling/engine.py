@@ -19,20 +19,21 @@ from ..imaging.consistency import Agreement, Grid, Remainder, gate, noise_level
 from ..imaging.intensity import IntensityScale, floor_of
 from ..imaging.interpolation import base_weights, weighted
 from ..imaging.noise import AcquiredQuery, positions_to_query
-from ..imaging.slabs import MIN_ROWS, Slab, plan_slabs, slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
 from .added import AddedNoise
 from .memory import (
-    SlabCost,
-    SlabSize,
+    MIN_ROWS,
+    Cut,
+    Slab,
+    SlabRule,
+    cut,
     empty_volume,
     is_out_of_memory,
+    plan_slabs,
     rows_at_once,
-    rows_that_fit,
-    slab_cost,
-    usual_size,
+    slab_for_rows,
     working_bytes,
 )
 from .plan import Plan, doubts
@@ -73,6 +74,7 @@ class Engine:
         self.noise: float | None = None  # level in the scan's unit; None where it is not known
         self.warnings: list[str] = []
         self.rows_limit: int | None = None
+        self.ran_out = False  # of memory: then the run is not as usual
         self.source: Volume | None = None  # slices first, its values from zero
         self.zero = 0.0  # of the scan's values, see `intensity.zero_of`
         self.lowest = -np.inf  # value of the scan, from zero
@@ -147,10 +149,13 @@ class Engine:
         wanted = positions_to_query(grid.positions[grid.crop], len(values)) if whole else np.zeros(0, int)
         beside = np.empty((len(wanted), *size), np.float32)
         errors = Remainder()
-        slabs = self.slabs(values.shape, first, last, grid)
-        window = None if rows else self._size(values.shape, grid).window
+        if (first, last) == (0, values.shape[1]):
+            made = self.cut(values.shape, grid)
+            slabs, window = made.slabs, None if rows else made.window
+        else:
+            slabs, window = [slab_for_rows(first, last, values.shape[1], self.halo)], None
         ticks = self._ticks(len(values), window)
-        watch = Stopwatch("upsample", len(slabs) * ticks, self.progress)
+        watch = Stopwatch("upsample", len(slabs) * ticks, self.progress, self.cancelled)
         done = 0
         while done < len(slabs):
             slab = slabs[done]
@@ -236,17 +241,12 @@ class Engine:
         from ..network.infer import corrections
         from ..network.model import Conditions
 
-        def tick() -> None:
-            watch.step()
-            self.check_cancelled()
-
         plan, scale = self.plan, self.scale
         output = np.zeros((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
         counting = np.flatnonzero(gate(places) > 0) if plan.consistency == "keep" else np.arange(len(places))
         near, inside = read_for(Rectangle(rows, columns), body, normalized.shape, self.halo)
         if not (gain and counting.size and all(part.stop > part.start for part in inside)):
-            for _ in range(self._ticks(len(normalized), window)):
-                tick()
+            watch.step(self._ticks(len(normalized), window))
             return output
         mine = inside.seen_from(rows.start, columns.start)
         target = output[:, mine.rows, mine.columns]
@@ -263,7 +263,7 @@ class Engine:
             z_scale=1 / grid.step,
             conditions=Conditions(ratio, float(plan.gaussian), anisotropy, *seen),
             window=window,
-            tick=tick,
+            tick=watch.step,
         )
         for part, found in parts:
             at = counting[part]  # without gaps: only slices themselves are left out
@@ -311,44 +311,30 @@ class Engine:
         """Rows on each side that one output row depends on; even."""
         return self.network.reach + self.network.reach % 2
 
-    def slabs(self, shape: tuple[int, ...], first: int, last: int, grid: Grid) -> list[Slab]:
-        """Rows first .. last - 1 of a scan (N, J, I) as slabs: from scan and model alone, not from what is free.
+    @property
+    def slab_rule(self) -> SlabRule:
+        """What decides how large a slab is, beside the scan."""
+        from ..network.device import DTYPES
+
+        element = DTYPES[self.precision].itemsize
+        return SlabRule(self.network.config.channels, element, self.halo, working_bytes(self.device))
+
+    def cut(self, shape: tuple[int, ...], grid: Grid, most: int | None = None) -> Cut:
+        """A scan (N, J, I) in slabs, of `most` rows where it is given: from scan and model alone; says where little
+        memory is free, which makes them smaller.
 
         Raises
         ------
         ResourceError : not even the smallest slab fits; says how much is needed
         """
-        if (first, last) != (0, shape[1]):
-            return [slab_for_rows(first, last, shape[1], self.halo)]
-        rows = self._size(shape, grid).rows
-        return plan_slabs(shape[1], self.halo, self._fitting(shape, grid, min(rows, self.rows_limit or rows)))
-
-    @property
-    def slab_rule(self) -> tuple[int, int, int, float]:
-        """What decides how large a slab is, beside the scan: see `memory.usual_size`."""
-        from ..network.device import DTYPES
-
-        element = DTYPES[self.precision].itemsize
-        return self.network.config.channels, element, self.halo, working_bytes(self.device)
-
-    def _size(self, shape: tuple[int, ...], grid: Grid) -> SlabSize:
-        return usual_size(shape, len(grid.positions), *self.slab_rule)
-
-    def _cost(self, shape: tuple[int, ...], grid: Grid) -> SlabCost:
-        channels, element, halo, _ = self.slab_rule
-        window = self._size(shape, grid).window
-        return slab_cost(channels, shape[0], shape[2], len(grid.positions), element, halo, window)
-
-    def _fitting(self, shape: tuple[int, ...], grid: Grid, rows: int) -> int:
-        """`rows`, or fewer with a warning where less memory is free than they take."""
-        fitting = rows_that_fit(rows, shape[1], self._cost(shape, grid), self.halo, self.device)
-        if fitting < rows:
-            self.warn(f"Little memory is free: slabs of {fitting} rows instead of {rows}.")
-        return fitting
+        made = cut(shape, len(grid.positions), self.slab_rule, self.device, most or self.rows_limit)
+        if made.rows < made.usual:
+            self.warn(f"Little memory is free: slabs of {made.rows} rows instead of {made.usual}.")
+        return made
 
     def _retry(self, shape: tuple[int, ...], first: int, last: int, grid: Grid, slab: Slab, error) -> list[Slab]:
         """The remaining slabs after memory ran out: half the rows, and from the smallest slab on the CPU."""
-        rows = (slab.last - slab.first) // 2
+        rows, self.ran_out = (slab.last - slab.first) // 2, True
         if rows < MIN_ROWS:
             if self.device == "cpu":
                 found = f"even {MIN_ROWS} rows did not fit"
@@ -366,7 +352,7 @@ class Engine:
 
                 torch.cuda.empty_cache()
         halo, end = self.halo, shape[1]
-        rest = plan_slabs(last - first, halo, self._fitting(shape, grid, rows))
+        rest = plan_slabs(last - first, halo, self.cut(shape, grid, rows).rows)
         return [
             Slab(first + s.first, first + s.last, max(0, first + s.first - halo), min(end, first + s.last + halo))
             for s in rest

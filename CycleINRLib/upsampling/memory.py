@@ -1,4 +1,5 @@
-"""How much memory a slab may take, and what is free: the first decides slabs, the second only a fallback (floor 3)."""
+"""How the rows of a scan are cut into slabs: by the memory that one may take; what is free decides only a fallback
+(floor 3)."""
 
 from __future__ import annotations
 
@@ -6,12 +7,12 @@ import math
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import ResourceError
-from ..imaging.slabs import MIN_ROWS, rows_within
 from ..machine import memory_bytes
 
 _ROWS_AT_ONCE = (4, 32)  # of a slab, for which base, consistency and noise hold some copies of all output slices
@@ -21,9 +22,10 @@ _NARROWING = 0.6  # of what other rows cost: the halo gets narrower from layer t
 _CODES = 400  # bytes that the decoder holds for each pixel of the two slices that it works on
 _FEATURES = 5  # that the encoder sees of a voxel, see `network.model`
 WORKING_BYTES = 1.2e9  # what one slab may take; with torch itself it stays within the promised 2 GB
-
-
+CUDA_WORKING_BYTES = 6e9  # what one slab may take there
 TORCH_BYTES = 5e8
+HELD_SHARE = 1 / 3  # of the machine's memory that a result may take
+MIN_ROWS = 8
 
 
 def available_memory_bytes() -> float:
@@ -38,10 +40,6 @@ def available_memory_bytes() -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):  # Windows
         return float("inf")
-
-
-HELD_SHARE = 1 / 3  # of the machine's memory that a result may take
-CUDA_WORKING_BYTES = 6e9  # what one slab may take there
 
 
 def empty_volume(shape: tuple[int, ...], kind: np.dtype | type) -> np.ndarray:
@@ -83,6 +81,81 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "can't allocate memory" in text
         or "not enough memory" in text
     )
+
+
+# --- slabs ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Slab:
+    """Rows first .. last - 1 are computed from rows read_first .. read_last - 1 (the halo included)."""
+
+    first: int
+    last: int
+    read_first: int
+    read_last: int
+
+
+def plan_slabs(rows: int, halo: int, rows_per_slab: int) -> list[Slab]:
+    """Slabs that cover 0 .. rows - 1 once; first rows are even, since the network folds pixels by two.
+
+    Parameters
+    ----------
+    rows : rows of the volume (J)
+    halo : rows on each side that one output row depends on; even
+    rows_per_slab : at most this many rows are computed at once; made even, at least 8
+    """
+    size = max(MIN_ROWS, rows_per_slab - rows_per_slab % 2)
+    count = -(-rows // size)
+    even = -(-rows // count)
+    even += even % 2  # slabs of nearly equal size waste the least halo
+    return [
+        Slab(first, min(first + even, rows), max(0, first - halo), min(rows, first + even + halo))
+        for first in range(0, rows, even)
+    ]
+
+
+def slab_for_rows(first: int, last: int, rows: int, halo: int) -> Slab:
+    """The one slab that gives rows first .. last - 1; `first` is lowered to an even row."""
+    first -= first % 2
+    return Slab(first, last, max(0, first - halo), min(rows, last + halo))
+
+
+class SlabRule(NamedTuple):
+    """What decides how large a slab is, beside the scan.
+
+    channels : of the encoder, on 2 x 2 folded pixels; element : bytes of a number in the network's precision
+    halo : rows on each side that one output row depends on; working : bytes that a slab may take
+    """
+
+    channels: int
+    element: int
+    halo: int
+    working: float
+
+
+class Cut(NamedTuple):
+    """A scan in slabs: of `rows` rows each, at most; fewer than the `usual` ones where little memory is free.
+
+    window : slices that are encoded at once; None: all
+    """
+
+    slabs: list[Slab]
+    window: int | None
+    rows: int
+    usual: int
+
+
+def cut(shape: tuple[int, ...], outputs: int, rule: SlabRule, device: str, most: int | None = None) -> Cut:
+    """A scan (N, J, I) in slabs of the usual size, of `most` rows, or of fewer where little memory is free.
+
+    Raises
+    ------
+    ResourceError : not even the smallest slab fits; says how much is needed
+    """
+    usual, window = usual_size(shape, outputs, *rule)
+    usual = usual if most is None else min(usual, most)
+    cost = slab_cost(rule.channels, shape[0], shape[2], outputs, rule.element, rule.halo, window)
+    rows = rows_that_fit(usual, shape[1], cost, rule.halo, device)
+    return Cut(plan_slabs(shape[1], rule.halo, rows), window, rows, usual)
 
 
 def rows_at_once(width: int, outputs: int) -> int:
@@ -140,11 +213,6 @@ def usual_size(
     return best
 
 
-def usual_rows(shape: tuple[int, ...], outputs: int, channels: int, element: int, halo: int, working: float) -> int:
-    """Rows of a slab of `usual_size`."""
-    return usual_size(shape, outputs, channels, element, halo, working).rows
-
-
 def working_bytes(device: str) -> float:
     """What one slab may take on a device: from what the machine is, not from its load."""
     if device != "cuda":
@@ -171,3 +239,9 @@ def rows_that_fit(rows: int, all_rows: int, cost: SlabCost, halo: int, device: s
         found = f"{needed / 1e9:.1f} GB for the smallest slab, {free / 1e9:.1f} GB free"
         raise ResourceError("There is not enough memory", found, "close other programs, or crop the volume")
     return min(rows, rows_within(0.9 * free, all_rows, cost.row, cost.beside, halo))
+
+
+def rows_within(budget_bytes: float, rows: int, bytes_per_row: float, fixed_bytes: float, halo: int) -> int:
+    """The most rows per slab whose cost, halo included, stays in the budget; at least 8, never more than `rows`."""
+    fit = int((budget_bytes - fixed_bytes) // bytes_per_row) - 2 * halo
+    return max(MIN_ROWS, min(rows, fit))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..imaging.grain import NORMAL_MAD
+from ..imaging.figures import NORMAL_MAD
 from ..imaging.intensity import BODY_MR, value_range
 from ..imaging.noise import LAPLACIAN_GAIN, Flatness, gradient_parts
 

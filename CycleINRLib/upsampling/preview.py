@@ -11,10 +11,10 @@ import numpy as np
 from ..errors import RequestError
 from ..imaging.body import body_seen
 from ..imaging.geometry import AXES, PLANES, Geometry
-from ..imaging.slabs import slab_for_rows
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from .grain import Region, part_of, slices_first_region
+from .memory import slab_for_rows
 from .plan import plan
 from .settings import Settled, settle
 

@@ -28,6 +28,7 @@ from ..machine import recall, remember
 from .engine import Engine, Settings
 from .gain import Dropped, fit_gain, middle_block
 from .grain import NoiseTreatment, settle_noise
+from .memory import is_out_of_memory
 from .plan import Plan
 
 NOISE_SHARE, STEP_SHARE = 0.05, 0.1  # what precisions may differ by (rms): of the noise, or of a whole number if more
@@ -138,10 +139,15 @@ def in_believed_precision(engine: Engine, values: np.ndarray, job: UpsampleJob, 
         return engine
     noise = engine.noise or noise_level(values, engine.plan.modality) or 0.0
     most = max(NOISE_SHARE * noise, STEP_SHARE if engine.kind.kind in "iu" else 0.0)
-    off = gain * rounding_error(engine, values)
+    try:
+        off = gain * rounding_error(engine, values)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        off = np.inf  # the run will say so
     if job.precision == "auto":
         return engine.in_float32() if DOUBT * off > most else engine
-    if off > most:
+    if most < off < np.inf:
         engine.warn(
             f"{engine.precision} changes the result by {off:.2g} (noise {noise:.2g}): float32 would be more exact."
         )
@@ -158,7 +164,7 @@ def rounding_error(engine: Engine, values: np.ndarray) -> float:
         grid = dataclasses.replace(engine.plan.grid, count=len(block))
         places = np.arange(2 * len(block) - 2) / 2 + 0.25
         window = slice(0, block.shape[1]), slice(0, block.shape[2])
-        watch = Stopwatch("precision", 1, None)
+        watch = Stopwatch("precision", 1, None, engine.cancelled)
         one, other = (each.corrections(block, *window, places, grid, 1.0, watch) for each in (engine, exact))
         off, seen = off + float(np.square(one - other).mean()), seen + strength
     return float(np.sqrt(power * off / seen)) if seen else 0.0

@@ -20,12 +20,11 @@ import numpy as np
 from ..errors import ModelError
 from ..events import Stopwatch
 from ..imaging.consistency import KEEP_RATIO
-from ..imaging.slabs import plan_slabs
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob, is_number
 from ..machine import processor, recall, remember, usable_cores
 from ..modelcard import read_card
-from .memory import usual_rows
+from .memory import SlabRule, plan_slabs, usual_size
 from .plan import CYCLE_BLOCK, GAIN_BLOCK, Plan, plan
 
 if TYPE_CHECKING:
@@ -55,14 +54,13 @@ class Speed:
     encode_s : for each voxel of the scan
     decode_s : for each voxel of the result
     device : where, in words
-    slabs : channels of the encoder, bytes of a number, halo in rows, bytes that a slab may take: they decide how many
-        rows are computed twice; None: none
+    slabs : they decide how many rows are computed twice; None: none
     """
 
     encode_s: float
     decode_s: float
     device: str
-    slabs: tuple[int, int, int, float] | None = None
+    slabs: SlabRule | None = None
 
     def seconds(
         self, source: Volume, planned: Plan, job: UpsampleJob | None = None, rows_read: int | None = None
@@ -83,9 +81,8 @@ class Speed:
     def _rows_read(self, shape: tuple[int, ...], places: int) -> int:
         if self.slabs is None:
             return shape[1]
-        channels, element, halo, working = self.slabs
-        size = usual_rows(shape, places, channels, element, halo, working)
-        return sum(slab.read_last - slab.read_first for slab in plan_slabs(shape[1], halo, size))
+        slabs = plan_slabs(shape[1], self.slabs.halo, usual_size(shape, places, *self.slabs).rows)
+        return sum(slab.read_last - slab.read_first for slab in slabs)
 
     def _pass(self, work: Pass) -> float:
         return work.rows * work.columns * (self.encode_s * work.slices + self.decode_s * work.places)
@@ -101,7 +98,7 @@ def known_speed(job: UpsampleJob | None = None) -> Speed | None:
     """
     try:
         facts = recall("speed", _key(job or UpsampleJob()))
-        found = None if facts is None else Speed(**{**facts, "slabs": tuple(facts["slabs"])})
+        found = None if facts is None else Speed(**{**facts, "slabs": SlabRule(*facts["slabs"])})
     except (ModelError, TypeError, KeyError):  # or of another version
         return None
     return found if found is not None and _is_sound(found) else None
@@ -185,7 +182,9 @@ def _calibrated(engine: Engine, values: np.ndarray) -> Speed:
         taken = []
         for _ in range(2):
             start = time.perf_counter()
-            engine.corrections(block, rows, columns, places, grid, 1.0, Stopwatch("calibrate", 1, None))
+            engine.corrections(
+                block, rows, columns, places, grid, 1.0, Stopwatch("calibrate", 1, None, engine.cancelled)
+            )
             taken.append(time.perf_counter() - start)
         return min(taken)
 

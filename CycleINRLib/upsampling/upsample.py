@@ -100,7 +100,7 @@ def upsample(
         "seconds": time.monotonic() - start,
         "gain_seconds": settled.gain_seconds,  # of these, for fitting the gain
     }
-    if known_speed(settled.timed) is None:
+    if not engine.ran_out and known_speed(settled.timed) is None:
         remember_speed(engine, whole.values, settled.timed)
     report = _report(volume, result, job, planned, settled, readout, errors, check, spent)
     return Result(result, report, _difference(volume, part, planned.axis))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from CycleINRLib.imaging.grain import grain
+from CycleINRLib.imaging.figures import grain
 from CycleINRLib.imaging.interpolation import cubic_weights
 from CycleINRLib.imaging.noise import noise_readout
 

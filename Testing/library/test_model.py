@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
-from CycleINRLib.imaging.slabs import plan_slabs  # noqa: E402
 from CycleINRLib.network import infer  # noqa: E402
 from CycleINRLib.network.infer import corrections, encode_streamed, step_count  # noqa: E402
 from CycleINRLib.network.model import CONFIGS, Conditions, CycleINR, NetworkConfig, fold, source_features, unfold  # noqa: E402
+from CycleINRLib.upsampling.memory import plan_slabs  # noqa: E402
 
 SMALL = NetworkConfig(channels=16, blocks=3, codes=8, hidden=12, key=4)
 DETAIL = 0.3

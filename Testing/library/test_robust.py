@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from CycleINRLib.imaging.robust import median
+from CycleINRLib.imaging.figures import median
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 300, 1001])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from CycleINRLib.imaging.slabs import MIN_ROWS, plan_slabs, rows_within, slab_for_rows
+from CycleINRLib.upsampling.memory import MIN_ROWS, plan_slabs, rows_within, slab_for_rows
 
 
 @given(st.integers(1, 700), st.integers(0, 20).map(lambda n: 2 * n), st.integers(1, 800))

@@ -188,16 +188,16 @@ def test_slabs_change_nothing_where_an_inner_one_reads_half_of_the_rows(monkeypa
     block = scan.values[12:18, 20:180, 120:136].astype(np.float32)
     tall = scan.with_values(block, scan.geometry.cropped((12, 20, 120), block.shape))
     read, asked = [], {"z_scale": 2, "gain": 1, "noise": "acquired", "precision": "float32"}
-    real = task.plan_slabs
+    real = task.cut
 
     def noted(*facts):
-        slabs = real(*facts)
-        read.extend(slab.read_last - slab.read_first for slab in slabs)
-        return slabs
+        made = real(*facts)
+        read.extend(slab.read_last - slab.read_first for slab in made.slabs)
+        return made
 
     whole = cycleinr.upsample(tall, **asked).volume.values
-    monkeypatch.setattr(task, "plan_slabs", noted)
-    monkeypatch.setattr(task, "usual_size", lambda *_: memory.SlabSize(16, 2))
+    monkeypatch.setattr(task, "cut", noted)
+    monkeypatch.setattr(memory, "usual_size", lambda *_: memory.SlabSize(16, 2))
     sliced = cycleinr.upsample(tall, **asked).volume.values
     assert len(read) == 10 and max(read) <= 80
     np.testing.assert_allclose(sliced, whole, atol=2e-3 * block.std())
@@ -292,9 +292,9 @@ def test_cancel_stops_within_one_slab(small_mr):
 def test_less_memory_means_smaller_slabs_and_the_same_values(small_mr, result, tight_memory):
     """The ladder: memory runs out with large slabs, is halved until it fits, and says each step."""
     refused = tight_memory()
-    settled = {name: result.report[name] for name in ("gain", "noise")}
+    settled = {name: result.report[name] for name in ("gain", "noise", "precision")}
     tightened = cycleinr.upsample(small_mr, z_scale=4, **settled)
-    assert refused == [40, 20]
+    assert refused[-2:] == [40, 20]  # in reduced precision also where its error was asked for
     np.testing.assert_allclose(tightened.volume.values.astype(int), result.volume.values.astype(int), atol=1)
     assert sum("Memory ran out" in warning for warning in tightened.report["warnings"]) == 2
 
@@ -302,13 +302,13 @@ def test_less_memory_means_smaller_slabs_and_the_same_values(small_mr, result, t
 def test_slabs_come_from_scan_and_model_alone_and_little_free_memory_is_said(small_mr, result, monkeypatch):
     engine = task.Engine.of(small_mr, UpsampleJob(z_scale=4), plan(small_mr, UpsampleJob(z_scale=4)), None, None)
     shape, grid = small_mr.slices_first(engine.plan.axis).values.shape, engine.plan.grid
-    plenty = engine.slabs(shape, 0, shape[1], grid)
-    cost = engine._cost(shape, grid)
+    plenty, rule = engine.cut(shape, grid), engine.slab_rule
+    cost = memory.slab_cost(rule.channels, shape[0], shape[2], len(grid.positions), rule.element, rule.halo)
     for rows in (2 * shape[1], shape[1]):
         monkeypatch.setattr(memory, "available_memory_bytes", lambda rows=rows: cost.of(rows + 2 * engine.halo) / 0.8)
-        assert engine.slabs(shape, 0, shape[1], grid) == plenty and not engine.warnings
+        assert engine.cut(shape, grid) == plenty and not engine.warnings
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: cost.of(shape[1] // 2 + 2 * engine.halo) / 0.9)
-    assert len(engine.slabs(shape, 0, shape[1], grid)) > len(plenty)
+    assert len(engine.cut(shape, grid).slabs) > len(plenty.slabs)
     assert any("Little memory is free" in warning for warning in engine.warnings)
 
 
