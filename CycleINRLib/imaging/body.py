@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MARGIN = 8  # pixels around the body within which edges of it still show
+BODY_MARGIN = 8  # pixels around the body within which edges of it still show
 WORTH = 0.95  # of the pixels: a rectangle of more of them is not worth a border
 
 
@@ -60,7 +60,7 @@ def body_of(values: np.ndarray) -> Rectangle | None:
 
 
 def _reach(occupied: np.ndarray, count: int) -> slice:
-    return slice(max(0, int(occupied[0]) - MARGIN), min(count, int(occupied[-1]) + 1 + MARGIN))
+    return slice(max(0, int(occupied[0]) - BODY_MARGIN), min(count, int(occupied[-1]) + 1 + BODY_MARGIN))
 
 
 def body_seen(values: np.ndarray, limits: tuple[tuple[int, int], ...] | None = None) -> Rectangle | None:

@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 
 HISTOSPLINE_RATIO = 0.5  # thickness / spacing above which slices are treated as averages
-TOGETHER = 32  # slices that one product makes
-LEAST_WEIGHT = 1e-9  # of the largest one: what less adds is lost in float32
+SLICES_AT_ONCE = 32  # slices that one product makes
+COUNTING_WEIGHT = 1e-9  # of the largest one: what less adds is lost in float32
 
 
 def weighted(weights: np.ndarray, slices: np.ndarray) -> np.ndarray:
@@ -22,11 +22,11 @@ def weighted(weights: np.ndarray, slices: np.ndarray) -> np.ndarray:
     that count, so that the cost of a long scan grows with its length, not with the square of it.
     """
     weights = np.asarray(weights, np.float32)
-    counts = np.abs(weights) > LEAST_WEIGHT * np.abs(weights).max(initial=0)
+    counts = np.abs(weights) > COUNTING_WEIGHT * np.abs(weights).max(initial=0)
     flat = np.asarray(slices, np.float32).reshape(len(slices), -1)
     out = np.zeros((len(weights), flat.shape[1]), np.float32)
-    for first in range(0, len(weights), TOGETHER):
-        some = slice(first, first + TOGETHER)
+    for first in range(0, len(weights), SLICES_AT_ONCE):
+        some = slice(first, first + SLICES_AT_ONCE)
         taken = np.flatnonzero(counts[some].any(0))
         if taken.size:
             near = slice(taken[0], taken[-1] + 1)

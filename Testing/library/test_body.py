@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from CycleINRLib.imaging.body import MARGIN, Rectangle, body_seen
+from CycleINRLib.imaging.body import BODY_MARGIN, Rectangle, body_seen
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.jobs import UpsampleJob
@@ -21,11 +21,11 @@ def padded(seed: int = 0) -> Volume:
 
 def test_the_body_is_where_any_slice_holds_more_than_the_lowest_value_and_a_margin():
     values = padded().values
-    expected = Rectangle(*(slice(part.start - MARGIN, part.stop + MARGIN) for part in (ROWS, COLUMNS)))
+    expected = Rectangle(*(slice(part.start - BODY_MARGIN, part.stop + BODY_MARGIN) for part in (ROWS, COLUMNS)))
     assert body_seen(values) == expected
     values[3, 20, 90] = -1023
     rows, columns = body_seen(values) or pytest.fail("nothing is left out")
-    assert (rows.start, columns.stop) == (20 - MARGIN, 90 + MARGIN + 1)
+    assert (rows.start, columns.stop) == (20 - BODY_MARGIN, 90 + BODY_MARGIN + 1)
 
 
 def test_the_body_is_counted_from_the_first_row_and_column_of_a_region():
