@@ -66,7 +66,8 @@ def projection(A: np.ndarray, consistency: str) -> np.ndarray:
 
 def noise_level(values: np.ndarray, modality: str) -> float | None:
     """Mean sigma_k of at most 12 of (N, J, I) slices, evenly spread; None where fewer than 4 can be measured."""
-    from .noise import mean_noise, slice_noise  # scipy, which training goes without
+    from .figures import mean_noise  # scipy, which training goes without
+    from .noise import slice_noise
 
     chosen = np.unique(np.linspace(0, len(values) - 1, LOOKED_AT).round().astype(int))
     return mean_noise(slice_noise(values[chosen], modality))

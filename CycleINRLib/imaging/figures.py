@@ -7,6 +7,7 @@ the noise of second differences across slices over the same within slices, on th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -89,6 +90,28 @@ def measured_levels(sigmas: np.ndarray) -> np.ndarray:
 def six_digits(value: float | None) -> float | None:
     """Six digits behind the point, for JSON."""
     return None if value is None else round(value, 6)
+
+
+def noise_figures(
+    source: np.ndarray, target: np.ndarray, beside: np.ndarray, at_acquired: np.ndarray, z_scale: float
+) -> dict[str, Any]:
+    """The readout from sigma_k: source (N,), target (M, 2) and beside (n, 2), both of them (output, linear)."""
+    kinds = {"input": source, "output": target[:, 0], "linear": target[:, 1]}
+    on_grid = target[at_acquired, 0]
+    if len(measured_levels(on_grid)) < LEAST_ACQUIRED:
+        on_grid = np.concatenate([on_grid, beside[:, 0]])
+    return {
+        "snli": {name: six_digits(snli(values)) for name, values in kinds.items()},
+        "snli_detrended": {
+            name: None if name == "input" else six_digits(snli_detrended(values, z_scale))
+            for name, values in kinds.items()
+        },
+        "generated_gap": six_digits(generated_gap(target[~at_acquired, 0], on_grid)),
+        "noise_ratio": six_digits(noise_ratio(target[:, 0], source)),
+        "sigma_mean": {name: mean_noise(values) for name, values in kinds.items()},
+        "noise_per_slice": {name: per_slice(values) for name, values in kinds.items()},
+        "slices_measured": len(measured_levels(target[:, 0])),
+    }
 
 
 # --- grain ----------------------------------------------------------------------------------------------------

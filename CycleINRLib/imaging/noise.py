@@ -17,20 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .figures import (
-    LEAST_ACQUIRED,
-    NORMAL_MAD,
-    GrainSample,
-    generated_gap,
-    mean_noise,
-    measured_levels,
-    median,
-    noise_ratio,
-    per_slice,
-    six_digits,
-    snli,
-    snli_detrended,
-)  # fmt: skip
+from .figures import LEAST_ACQUIRED, NORMAL_MAD, GrainSample, median, noise_figures
 from .intensity import BODY_MR, is_whole, value_range
 
 CT_BODY_HU = (-250.0, 300.0)  # soft tissue: where the noise is measured
@@ -268,7 +255,7 @@ class NoiseGauge:
             every = np.arange(len(self.source))
             self.source_sigmas = self._pairs(self.source, every, (sample,))[:, 0]
             self.source_grain = sample.grain()
-        figures = _figures(self.source_sigmas, of_target, beside, _at_acquired(positions), self.z_scale)
+        figures = noise_figures(self.source_sigmas, of_target, beside, _at_acquired(positions), self.z_scale)
         of_output, of_linear = (sample.grain() for sample in samples)
         return {**figures, "grain": {"input": self.source_grain, "output": of_output, "linear": of_linear}}
 
@@ -315,28 +302,6 @@ class NoiseGauge:
         if self.known is not None:
             self.known[t] = found
         return *found, seen
-
-
-def _figures(
-    source: np.ndarray, target: np.ndarray, beside: np.ndarray, at_acquired: np.ndarray, z_scale: float
-) -> dict[str, Any]:
-    """The readout from sigma_k: source (N,), target (M, 2) and beside (n, 2), both of them (output, linear)."""
-    kinds = {"input": source, "output": target[:, 0], "linear": target[:, 1]}
-    on_grid = target[at_acquired, 0]
-    if len(measured_levels(on_grid)) < LEAST_ACQUIRED:
-        on_grid = np.concatenate([on_grid, beside[:, 0]])
-    return {
-        "snli": {name: six_digits(snli(values)) for name, values in kinds.items()},
-        "snli_detrended": {
-            name: None if name == "input" else six_digits(snli_detrended(values, z_scale))
-            for name, values in kinds.items()
-        },
-        "generated_gap": six_digits(generated_gap(target[~at_acquired, 0], on_grid)),
-        "noise_ratio": six_digits(noise_ratio(target[:, 0], source)),
-        "sigma_mean": {name: mean_noise(values) for name, values in kinds.items()},
-        "noise_per_slice": {name: per_slice(values) for name, values in kinds.items()},
-        "slices_measured": len(measured_levels(target[:, 0])),
-    }
 
 
 def _at_acquired(positions: np.ndarray) -> np.ndarray:

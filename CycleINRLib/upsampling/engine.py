@@ -101,13 +101,13 @@ class Engine:
                 "install the extra with pip install CycleINR[torch], or the PyTorch extension in Slicer; "
                 "info and measure work without it",
             ) from error
-        device = choose_device(job.device)
         path = find_model(job.model)
         network, card = shared_model(path)
+        device = choose_device(job.device)
         precision = choose_precision(job.precision, device)
+        cast = cast_network(network, device, DTYPES[precision])
         source, zero = slices_from_zero(volume, plan)
         scale = IntensityScale.of(source.values, plan.modality)
-        cast = cast_network(network, device, DTYPES[precision])
         engine = cls(cast, card, path, device, precision, scale, plan, source.spacing_mm, volume.values.dtype)
         engine.loaded, engine.model = network, name_of_model(job.model)
         engine.progress, engine.cancelled = progress, cancelled
@@ -145,15 +145,15 @@ class Engine:
         first, last = rows or (0, values.shape[1])
         slices = grid.crop.stop - grid.crop.start
         size = (last - first, columns.stop - columns.start)
-        output = empty_volume((slices, *size), self.kind if whole else np.float32)
-        wanted = positions_to_query(grid.positions[grid.crop], len(values)) if whole else np.zeros(0, int)
-        beside = np.empty((len(wanted), *size), np.float32)
-        errors = Remainder()
         if (first, last) == (0, values.shape[1]):
             made = self.cut(values.shape, grid)
             slabs, window = made.slabs, None if rows else made.window
         else:
             slabs, window = [slab_for_rows(first, last, values.shape[1], self.halo)], None
+        output = empty_volume((slices, *size), self.kind if whole else np.float32)
+        wanted = positions_to_query(grid.positions[grid.crop], len(values)) if whole else np.zeros(0, int)
+        beside = np.empty((len(wanted), *size), np.float32)
+        errors = Remainder()
         ticks = self._ticks(len(values), window)
         watch = Stopwatch("upsample", len(slabs) * ticks, self.progress, self.cancelled)
         done = 0

@@ -18,12 +18,18 @@ Nyquist frequency (zero-filled by the scanner): dropping slices folds the band, 
 between the scan's own slices. The spectrum along z tells such scans (`imaging.spectrum`); for them the experiment is
 made with half of the band removed first, so that nothing is folded there either. The gain is the mean of both by their
 probability.
+
+It is fitted once per scan: preview, volume and panel share what an earlier run fitted. That is kept under the checksum
+of all that it depends on: the voxels that are looked at, what was measured of the whole scan, weights, plan, what the
+job asks for, device and version; so only time depends on what is kept.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +41,8 @@ from ..imaging.intensity import BODY_CT_HU, BODY_MR, CT_RANGE_HU
 from ..imaging.interpolation import base_weights, cubic_weights
 from ..imaging.profile import profile_weights
 from ..imaging.spectrum import half_band, probability_of_detail, spectrum_along_z
-from ..jobs import MOST_GAIN, UpsampleJob
+from ..jobs import MOST_GAIN, UpsampleJob, is_number
+from ..machine import recall, remember
 from .engine import Engine, Settings
 from .plan import CYCLE_BLOCK, GAIN_BLOCK
 
@@ -46,6 +53,10 @@ FADES = {"CT": 1.0, "MR": 0.5}  # from z-scale 2 on, until no gain above 1 is be
 THICKEST = 1.3  # thickness / spacing in training
 SURE = 0.7  # fitted gain from which thick slices of CT bear out all of the correction
 THICK_CT = ((3.0, 4.0), (1.2, 1.05))  # z-scale, and the gain there; 1.1 to 1.6 is right on a scan that is held out
+PLANNED = {  # fields of a job that the plan, the engine or the voxels hold already, as what they came to
+    "z_scale", "spacing_mm", "like", "axis", "model", "modality", "series", "frame", "thickness_mm", "profile",
+    "consistency", "device", "precision", "region",
+}  # fmt: skip
 NEGLIGIBLE = 0.01  # probability of a band that ends at Nyquist, below which the second experiment is not made
 
 
@@ -106,15 +117,64 @@ class GainFit:
     seconds: float
 
 
-def fit_gain(engine: Engine, values: np.ndarray, job: UpsampleJob) -> GainFit:
-    """The gain for the scan (N, J, I): as the job asks, else as fitted; warns where it is below 0.5.
+def settle_gain(engine: Engine, values: np.ndarray, job: UpsampleJob) -> GainFit:
+    """The gain for the scan (N, J, I): as the job asks, as an earlier run fitted it, or as fitted now, in float32.
 
-    The experiment is made only where the gain is to be fitted or the job asks for the self-check. The same scan, job
-    and device give the same gain, whatever part of the scan is then computed.
+    The experiment is made only where the gain is to be fitted, or the job asks for the self-check, which needs the
+    dropped slices themselves. The same scan, job and kind of processor give the same gain, whatever part of the scan is
+    then computed.
     """
     asked = 0.0 if job.gain is None and engine.plan.interpolated else job.gain
-    if asked is not None and not job.self_check:
+    if job.self_check:
+        return fit_gain(engine.in_float32(), values, asked)
+    if asked is not None:
         return GainFit(float(asked), None, 0.0)
+    key = _checksum(engine, values, job)
+    known = kept_gain(engine, key)
+    if known is not None:
+        return GainFit(known, None, 0.0)
+    said = len(engine.warnings)
+    found = fit_gain(engine.in_float32(), values)
+    remember("fits", key, {"gain": found.gain, "warnings": engine.warnings[said:]})
+    return found
+
+
+def kept_gain(engine: Engine, key: str) -> float | None:
+    """What an earlier run fitted under this checksum, its warnings said again; None where it is not known."""
+    try:
+        known = recall("fits", key) or {}
+        gain, warnings = known["gain"], list(known["warnings"])
+    except (KeyError, TypeError):  # not known, or damaged
+        return None
+    if not is_number(gain) or not all(isinstance(message, str) for message in warnings):
+        return None
+    for message in warnings:
+        engine.warn(message)
+    return float(gain)
+
+
+def _checksum(engine: Engine, values: np.ndarray, job: UpsampleJob) -> str:
+    """Of all that the fits of (N, J, I) `values` depend on."""
+    from .. import __version__
+
+    plan = engine.plan
+    asked = {name: value for name, value in job.computing().items() if name not in PLANNED}
+    told: list[Any] = [
+        __version__, engine.device, asdict(engine.scale), list(engine.spacing_mm), plan.z_scale, plan.modality,
+        plan.ratio, plan.profile, plan.consistency, plan.interpolated, asked, values.shape, str(values.dtype),
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    digest.update(middle_block(values).tobytes())
+    for weight in engine.loaded.state_dict().values():
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fit_gain(engine: Engine, values: np.ndarray, asked: float | None = None) -> GainFit:
+    """What the dropped slices of the scan (N, J, I) say, and the gain from them, or the one that is `asked`.
+
+    Warns where the fitted one is below 0.5.
+    """
     start = time.monotonic()
     watch = Stopwatch("self_check", 1, engine.progress)
     block = middle_block(values)

@@ -1,21 +1,14 @@
 """What is settled for a scan before it is computed: gain, precision and noise (floor 3).
 
 Found by functions that return it, and passed on. The same scan, job and kind of processor give the same settings,
-whatever part of the scan is then computed: fits run in float32, whatever the precision of the run.
-
-A gain is fitted once per scan: preview, volume and panel share what an earlier run fitted. It is kept under the
-checksum of all that it depends on: the voxels that are looked at, what was measured of the whole scan, weights, plan,
-what the job asks for, device and version; so only time depends on what is kept.
+whatever part of the scan is then computed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,10 +16,9 @@ from ..events import Listener, Stopwatch
 from ..imaging.consistency import noise_level
 from ..imaging.intensity import CT_RANGE_HU
 from ..imaging.volume import Volume
-from ..jobs import UpsampleJob, is_number
-from ..machine import recall, remember
+from ..jobs import UpsampleJob
 from .engine import Engine, Settings
-from .gain import Dropped, fit_gain, middle_block
+from .gain import Dropped, settle_gain
 from .grain import NoiseTreatment, settle_noise
 from .memory import is_out_of_memory
 from .plan import Plan
@@ -36,10 +28,6 @@ DOUBT = 1.25  # of that estimate, which was 0.90 to 1.19 of the truth on all sca
 TILE = (8, 32, 32)  # slices, rows and columns on which it is made
 STRENGTHS = (1 / 6, 1 / 2, 5 / 6)  # of which tiles: of the power of second differences, this part lies in stronger ones
 _SEEN = 4_000_000  # voxels that are enough to choose them
-PLANNED = {  # fields of a job that the plan, the engine or the voxels hold already, as what they came to
-    "z_scale", "spacing_mm", "like", "axis", "model", "modality", "series", "frame", "thickness_mm", "profile",
-    "consistency", "device", "precision", "region",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,60 +60,11 @@ def settle(
     engine = Engine.of(scan, job, plan, progress, cancelled)
     source = engine.source
     assert source is not None
-    settings, dropped, seconds = fit(engine, source.values, job)
-    believed = in_believed_precision(engine, source.values, job, settings.gain)
+    fitted = settle_gain(engine, source.values, job)
+    believed = in_believed_precision(engine, source.values, job, fitted.gain)
     timed = job if believed is engine else dataclasses.replace(job, precision=believed.precision)
     noise = settle_noise(source.values, source.spacing_mm, plan, job, engine.warn)
-    return Settled(believed, source, settings, noise, timed, dropped, seconds)
-
-
-# --- gain -----------------------------------------------------------------------------------------------------
-def fit(engine: Engine, values: np.ndarray, job: UpsampleJob) -> tuple[Settings, Dropped | None, float]:
-    """The gain for the scan (N, J, I), as the job asks or as the scan bears out; see `Settled` for the rest.
-
-    What an earlier run fitted is taken, but for the self-check, which needs the dropped slices themselves.
-    """
-    key = _checksum(engine, values, job)
-    known = None if job.self_check else kept_settings(engine, key)
-    if known is not None:
-        return known, None, 0.0
-    said = len(engine.warnings)
-    gain = fit_gain(engine.in_float32(), values, job)
-    settings = Settings(gain.gain)
-    remember("fits", key, {"settings": asdict(settings), "warnings": engine.warnings[said:]})
-    return settings, gain.dropped, gain.seconds
-
-
-def kept_settings(engine: Engine, key: str) -> Settings | None:
-    """What an earlier run fitted under this checksum, its warnings said again; None where it is not known."""
-    try:
-        known = recall("fits", key) or {}
-        settings, warnings = Settings(**known["settings"]), list(known["warnings"])
-        sound = all(is_number(fact) for fact in asdict(settings).values()) and all(isinstance(w, str) for w in warnings)
-    except (KeyError, TypeError):  # not known, or damaged
-        return None
-    if not sound:
-        return None
-    for message in warnings:
-        engine.warn(message)
-    return settings
-
-
-def _checksum(engine: Engine, values: np.ndarray, job: UpsampleJob) -> str:
-    """Of all that the fits of (N, J, I) `values` depend on."""
-    from .. import __version__
-
-    plan = engine.plan
-    asked = {name: value for name, value in job.computing().items() if name not in PLANNED}
-    told: list[Any] = [
-        __version__, engine.device, asdict(engine.scale), list(engine.spacing_mm), plan.z_scale, plan.modality,
-        plan.ratio, plan.profile, plan.consistency, plan.interpolated, asked, values.shape, str(values.dtype),
-    ]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    digest.update(middle_block(values).tobytes())
-    for weight in engine.loaded.state_dict().values():
-        digest.update(weight.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return Settled(believed, source, Settings(fitted.gain), noise, timed, fitted.dropped, fitted.seconds)
 
 
 # --- precision ------------------------------------------------------------------------------------------------

@@ -54,13 +54,13 @@ class Speed:
     encode_s : for each voxel of the scan
     decode_s : for each voxel of the result
     device : where, in words
-    slabs : they decide how many rows are computed twice; None: none
+    slabs : a `SlabRule`, which decides how many rows are computed twice; None: none
     """
 
     encode_s: float
     decode_s: float
     device: str
-    slabs: SlabRule | None = None
+    slabs: tuple[int, int, int, float] | None = None
 
     def seconds(
         self, source: Volume, planned: Plan, job: UpsampleJob | None = None, rows_read: int | None = None
@@ -81,7 +81,8 @@ class Speed:
     def _rows_read(self, shape: tuple[int, ...], places: int) -> int:
         if self.slabs is None:
             return shape[1]
-        slabs = plan_slabs(shape[1], self.slabs.halo, usual_size(shape, places, *self.slabs).rows)
+        rule = SlabRule(*self.slabs)  # a list where it comes from a file
+        slabs = plan_slabs(shape[1], rule.halo, usual_size(shape, places, *rule).rows)
         return sum(slab.read_last - slab.read_first for slab in slabs)
 
     def _pass(self, work: Pass) -> float:
@@ -96,10 +97,20 @@ def known_speed(job: UpsampleJob | None = None) -> Speed | None:
 
     None where no run has, or there is no such model.
     """
+    from ..network.weights import find_model
+
+    job = job or UpsampleJob()
     try:
-        facts = recall("speed", _key(job or UpsampleJob()))
-        found = None if facts is None else Speed(**{**facts, "slabs": SlabRule(*facts["slabs"])})
-    except (ModelError, TypeError, KeyError):  # or of another version
+        return _kept(_key(read_card(find_model(job.model)).network, job))
+    except ModelError:
+        return None
+
+
+def _kept(key: str) -> Speed | None:
+    try:
+        facts = recall("speed", key)
+        found = None if facts is None else Speed(**{**facts, "slabs": tuple(facts["slabs"])})
+    except (TypeError, KeyError):  # of another version
         return None
     return found if found is not None and _is_sound(found) else None
 
@@ -128,13 +139,19 @@ def measured_speed(volume: Volume, job: UpsampleJob | None = None) -> Speed:
     planned = plan(volume, job)
     engine = Engine.of(volume, job, planned, None, None)
     assert engine.source is not None
-    return remember_speed(engine, engine.source.values, job)
+    return _measured(engine, engine.source.values, _key(engine.card.network, job))
 
 
-def remember_speed(engine: Engine, values: np.ndarray, job: UpsampleJob) -> Speed:
-    """Measures on a block of the scan, `values` (N, J, I), and keeps it for `known_speed`."""
+def note_speed(engine: Engine, values: np.ndarray, job: UpsampleJob) -> None:
+    """For `known_speed`, where it is not known: measured on a block of the scan, `values` (N, J, I)."""
+    key = _key(engine.card.network, job)
+    if _kept(key) is None:
+        _measured(engine, values, key)
+
+
+def _measured(engine: Engine, values: np.ndarray, key: str) -> Speed:
     speed = _calibrated(engine, values)
-    remember("speed", _key(job), speed.to_json())
+    remember("speed", key, speed.to_json())
     return speed
 
 
@@ -145,13 +162,12 @@ def expected_seconds(volume: Volume, planned: Plan, job: UpsampleJob | None = No
     return None if speed is None else round(speed.seconds(volume, planned, job), 1)
 
 
-def _key(job: UpsampleJob) -> str:
+def _key(sizes: dict[str, Any], job: UpsampleJob) -> str:
     """Machine, version, size of network, device and precision: what a speed depends on."""
     from .. import __version__
-    from ..network.weights import find_model
 
-    sizes = json.dumps(read_card(find_model(job.model)).network, sort_keys=True)
-    return " | ".join([__version__, processor(), f"{usable_cores()} cores", sizes, job.device, job.precision])
+    network = json.dumps(sizes, sort_keys=True)
+    return " | ".join([__version__, processor(), f"{usable_cores()} cores", network, job.device, job.precision])
 
 
 def _beside(shape: tuple[int, int, int], planned: Plan, job: UpsampleJob) -> Iterator[Pass]:

@@ -29,7 +29,7 @@ from .gain import self_check
 from .grain import Part, part_of, slices_first_region
 from .plan import Plan, plan
 from .settings import Settled, settle
-from .speed import known_speed, remember_speed
+from .speed import note_speed
 
 __all__ = ["Plan", "Result", "plan", "upsample"]
 
@@ -100,10 +100,10 @@ def upsample(
         "seconds": time.monotonic() - start,
         "gain_seconds": settled.gain_seconds,  # of these, for fitting the gain
     }
-    if not engine.ran_out and known_speed(settled.timed) is None:
-        remember_speed(engine, whole.values, settled.timed)
-    report = _report(volume, result, job, planned, settled, readout, errors, check, spent)
-    return Result(result, report, _difference(volume, part, planned.axis))
+    if not engine.ran_out:
+        note_speed(engine, whole.values, settled.timed)
+    taken = _difference(volume, part, planned.axis)
+    return Result(result, _report(volume, result, job, planned, settled, readout, errors, check, spent), taken)
 
 
 def _difference(volume: Volume, part: Part, axis: str) -> Volume | None:

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,8 +32,9 @@ from CycleINRLib.events import from_line
 from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.machine import recall, remember
 from CycleINRLib.modelcard import read_card
-from CycleINRLib.upsampling.engine import Settings
-from CycleINRLib.upsampling.settings import kept_settings
+from CycleINRLib.network.weights import find_model
+from CycleINRLib.upsampling.gain import kept_gain
+from CycleINRLib.upsampling.memory import SlabRule
 from CycleINRLib.upsampling.speed import Speed, _key, known_speed
 
 FEW = settings(
@@ -117,14 +117,18 @@ def test_facts_of_a_pack_of_another_kind_are_read_or_refused(sound, tmp_path, se
 def test_what_was_kept_of_a_scan_or_a_machine_is_taken_whole_or_measured_anew(tmp_path, monkeypatch, seed):
     monkeypatch.setenv("CYCLEINR_CACHE", str(tmp_path))
     rng = np.random.default_rng(seed)
-    remember("fits", "a", {"settings": asdict(Settings(0.9)), "warnings": ["b"]})
-    remember("speed", _key(UpsampleJob()), Speed(1e-8, 2e-9, "CPU", (64, 4, 9, 1e9)).to_json())
+    remember("fits", "a", {"gain": 0.9, "warnings": ["b"]})
+    remember(
+        "speed",
+        _key(read_card(find_model("auto")).network, UpsampleJob()),
+        Speed(1e-8, 2e-9, "CPU", SlabRule(64, 4, 9, 1e9)).to_json(),
+    )
     for kind in ("fits", "speed"):
         path = tmp_path / f"{kind}.json"
         text = json.dumps(damaged_facts(json.loads(path.read_text("utf-8")), rng)).encode("utf-8", "replace")
         path.write_bytes(damaged(text, rng) if rng.random() < 0.5 else text)
-    settings, speed = kept_settings(SimpleNamespace(warn=str.strip), "a"), known_speed()
-    assert settings is None or math.isfinite(settings.gain * 1.0)
+    gain, speed = kept_gain(SimpleNamespace(warn=str.strip), "a"), known_speed()
+    assert gain is None or math.isfinite(gain)
     assert speed is None or min(speed.encode_s, speed.decode_s) >= 0
 
 

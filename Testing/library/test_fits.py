@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
-from CycleINRLib.upsampling import settings  # noqa: E402
+from CycleINRLib.upsampling import gain  # noqa: E402
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def fitted(tmp_path, monkeypatch) -> list[bool]:
     """One entry for each time that the gain was fitted, from an empty cache."""
     monkeypatch.setenv("CYCLEINR_CACHE", str(tmp_path / "cache"))
     calls: list[bool] = []
-    real = settings.fit_gain
-    monkeypatch.setattr(settings, "fit_gain", lambda *rest: calls.append(True) or real(*rest))
+    real = gain.fit_gain
+    monkeypatch.setattr(gain, "fit_gain", lambda *rest: calls.append(True) or real(*rest))
     return calls
 
 
@@ -51,7 +51,9 @@ def test_another_scan_target_or_wish_is_fitted_anew_and_precision_is_not(thick_c
     assert run() == 0
 
 
-@pytest.mark.parametrize("damaged", [{}, {"settings": {"other": 1}, "warnings": []}, {"settings": None}])
+@pytest.mark.parametrize(
+    "damaged", [{}, {"gain": "much", "warnings": []}, {"gain": 1.0}, {"gain": 1.0, "warnings": [1]}]
+)
 def test_what_is_damaged_in_the_cache_is_fitted_anew(thick_ct, fitted, damaged, tmp_path):
     first = cycleinr.upsample(thick_ct, z_scale=2)
     path = tmp_path / "cache" / "fits.json"

@@ -23,7 +23,7 @@ from CycleINRLib.upsampling.plan import plan  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def no_fits_of_earlier_runs(monkeypatch):
-    monkeypatch.setattr("CycleINRLib.upsampling.settings.recall", lambda *_: None)
+    monkeypatch.setattr("CycleINRLib.upsampling.gain.recall", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_where_no_detail_lies_between_slices_less_of_the_correction_is_right(mr_
     gains = {}
     for probability in (1.0, 0.0, 0.25):
         monkeypatch.setattr(selfcheck, "probability_of_detail", lambda power, p=probability: p)
-        gains[probability] = selfcheck.fit_gain(engine, block, UpsampleJob()).gain
+        gains[probability] = selfcheck.fit_gain(engine, block).gain
     assert gains[1.0] > 0.9 and gains[0.0] < 0.6
     assert gains[0.25] == pytest.approx(0.25 * gains[1.0] + 0.75 * gains[0.0], abs=2e-4)
 
@@ -116,7 +116,7 @@ def test_thick_slices_are_judged_by_one_experiment(small_mr, monkeypatch):
     monkeypatch.setattr(Dropped, "of", classmethod(lambda cls, e, block: made_of.append(block) or real(cls, e, block)))
     for profile, experiments in (("box", 1), ("skip", 2)):
         made_of.clear()
-        selfcheck.fit_gain(engine_of(small_mr, profile=profile), small_mr.values, UpsampleJob())
+        selfcheck.fit_gain(engine_of(small_mr, profile=profile), small_mr.values)
         assert len(made_of) == experiments
 
 
@@ -140,7 +140,7 @@ def test_more_than_the_network_says_is_used_where_that_is_borne_out(
     engine = engine_of(small_mr, z_scale=z_scale, profile=profile, **told)
     for fitted, used in ((1.5, most), (0.35, low)):
         monkeypatch.setattr(Dropped, "gain", lambda self, fitted=fitted: fitted)
-        assert selfcheck.fit_gain(engine, small_mr.values, UpsampleJob()).gain == pytest.approx(used)
+        assert selfcheck.fit_gain(engine, small_mr.values).gain == pytest.approx(used)
 
 
 # --- what the gain does -------------------------------------------------------------------------------------------
