@@ -10,6 +10,7 @@ is folded into weights stay in float32, where rounding would show.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .model import FEATURES, Block, Conditions, CycleINR, source_features
 from .products import add_along, relu_convolution
 
 CHUNK_VOXELS = 200_000  # of the in-plane grid that one call of a convolution sees: about what a cache holds
+LEAST_FEATURES = 8  # slices, for which two more are looked at
 LEAST_CHUNK = 4  # slices: fewer make the z-convolution dear at its ends
 NARROWED = 0.9  # of what is held: the rest is dropped where so little of it is still needed
 
@@ -158,11 +160,12 @@ def folded_features(values: Tensor, detail: float, dtype: torch.dtype) -> Tensor
     """`fold(source_features)` of (N, H, W), a few slices at a time: (N, H/2, W/2, 4 x FEATURES)."""
     N, H, W = values.shape
     out = torch.empty((N, H // 2, W // 2, FEATURES, 2, 2), device=values.device, dtype=dtype)
-    chunk = max(1, CHUNK_VOXELS // (H * W))
+    chunk = max(LEAST_FEATURES, CHUNK_VOXELS // (H * W))
     for a in range(0, N, chunk):
         b, first = min(a + chunk, N), max(a - 1, 0)
         seen = source_features(values[None, first : b + 1], detail)[0, :, a - first : b - first]
-        out[a:b] = seen.reshape(FEATURES, b - a, H // 2, 2, W // 2, 2).permute(1, 2, 4, 0, 3, 5)
+        for feature, j, i in itertools.product(range(FEATURES), (0, 1), (0, 1)):  # all at once takes longer
+            out[a:b, :, :, feature, j, i] = seen[feature, :, j::2, i::2]
     return out.flatten(3)
 
 
