@@ -35,7 +35,6 @@ class ModelCard:
     z_scale_range: tuple[float, float] = (1.5, 6.0)  # seen in training
     spacing_range_mm: tuple[float, float] = (0.25, 10.0)  # source spacing along the slice axis seen in training
     ratio_range: tuple[float, float] = (0.0, 1.3)  # slice thickness / spacing seen in training
-    texture: bool = False  # whether --texture other than 0 is understood
     trained_on: tuple[dict[str, Any], ...] = ()  # scan, modality, license, source
     training: dict[str, Any] = field(default_factory=dict)  # steps, seconds, device, configuration, git revision
     figures: dict[str, Any] = field(default_factory=dict)  # accuracy on scans never seen

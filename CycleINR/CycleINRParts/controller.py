@@ -76,11 +76,13 @@ class Controller:
         """
         :param parameters: the wrapped parameter node, which the panel follows; None: it follows none
         """
-        self.request.bind(parameters)
+        told = self.request.bind(parameters)
         if parameters is not None and parameters.resultVolume is not None:
             self.panel.recall(report_of(parameters.resultVolume))
             self.results.resume(parameters.resultVolume)
         self.look()
+        if told:
+            self._note(told)
 
     def scene_closes(self) -> None:
         """Nothing of the scene is kept."""

@@ -8,7 +8,8 @@ import vtk
 from slicer.i18n import tr as _
 
 from CycleINRLib.errors import CycleINRError, ModelError
-from CycleINRLib.jobs import NOISES
+from CycleINRLib.jobs import NOISES, UpsampleJob
+from CycleINRLib.panel.readout import NOISE_TEXTS
 from CycleINRLib.scene.region import give_size
 from CycleINRParts.choices import ChosenNode, ModelChoice, MoreVolumes
 from CycleINRParts.observing import Observers
@@ -35,21 +36,24 @@ class Request:
         self._observers, self._watching, self._due = Observers(), Observers(), False
 
     # --- binding ----------------------------------------------------------------------------------------------
-    def bind(self, parameters) -> None:
+    def bind(self, parameters) -> str:
         """
         :param parameters: the wrapped parameter node, which the widgets follow from now on; None: they follow none
+        :return: what the user should be told of parameters that an earlier version saved; empty: nothing
         """
         if self.parameters is not None:
             self.parameters.disconnectGui(self._tag)
         self._observers.drop()
         self._watching.drop()
         self.parameters, self._tag = parameters, None
+        told = "" if parameters is None else _taken_over(parameters)
         if parameters is not None:
             self._tag = parameters.connectGui(self._ui)
             node = parameters.parameterNode
             self._observers.add(node, vtk.vtkCommand.ModifiedEvent, lambda caller, event: self._changed())
         for one in (*self._nodes, self._model, self._more):
             one.bind(parameters)
+        return told
 
     def show(self) -> None:
         """Widgets that Slicer does not bind say what the parameters are."""
@@ -151,3 +155,21 @@ class Request:
         markups = slicer.modules.markups.logic()
         markups.SetActiveList(region)
         markups.StartPlaceMode(False)
+
+
+def _taken_over(parameters) -> str:
+    """Scenes of before there was a choice of noise hold a dial for texture: it becomes that choice, once.
+
+    :return: what the user should be told; empty: the choice means what the dial meant
+    """
+    node = parameters.parameterNode
+    fitted, texture = (node.GetParameter(name) for name in ("textureDefault", "texture"))
+    for name in ("textureDefault", "texture"):
+        node.UnsetParameter(name)
+    if fitted.lower() != "false":  # fitted to the scan, as the noise is where nothing is chosen
+        return ""
+    amount = float(texture or 0)
+    noise = UpsampleJob(texture=amount, consistency=parameters.consistency).noise
+    parameters.noise = NOISES[noise]
+    text = _("The scene was saved with a dial for texture, which is gone. Noise is now: {noise}.")
+    return text.format(noise=NOISE_TEXTS[noise]) if amount else ""

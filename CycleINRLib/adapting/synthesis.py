@@ -180,7 +180,7 @@ def synthesize(
 ) -> np.ndarray:
     """A synthetic volume of reduced spacing: decoded mixes of neighboring codes, with the noise of the scan.
 
-    Every slice is decoded, those at acquired positions too, so that all share one texture. Slices are computed one at
+    Every slice is decoded, those at acquired positions too, so that all share one grain. Slices are computed one at
     a time; beside input and output, the codes (three quarters of the input in float32) and at most 26 slices of
     residuals are held.
 

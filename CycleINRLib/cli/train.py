@@ -122,16 +122,17 @@ def _configuration(options: Namespace) -> Any:
     if options.patch < LEAST_PATCH or options.patch % 8:
         found = f"{options.patch} pixels"
         raise RequestError("The size of a patch makes no sense", found, f"give a multiple of 8, {LEAST_PATCH} or more")
+    if not 0 <= options.cycle < math.inf:
+        raise RequestError("The weight of the cycle makes no sense", str(options.cycle), "give 0 or more")
     sizes = {"crop": options.patch, "margin": options.patch // 8}
     return TrainConfig(
         network=CONFIGS[options.network],
-        part=options.part,
-        samples=SampleConfig(**sizes, texture=1.0 if options.part == "texture" else 0.0),
+        samples=SampleConfig(**sizes, cycle=options.cycle),
         steps=options.steps,
         batch=options.batch,
         rate=options.rate,
         seed=options.seed,
-        objective=Objective(precision=options.precision, gradient=GRADIENT if options.part == "network" else 0.0),
+        objective=Objective(precision=options.precision, gradient=GRADIENT),
     )
 
 
@@ -148,7 +149,6 @@ def _card(name: str, config: Any, shown: list[Any], facts: list[dict], device: s
         spacing_range_mm=(round(min(thin) * finest, 2), round(max(thin) * coarsest, 2)),
         ratio_range=config.samples.ratio,
         trained_on=tuple({name: value for name, value in one.items() if name != "held_out"} for one in facts),
-        texture=config.part == "texture",
         training={"configuration": config.to_dict(), "device": device, "python": platform.python_version()},
     )
 
@@ -196,7 +196,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--output", metavar="FILE.safetensors", required=True)
     parser.add_argument("--scans", metavar="FILE.json", help="use these scans alone, with these facts about them")
     parser.add_argument("--network", choices=["light", "base"], default="light", help="its size (%(default)s)")
-    parser.add_argument("--part", choices=["network", "texture"], default="network", help="what learns (%(default)s)")
+    parser.add_argument(
+        "--cycle", metavar="W", type=float, default=0.0, help="weight of the cycle-consistent loss (%(default)s)"
+    )
     parser.add_argument("--steps", metavar="N", type=int, default=20000, help="length of the run (%(default)s)")
     parser.add_argument("--minutes", metavar="M", type=float, help="stop earlier; --resume goes on")
     parser.add_argument("--fit", action="store_true", help="--minutes is the length of the run, not --steps")

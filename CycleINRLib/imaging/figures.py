@@ -61,7 +61,7 @@ def generated_gap(generated: np.ndarray, acquired: np.ndarray) -> float | None:
 
 
 def noise_ratio(output: np.ndarray, source: np.ndarray) -> float | None:
-    """Mean sigma of the output / mean sigma of the acquired slices; 1: the texture was kept.
+    """Mean sigma of the output / mean sigma of the acquired slices; 1: its grain was kept.
 
     SNLI alone is blind to uniform smoothing. None where fewer than 4 slices of either are measured.
     """

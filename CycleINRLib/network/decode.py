@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .model import CycleINR, LocalAttention, Texture
+from .model import CycleINR, LocalAttention
 from .products import relu_linear
 
 PIECE = 8192  # pixels that one thread works on at a time: what lies in its cache
@@ -85,16 +84,14 @@ class Decoder:
         above: SliceCodes,
         ts: Sequence[float],
         query: Sequence[Sequence[float]],
-        textures: Sequence[float],
     ) -> Tensor:
-        """The correction at each place t: (textures, P, H, W) float32 in units of detail.
+        """The correction at each place t: (P, H, W) float32 in units of detail.
 
-        query : `Conditions.of_place` of each place; textures : amounts of texture
+        query : `Conditions.of_place` of each place
         """
         P, count = len(ts), self.span.stop - self.span.start
-        out = below.codes.new_empty((len(textures), P, self.height * self.wide), dtype=torch.float32)
+        out = below.codes.new_empty((P, self.height * self.wide), dtype=torch.float32)
         made = [self._place(t, one) for t, one in zip(ts, query)]
-        noisy = [self.layers.texture_at(self._told(one)) for one in query] if any(textures) else []
         D = below.codes.shape[1]
         for a in range(0, count, self.piece):
             b = min(a + self.piece, count)
@@ -105,13 +102,8 @@ class Decoder:
             for p, t in enumerate(ts):
                 if attention is not None:
                     seen[:, 2 * D :] = attention.at(t, made[p].prior).T
-                corrected = _chain(seen, made[p])
-                out[:, p, a:b] = corrected
-                if noisy:
-                    noise = _chain(seen, noisy[p])
-                    for n, amount in enumerate(textures):
-                        out[n, p, a:b] += amount * noise
-        return out.unflatten(2, (self.height, self.wide))[..., : self.wide - 2]
+                out[p, a:b] = _chain(seen, made[p])
+        return out.unflatten(1, (self.height, self.wide))[..., : self.wide - 2]
 
     def _place(self, t: float, query: Sequence[float]) -> _Place:
         """The layers at a place."""
@@ -213,22 +205,6 @@ class _Layers:
         last = network.last.weight[0, :, 0, 0].float()
         return _Place(
             _as(dtype, torch.cat(columns, 1), bias), _as(dtype, *second), last, float(_bias(network.last)), prior
-        )
-
-    def texture_at(self, query: Tensor) -> _Place:
-        """The same for the texture, which sees both codes as they are; nothing of LAM."""
-        texture: Texture = self.network.texture
-        dtype = self.network.leave.weight.dtype
-        scale1, shift1, scale2, shift2 = texture.modulate(query).float().chunk(4)
-        first, bias = _modulated(texture.first, scale1, shift1)
-        first = F.pad(first, (0, self.width - first.shape[1]))
-        second = _modulated(texture.second, scale2, shift2)
-        return _Place(
-            _as(dtype, first, bias),
-            _as(dtype, *second),
-            texture.last.weight[0, :, 0, 0].float(),
-            0.0,
-            first.new_zeros(0),
         )
 
 

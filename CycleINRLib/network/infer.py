@@ -41,7 +41,6 @@ def corrections(
     detail: float,
     z_scale: float,
     conditions: Conditions,
-    textures: Sequence[float] = (0.0,),
     window: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -55,13 +54,12 @@ def corrections(
     positions : (M,) sorted places along z in source slices, within [0, N - 1]
     detail : of the whole scan (IntensityScale), the unit of the network's output
     z_scale, conditions : what the network is told
-    textures : 0 least error, 1 natural noise; all of them from one encoding
     window : slices that are encoded at once, beside those that they depend on; None: all
     tick : called after every piece of work; may raise to stop
 
     Yields
     ------
-    (slice of M, (textures, m, rows, columns) float32 corrections in normalized intensities)
+    (slice of M, (m, rows, columns) float32 corrections in normalized intensities)
     """
     kernel = network.enter.weight
     device, dtype = kernel.device, kernel.dtype
@@ -89,7 +87,7 @@ def corrections(
                 held = {n: held[n] if n in held else slice_at(n) for n in (k, min(k + 1, N - 1))}
                 ts = np.clip(positions[at] - k, 0, 1).tolist()
                 query = [conditions.of_place(t, z_scale) for t in ts]
-                out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query, textures)
+                out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query)
                 yield slice(at[0], at[-1] + 1), out.mul_(detail).cpu().numpy()
             tick()
         del folded, encoded, slice_at  # before the next ones are made

@@ -183,34 +183,6 @@ class LocalAttention(nn.Module):
         return self.position(offset)[..., 0] + self.gain * torch.log(plain + 1e-2)
 
 
-class Texture(nn.Module):
-    """What an expectation leaves out: the noise of the scan, made from the codes of both bracketing slices.
-
-    Added to the correction as often as texture is asked for, so that texture 0 is the network of least error exactly,
-    and the dial between is linear. The output layer starts at zero.
-    """
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(2 * config.codes, config.hidden, 1)
-        self.second = nn.Conv2d(config.hidden, config.hidden, 1)
-        self.last = nn.Conv2d(config.hidden, 1, 1, bias=False)
-        self.modulate = nn.Sequential(nn.Linear(QUERY_CONDITIONS, 32), nn.ReLU(), nn.Linear(32, 4 * config.hidden))
-        for layer in (self.first, self.second):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        for layer in (self.last.weight, self.modulate[-1].weight, self.modulate[-1].bias):
-            nn.init.zeros_(layer)
-
-    def forward(self, below: Tensor, above: Tensor, query: Tensor) -> Tensor:
-        """Codes of both bracketing slices [P, D, H, W], query [P, 7] -> [P, H, W] in units of detail."""
-        P, _, H, W = below.shape
-        scale1, shift1, scale2, shift2 = self.modulate(query)[:, :, None].chunk(4, 1)
-        codes = torch.cat([below, above], 1).flatten(2)
-        hidden = F.relu(torch.baddbmm(*_modulated(self.first, scale1, shift1), codes))
-        hidden = F.relu(torch.baddbmm(*_modulated(self.second, scale2, shift2), hidden))
-        return torch.matmul(self.last.weight[:, :, 0, 0], hidden).reshape(P, H, W)
-
-
 class CycleINR(nn.Module):
     """Correction to a closed-form base at any z, from one set of weights for every z-scale."""
 
@@ -226,7 +198,6 @@ class CycleINR(nn.Module):
         self.second = nn.Conv2d(config.hidden, config.hidden, 1)
         self.last = nn.Conv2d(config.hidden, 1, 1)  # signed, in units of detail: no closing activation
         self.modulate = nn.Sequential(nn.Linear(QUERY_CONDITIONS, 32), nn.ReLU(), nn.Linear(32, 4 * config.hidden))
-        self.texture = Texture(config)
         nn.init.kaiming_normal_(self.enter.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(self.second.weight, nonlinearity="relu")
@@ -278,12 +249,10 @@ class CycleINR(nn.Module):
         keys_above: Tensor | None,
         t: Tensor,
         query: Tensor,
-        texture: Tensor | None = None,
     ) -> Tensor:
         """Codes of both bracketing slices [P, D, H, W], their keys, t [P], query [P, 7] -> correction [P, H, W].
 
-        The correction is in units of detail; `query` is `Conditions.of_place` of each place; `texture` [P] in [0, 1] is
-        0 for least error and 1 for natural noise, None is 0 everywhere.
+        The correction is in units of detail; `query` is `Conditions.of_place` of each place.
         """
         blend = torch.lerp(below, above, t[:, None, None, None])
         P, _, H, W = blend.shape
@@ -295,8 +264,7 @@ class CycleINR(nn.Module):
             hidden = torch.baddbmm(hidden, self.attend.output.weight[:, :, 0, 0] * (1 + scale1), attended)
         hidden = torch.baddbmm(*_modulated(self.second, scale2, shift2), F.relu(hidden))
         last = self.last.weight[:, :, 0, 0].expand(P, -1, -1)
-        out = torch.baddbmm(self.last.bias[:, None].expand(P, -1, -1), last, F.relu(hidden)).reshape(P, H, W)
-        return out if texture is None else out + texture[:, None, None] * self.texture(below, above, query)
+        return torch.baddbmm(self.last.bias[:, None].expand(P, -1, -1), last, F.relu(hidden)).reshape(P, H, W)
 
 
 def _modulated(layer: nn.Conv2d, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

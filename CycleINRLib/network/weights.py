@@ -7,7 +7,9 @@ import functools
 import hashlib
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import ModelError, ResourceError
 from ..modelcard import CHOOSE_MODEL, ModelCard, read_card, tensor_header
@@ -15,6 +17,7 @@ from ..wholefile import MODELS, files_of, write_whole
 
 LARGEST_SIZE = 4096  # of any part of a network that a card describes
 BEST = "light"  # what "auto" means on every device
+OLD_PART = "texture."  # of tensors in files of revision 8443a11 and before, which no network has any more
 GONE = {"base": "it computed the very same at twice the time: choose light, or a .safetensors file"}  # once bundled
 
 
@@ -82,7 +85,8 @@ def load_model(path: str | Path):
         raise ModelError(
             "The model card describes no network of this version", f"{path}: {error}", CHOOSE_MODEL
         ) from error
-    stored = {name: facts.get("shape") for name, facts in tensor_header(path).items() if name != "__metadata__"}
+    header = in_use(tensor_header(path))
+    stored = {name: facts.get("shape") for name, facts in header.items() if name != "__metadata__"}
     wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
     if wrong:
         raise ModelError(
@@ -90,12 +94,20 @@ def load_model(path: str | Path):
         )
     network = CycleINR(config)
     try:
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(in_use(load_file(path)))
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError("The weights are unreadable", f"{path}: {error}", CHOOSE_MODEL) from error
     if card.weights_sha256 and card.weights_sha256 != weights_sha256(Path(path)):
         raise ModelError("The weights are not those that the model card tells of", str(path), "copy the file again")
     return network.eval().requires_grad_(False), card
+
+
+def in_use(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Those by name that a network of today has: older ones held a part for noise, which `upsampling.grain` draws now.
+
+    What a training run of then left behind loads by `network.load_state_dict(in_use(tensors))`.
+    """
+    return {name: value for name, value in tensors.items() if not name.startswith(OLD_PART)}
 
 
 def _undrawn():

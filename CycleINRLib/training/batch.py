@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..imaging.consistency import KEEP_RATIO, gate
 from ..imaging.intensity import IntensityScale
 from ..imaging.interpolation import base_weights
 from ..network.model import Conditions
@@ -39,8 +38,8 @@ class SampleConfig:
     noise_share: float = 0.15  # samples with noise added to the thin slices
     in_plane_share: float = 0.4  # samples whose slice axis is an in-plane axis of the scan
     ct_share: float = 0.5
-    texture: float = 0.0  # that is asked for
-    cycle_share: float = 0.5  # samples that go there and back where it is, each for all: a pass takes its time
+    cycle: float = 0.0  # weight of going there and back in samples made from thin slices; 0: they do not
+    cycle_share: float = 0.5  # of these, the samples that do, each for all: two more passes take their time
     acquired_share: float = 0.0  # of scans with acquired slices, samples of these: no truth, for the cycle alone
     direct: bool = False  # acquired slices are paired with the thin ones of their scan, not with thickened ones
 
@@ -60,10 +59,6 @@ class Places:
     def __getitem__(self, rows: Tensor) -> Places:
         return Places(**{name: value[rows] for name, value in vars(self).items()})
 
-    def __add__(self, other: Places) -> Places:
-        """The places of both, of the same patches."""
-        return Places(**{name: torch.cat([value, getattr(other, name)], 1) for name, value in vars(self).items()})
-
     def every(self, step: int) -> Places:
         """Every `step`-th place."""
         return Places(**{name: value[:, ::step] for name, value in vars(self).items()})
@@ -75,7 +70,6 @@ class Told:
 
     detail: Tensor  # (B,), IntensityScale
     condition: Tensor  # (B, 5), Conditions.of_scan
-    texture: Tensor  # (B,)
 
     def __getitem__(self, rows: Tensor) -> Told:
         return Told(**{name: value[rows] for name, value in vars(self).items()})
@@ -88,12 +82,8 @@ class Batch:
     source: Tensor  # (B, N, H, W)
     detail: Tensor  # (B,)
     condition: Tensor  # (B, 5), Conditions.of_scan
-    texture: Tensor  # (B,)
-    cycle: Tensor  # (B,): weight of the cycle: 0, texture / cycle_share, or 1 for acquired slices without a truth
+    cycle: Tensor  # (B,): weight of the cycle: 0, cycle / cycle_share, or 1 for acquired slices without a truth
     places: Places
-    acquired: Places  # the N places of the source slices themselves
-    keeps: Tensor  # (B,) bool: whether consistency keeps the acquired slices
-    gate: Tensor  # (B, P): share of the correction that it lets pass
     truth: Tensor  # (B, P, h, w), h = H - 2 margin
     weight: Tensor  # (B, P, h, w), 1 in the body
     nodes: Tensor  # (B, 3): weights that average three places over the slice profile; (1, 0, 0) for thin slices
@@ -107,7 +97,7 @@ class Batch:
 
     @property
     def scan(self) -> Told:
-        return Told(self.detail, self.condition, self.texture)
+        return Told(self.detail, self.condition)
 
     @property
     def base(self) -> Tensor:
@@ -152,17 +142,12 @@ def sample_of(
     delay = float(rng.uniform(0.15, 0.85))
     z_scale = protocol.z_scale
     told = Conditions(protocol.ratio, protocol.form, z_scale * mm[0] / min(mm[1:]), whole.through, whole.within)
-    keeps = protocol.ratio <= KEEP_RATIO
     return {
         "source": np.ascontiguousarray(source, np.float32),
         "detail": np.float32(whole.detail),
         "condition": np.array(told.of_scan(), np.float32),
-        "texture": np.float32(config.texture),
         "cycle": np.float32(cycle),
         "places": _places(z, config.slices, told, z_scale),
-        "acquired": _places(np.arange(config.slices), config.slices, told, z_scale),
-        "keeps": np.bool_(keeps),
-        "gate": (gate(z) if keeps else np.ones(len(z))).astype(np.float32),
         "truth": np.ascontiguousarray(truth, np.float32),
         "weight": np.ascontiguousarray(weight, np.float32),
         **_cycle(config.slices, delay, protocol, told),

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from ..errors import ModelError
 from ..jobs import parse_json
-from ..network.weights import save_tensors
+from ..network.weights import in_use, save_tensors
 from ..wholefile import write_whole
 
 LOG_COLUMNS = ("step", "kind", "value", "seconds")
@@ -62,8 +62,8 @@ class RunState:
         if other != config["network"]:
             raise ModelError("The state is of another network", str(path), "name another state file or the same sizes")
         try:
-            self.network.load_state_dict(_part(tensors, "network."))
-            self.average.load_state_dict(_part(tensors, "average."))
+            self.network.load_state_dict(in_use(_part(tensors, "network.")))
+            self.average.load_state_dict(in_use(_part(tensors, "average.")))
             moments: dict[int, dict] = {}
             for name, value in _part(tensors, "optimizer.").items():
                 index, _, moment = name.partition(".")

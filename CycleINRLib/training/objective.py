@@ -1,10 +1,10 @@
-"""What one training step minimizes: the error, and as far as texture is asked for, cycle and noise (floor 3).
+"""What one training step minimizes: the error, and the cycle-consistent loss where patches take part in it (floor 3).
 
-    loss = error + texture * (cycle * L_cycle + noise * L_noise) [+ gradient * L_gradient]
+    loss = error + cycle * L_cycle [+ gradient * L_gradient]
 
-Slices that have no truth (scans that a model is adapted to) take part in the cycle alone, at any texture.
+Slices that have no truth (scans that a model is adapted to) take part in the cycle alone.
 
-Source: the cycle-consistent loss is that of CycleINR (CVPR 2024) as read in methods 1.5; the noise term is ours.
+Source: the cycle-consistent loss is that of CycleINR (CVPR 2024) as read in methods 1.5.
 """
 
 from __future__ import annotations
@@ -13,17 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..network.model import CycleINR, source_features
 from .patches import Batch, Places, Told, base_of
-
-NOISE_FLOOR = 0.02  # of detail: noise far below it is none
-
-
-_LEAST_FLAT = 30  # pixels: a place with fewer flat ones tells nothing of its noise
-
 
 Mean = Callable[[Tensor, Tensor], Tensor]  # of values and weights; `Ranks.mean` is that of several processes
 
@@ -54,76 +47,23 @@ def gain_db(error: Tensor, base_error: Tensor, weight: Tensor) -> Tensor:
     return 10 * torch.log10(theirs.clamp_min(1e-12) / ours.clamp_min(1e-12))
 
 
-def noise_difference(output: Tensor, bracket: Tensor, t: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
-    """|log noise of the output - log noise of the acquired slices around it| for each place, (B, P).
-
-    The noise is the mean absolute value of the mask of the measure (design section 6) over flat places: where the
-    gradient of the linear interpolation is below its median in the body.
-
-    Parameters
-    ----------
-    output : (B, P, h, w)
-    bracket : (2, B, P, h, w), the acquired slices below and above each place
-    t : (B, P)
-    weight : (B, P, h, w), 1 in the body, less outside
-    floor : (B,), added to both noise levels: what is far below it does not count
-    """
-    t = t[..., None, None]
-    flat = _flat(torch.lerp(bracket[0], bracket[1], t), weight >= 1)
-    acquired = torch.lerp(_level(bracket[0], flat), _level(bracket[1], flat), t[..., 0, 0])
-    known = flat.sum((-2, -1)) >= _LEAST_FLAT
-    floor = floor[:, None]
-    return torch.where(known, torch.log((_level(output, flat) + floor) / (acquired + floor)).abs(), 0.0)
-
-
-def _level(image: Tensor, flat: Tensor) -> Tensor:
-    """Mean absolute response to [[1, -2, 1], [-2, 4, -2], [1, -2, 1]] / 6 over flat places: (B, P)."""
-    across = image[..., 2:] - 2 * image[..., 1:-1] + image[..., :-2]
-    both = across[..., 2:, :] - 2 * across[..., 1:-1, :] + across[..., :-2, :]
-    return (both.abs() * flat).sum((-2, -1)) / (6 * flat.sum((-2, -1)).clamp_min(1))
-
-
-@torch.no_grad()
-def _flat(image: Tensor, body: Tensor) -> Tensor:
-    """(B, P, h - 2, w - 2) of 0 and 1: pixels of the body with a gradient below its median there."""
-    smooth = image
-    for _ in range(2):
-        smooth = F.avg_pool2d(smooth, 5, 1, 2, count_include_pad=False)
-    down = smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1]
-    across = smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2]
-    slope = torch.hypot(down, across).masked_fill(~body[..., 1:-1, 1:-1], float("nan"))
-    median = slope.flatten(-2).nanmedian(-1).values[..., None, None]
-    return (slope <= median).to(image.dtype)
-
-
 @dataclass(frozen=True)
 class Objective:
     """Weights of the terms; errors count in units of the scan's detail."""
 
     epsilon: float = 0.3  # of Charbonnier
     cycle: float = 1.0
-    noise: float = 2.0
     gradient: float = 0.0
     precision: str = "float32"  # or "bfloat16": in which the network runs; losses are float32
 
     def loss(self, network: CycleINR, batch: Batch, mean: Mean = weighted_mean) -> Tensor:
         """The mean over the batch, ready for backward(); with `Ranks.mean`, this rank's part of it."""
-        asked = bool(batch.texture.any())
-        places = batch.places + batch.acquired if asked and self.noise else batch.places
-        correction = self.predict(network, batch.source, batch.scan, places, batch.margin)
-        count = batch.places.t.shape[1]
-        error = correction[:, :count] - wanted(batch)
+        error = self.predict(network, batch.source, batch.scan, batch.places, batch.margin) - wanted(batch)
         loss = charbonnier(error, batch.weight, self.epsilon, mean)
         if self.gradient:
             loss = loss + self.gradient * gradient_difference(error, batch.weight, mean)
-        cycles = bool(self.cycle) and bool((batch.cycle > 0).any())
-        if cycles or (asked and self.noise):
-            terms = torch.zeros_like(batch.texture)
-            if asked and self.noise:
-                noise = self.noise_of(batch, correction[:, :count], correction[:, count:])
-                terms = terms + self.noise * batch.texture * noise
-            if cycles:
-                terms = terms + self.cycle * batch.cycle * self._cycle(network, batch)
+        if self.cycle and bool((batch.cycle > 0).any()):
+            terms = self.cycle * batch.cycle * self._cycle(network, batch)
             loss = loss + mean(terms, torch.ones_like(terms))
         return loss
 
@@ -132,24 +72,6 @@ class Objective:
         kind, reduced = of_batch[0].device.type, self.precision == "bfloat16"
         with torch.autocast(kind, torch.bfloat16, enabled=reduced):
             return predict(network, *of_batch).float()
-
-    def noise_of(self, batch: Batch, correction: Tensor, at_acquired: Tensor) -> Tensor:
-        """(B,): how far the noise of generated slices is from that of the output at the acquired slices around them.
-
-        There the output is the acquired slice itself where consistency keeps it, else the network's own, which is what
-        generated slices must not be told from.
-        """
-        scale, m = batch.detail[:, None, None, None], batch.margin
-        output = batch.base + batch.gate[..., None, None] * correction * scale
-        rows, columns = (slice(m, n - m) for n in batch.source.shape[-2:])
-        own = (base_of(batch.source, batch.acquired, m) + at_acquired * scale).detach()
-        acquired = torch.where(batch.keeps[:, None, None, None], batch.source[..., rows, columns], own)
-        patches = torch.arange(len(acquired), device=acquired.device)[:, None]
-        below = batch.places.below
-        bracket = torch.stack([acquired[patches, below], acquired[patches, below + 1]])
-        floor = NOISE_FLOOR * batch.detail
-        found = noise_difference(output, bracket, batch.places.t, batch.weight, floor)
-        return (found * batch.gate).mean(1)
 
     def _cycle(self, network: CycleINR, batch: Batch) -> Tensor:
         """(B,): error of acquired slices predicted from slices that were predicted from them.
@@ -206,9 +128,8 @@ def predict(network: CycleINR, source: Tensor, scan: Told, places: Places, margi
         keys = network.attend.key_value(slices)
         keys_below, keys_above = keys.index_select(0, below), keys.index_select(0, below + 1)
     t, query = places.t.flatten().to(codes.dtype), places.query.flatten(0, 1)
-    texture = scan.texture.repeat_interleave(P) if bool(scan.texture.any()) else None
     out = network.decode(
-        inner.index_select(0, below), inner.index_select(0, below + 1), keys_below, keys_above, t, query, texture
+        inner.index_select(0, below), inner.index_select(0, below + 1), keys_below, keys_above, t, query
     )
     return out.reshape(B, P, *out.shape[-2:])
 

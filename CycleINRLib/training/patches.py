@@ -179,7 +179,7 @@ def _patch(setting: _Setting, config: SampleConfig, rng: np.random.Generator) ->
     rim = slice(config.margin, config.crop - config.margin)
     truth = np.asarray(block[at - window.start][:, rim, rim], np.float32)
     weight = np.where(truth > scan.body_floor, 1.0, OUTSIDE).astype(np.float32)
-    cycles = config.texture / config.cycle_share if rng.random() < config.cycle_share else 0.0
+    cycles = config.cycle / config.cycle_share if rng.random() < config.cycle_share else 0.0
     images = (source / scan.scale, truth / scan.scale, weight)
     whole = setting.found(values)
     return sample_of(images, (at - first) / z_scale, protocol, setting.spacing_mm, whole, cycles, config, rng)

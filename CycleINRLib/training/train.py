@@ -34,7 +34,6 @@ class TrainConfig:
     """One training run."""
 
     network: NetworkConfig = CONFIGS["light"]
-    part: str = "network"  # what learns: "network", for least error, or "texture", what is added for natural noise
     samples: SampleConfig = field(default_factory=SampleConfig)
     steps: int = 20000  # length of the cosine; a run ends here
     batch: int = 4
@@ -135,14 +134,7 @@ def _begin(path: Path, config: TrainConfig, device: str, start_from: CycleINR | 
     network = CycleINR(config.network).to(device)
     if start_from is not None:
         network.load_state_dict(grown(start_from, config.network).state_dict())
-    return begin(network, learning_part(network, config.part), config, path)
-
-
-def learning_part(network: CycleINR, part: str) -> list[torch.nn.Parameter]:
-    """The parameters of one part; the others hold still."""
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith("texture.") == (part == "texture"))
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return begin(network, network.parameters(), config, path)
 
 
 @dataclass(frozen=True, eq=False)

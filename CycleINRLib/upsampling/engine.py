@@ -267,7 +267,7 @@ class Engine:
         )
         for part, found in parts:
             at = counting[part]  # without gaps: only slices themselves are left out
-            np.multiply(found[0], np.float32(gain * scale.scale), out=target[at[0] : at[-1] + 1])
+            np.multiply(found, np.float32(gain * scale.scale), out=target[at[0] : at[-1] + 1])
         return output
 
     # --- the same network beside the scan ---------------------------------------------------------------------

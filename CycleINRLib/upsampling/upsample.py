@@ -23,7 +23,7 @@ from ..imaging.body import body_seen
 from ..imaging.geometry import AXES, Geometry
 from ..imaging.noise import noise_readout
 from ..imaging.volume import Volume
-from ..jobs import UpsampleJob
+from ..jobs import NOISES, UpsampleJob
 from .engine import Remainder
 from .gain import self_check
 from .grain import Part, part_of, slices_first_region
@@ -167,7 +167,7 @@ def _report(
     elif planned.consistency == "keep":
         error = 0.0  # acquired slices are copied bit for bit
     if job.texture:
-        engine.warn("There is no texture any more: the noise is new in each slice instead (--noise renew).")
+        engine.warn(f"There is no texture any more: the noise is {NOISES[noise.mode]} instead (--noise {noise.mode}).")
     return {
         "version": __version__,
         "model": {

@@ -1,13 +1,12 @@
 """What each part of the method is worth: networks trained alike but for one part.
 
     python Testing/benchmarks/ablations.py TRAIN_FOLDER EVAL_FOLDER [--scans FILE.json] [--steps 600]
-        [--texture-steps 300] [--model light] [--only NAME ...] [--json FILE.json]
+        [--only NAME ...] [--json FILE.json]
 
-Network variants start from the same random weights of a network of a quarter of `light`'s size; texture variants learn
-what is added to the bundled model for natural noise. All see the same number of steps and, but for the one-modality
-variants, the same patches. They are scored on fixed patches of the EVAL scans, which none was trained on: gain over the
-closed-form base in dB (without consistency), and the noise of generated slices against the acquired ones around them
-(mean |log ratio|; 0 is best). A finished variant is kept in the JSON file, so that a stopped run goes on.
+All start from the same random weights of a network of a quarter of `light`'s size and see the same number of steps and,
+but for the one-modality variants, the same patches. They are scored on fixed patches of the EVAL scans, which none was
+trained on: gain over the closed-form base in dB (without consistency). A finished variant is kept in the JSON file, so
+that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -23,15 +22,13 @@ import torch
 
 from CycleINRLib.imaging.interpolation import cubic_weights
 from CycleINRLib.io.files import read
-from CycleINRLib.network.model import CycleINR, NetworkConfig, Texture
-from CycleINRLib.network.weights import find_model, load_model
+from CycleINRLib.network.model import CycleINR, NetworkConfig
 from CycleINRLib.training.objective import Objective, gain_db, predict, wanted
 from CycleINRLib.training.patches import Batch, Places, SampleConfig, draw_batch
 from CycleINRLib.training.scans import Scan
-from CycleINRLib.training.train import learning_part
 
 NETWORK = NetworkConfig(channels=32, blocks=6)
-PLACES = ("places", "acquired", "first", "second")
+PLACES = ("places", "first", "second")
 BATCHES = 16  # of four patches, per modality
 THICKNESS = (0, 1), (3, 4)  # columns of the scan's and of the place's conditions that tell the slice thickness
 
@@ -46,7 +43,6 @@ class Variant:
     objective: Objective = Objective()
     tells_thickness: bool = True
     cubic_base: bool = False
-    part: str = "network"  # "texture": the part for natural noise; "both": all weights learn with texture asked for
 
     def seen(self, batch: Batch) -> Batch:
         """The batch as this variant sees it."""
@@ -60,7 +56,6 @@ class Variant:
         return batch
 
 
-ASKED = SampleConfig(texture=1.0)
 VARIANTS = [
     Variant("full"),
     Variant("without LAM", network=replace(NETWORK, attention=False)),
@@ -70,10 +65,7 @@ VARIANTS = [
     Variant("CT alone", samples=SampleConfig(ct_share=1.0)),
     Variant("MR alone", samples=SampleConfig(ct_share=0.0)),
     Variant("without added contrast and noise", samples=SampleConfig(contrast_share=0.0, noise_share=0.0)),
-    Variant("texture: cycle and noise", part="texture", samples=ASKED),
-    Variant("texture: without cycle", part="texture", samples=ASKED, objective=Objective(cycle=0.0)),
-    Variant("texture: without noise term", part="texture", samples=ASKED, objective=Objective(noise=0.0)),
-    Variant("texture: a network of its own", part="both", samples=ASKED),
+    Variant("with the cycle", samples=SampleConfig(cycle=1.0)),
 ]
 
 
@@ -90,17 +82,11 @@ def _untold(places: Places) -> Places:
     return replace(places, query=query)
 
 
-def trained(variant: Variant, scans: list[Scan], steps: int, begin: str) -> tuple[CycleINR, float]:
+def trained(variant: Variant, scans: list[Scan], steps: int) -> tuple[CycleINR, float]:
     """The network after `steps` of AdamW with warm-up and cosine, and the seconds a step took."""
     torch.manual_seed(0)
-    if variant.part == "network":
-        network = CycleINR(variant.network)
-    else:
-        network = load_model(find_model(begin))[0].requires_grad_(True)
-        network.texture = Texture(network.config)
-    learning = learning_part(network, variant.part) if variant.part != "both" else list(network.parameters())
-    rate = {"network": 2e-3, "texture": 3e-3, "both": 5e-4}[variant.part]
-    optimizer = torch.optim.AdamW(learning, rate, weight_decay=1e-4, betas=(0.9, 0.99))
+    network = CycleINR(variant.network)
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-4, betas=(0.9, 0.99))
     warm = max(1, steps // 20)
     shape = lambda n: min(1.0, (n + 1) / warm) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * n / steps)))  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
@@ -109,7 +95,7 @@ def trained(variant: Variant, scans: list[Scan], steps: int, begin: str) -> tupl
         batch = variant.seen(draw_batch(scans, variant.samples, 4, 0, step))
         optimizer.zero_grad(set_to_none=True)
         variant.objective.loss(network, batch).backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     return network.eval(), (time.monotonic() - start) / steps
@@ -117,31 +103,27 @@ def trained(variant: Variant, scans: list[Scan], steps: int, begin: str) -> tupl
 
 @torch.no_grad()
 def figures(variant: Variant, network: CycleINR, scans: list[Scan]) -> dict[str, float]:
-    """Gain over the base that the full method uses, and noise, on fixed patches."""
+    """Gain over the base that the full method uses, on fixed patches."""
     found = {}
-    samples = SampleConfig(texture=variant.samples.texture, contrast_share=0.0, noise_share=0.0)
+    samples = SampleConfig(contrast_share=0.0, noise_share=0.0)
     for modality in ("CT", "MR"):
         mine = [scan for scan in scans if scan.modality == modality]
-        gains, noises = [], []
+        gains = []
         for n in range(BATCHES):
             whole = draw_batch(mine, samples, 4, 77, n)
             batch = variant.seen(whole)
-            places, count = batch.places + batch.acquired, batch.places.t.shape[1]
-            both = predict(network, batch.source, batch.scan, places, batch.margin)
-            correction = both[:, :count]
+            correction = predict(network, batch.source, batch.scan, batch.places, batch.margin)
             errors = zip(correction - wanted(batch), wanted(whole), batch.weight)
             gains += [float(gain_db(ours, base, weight)) for ours, base, weight in errors]
-            noises += Objective().noise_of(batch, correction, both[:, count:]).tolist()
         found[f"{modality} gain"] = round(float(np.mean(gains)), 3)
-        found[f"{modality} noise"] = round(float(np.mean(noises)), 3)
     return found
 
 
 def table(results: dict[str, dict]) -> str:
-    columns = ["CT gain", "MR gain", "CT noise", "MR noise"]
+    columns = ["CT gain", "MR gain"]
     lines = ["| variant | " + " | ".join(columns) + " | parameters | s/step |", "|" + " --- |" * (len(columns) + 3)]
     for name, facts in results.items():
-        cells = [f"{facts[column]:+.2f}" if "gain" in column else f"{facts[column]:.2f}" for column in columns]
+        cells = [f"{facts[column]:+.2f}" for column in columns]
         lines.append(f"| {name} | {' | '.join(cells)} | {facts['parameters']} | {facts['seconds_per_step']:.2f} |")
     return "\n".join(lines)
 
@@ -152,8 +134,6 @@ def main() -> None:
     parser.add_argument("eval", type=Path)
     parser.add_argument("--scans", type=Path, help="train on the scans that this file names and does not hold out")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--texture-steps", type=int, default=300)
-    parser.add_argument("--model", default="light", help="whose texture part the texture variants learn")
     parser.add_argument("--only", nargs="+", choices=[variant.name for variant in VARIANTS])
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
@@ -165,10 +145,9 @@ def main() -> None:
     for variant in VARIANTS:
         if variant.name in results or (asked.only and variant.name not in asked.only):
             continue
-        steps = asked.steps if variant.part == "network" else asked.texture_steps
-        network, pace = trained(variant, shown, steps, asked.model)
+        network, pace = trained(variant, shown, asked.steps)
         parameters = sum(p.numel() for p in network.parameters())
-        facts = {"steps": steps, "seconds_per_step": round(pace, 3), "parameters": parameters}
+        facts = {"steps": asked.steps, "seconds_per_step": round(pace, 3), "parameters": parameters}
         results[variant.name] = {**figures(variant, network, hidden), **facts}
         print(variant.name, results[variant.name], flush=True)
         if asked.json:

@@ -6,7 +6,7 @@
 
 No truth is there, so what is shown is what a user can know: acquired slices that the adaptation never saw, predicted
 from their neighbors (held out); the self-check of the whole scan (every second slice, those adapted to among them);
-SNLI and generated gap at the default texture. The adapted network is shown as it is, whether or not `cycleinr adapt`
+SNLI and generated gap as acquired. The adapted network is shown as it is, whether or not `cycleinr adapt`
 would keep it ("kept"). --models keeps the adapted models, for real_pairs.py --model; --pictures draws a coronal plane
 of each scan. Markdown goes to stdout, progress to stderr.
 """

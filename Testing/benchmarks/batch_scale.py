@@ -31,7 +31,7 @@ from CycleINRLib.jobs import UpsampleJob  # noqa: E402
 FIGURES = {
     "z_scale": 4.0, "snli": {"input": 0.123456, "output": 0.112345, "linear": 0.2},
     "snli_detrended": {"input": 0.05, "output": 0.05, "linear": 0.13}, "generated_gap": 0.01, "noise_ratio": 1.01,
-    "grain": {"input": 1.2, "output": 1.1, "linear": 0.1}, "gain": 0.9, "texture": 0.8, "consistency": "project",
+    "grain": {"input": 1.2, "output": 1.1, "linear": 0.1}, "gain": 0.9, "noise": "renew", "consistency": "project",
     "self_check": None, "device": "cpu", "precision": "bfloat16", "seconds": 61.2, "peak_memory_mb": 812.1,
     "warnings": [],
 }  # fmt: skip

@@ -15,8 +15,8 @@ included. `convolutions` runs CycleINR once more, notes the shape of each convol
 share of the whole run that they would take at this rate is how near the run is to it.
 
 `preview` times a plane, and two in one job as the panel asks for them. On one thread without bfloat16 (512 x 512 x 100,
-`light`) they took 15.4 and 30.7 s of CPU time; since the halo gets narrower from layer to layer, both ends of texture
-come from one encoding, and planes share their fits, 9.3 and 16.5 s.
+`light`) they took 15.4 and 30.7 s of CPU time; since the halo gets narrower from layer to layer and planes share their
+fits, 9.3 and 16.5 s.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ def prepared(values: np.ndarray, asked: argparse.Namespace) -> tuple[Any, dict[s
 
 
 def run_preview(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
-    """A plane with gain and texture fitted, one without any fit, and two in one job as the panel asks for them."""
+    """A plane with gain and noise of the scan, one without any fit, and two in one job as the panel asks for them."""
     from CycleINRLib.upsampling.preview import previews
 
     volume, choice = prepared(values, asked)
     asks = {"one": ({"coronal": None}, {}), "two": ({"coronal": None, "sagittal": None}, {})}
-    asks["unfitted"] = asks["one"][0], {"gain": 1.0, "texture": 0.0}
+    asks["unfitted"] = asks["one"][0], {"gain": 1.0, "noise": "acquired"}
     list(previews(volume, {"coronal": None}, **choice))  # the first one loads and warms up
     facts, voxels = {}, 0
     for name, (planes, fields) in asks.items():
@@ -260,7 +260,7 @@ def table(results: list[dict[str, Any]], asked: argparse.Namespace) -> str:
 
 def _told_preview(facts: dict[str, dict[str, float]]) -> list[str]:
     """Lines: what each kind of preview took, and whether the promise is kept."""
-    names = {"one": "one plane", "two": "two planes in one job", "unfitted": "one plane, gain and texture given"}
+    names = {"one": "one plane", "two": "two planes in one job", "unfitted": "one plane, gain given, noise as acquired"}
     lines = [
         f"Preview, {names[name]}: {one['seconds']:.1f} s, {one['cpu_seconds']:.1f} s of CPU time."
         for name, one in facts.items()

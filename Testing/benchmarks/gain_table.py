@@ -7,7 +7,7 @@
 FOLDER holds thin-slice scans, slices along k (.nrrd, .nii.gz, .mha). Each is thickened and upsampled again with gain 0
 (the base), with gain 1 (the network as it is) and with the gain fitted to the scan. PSNR in dB on generated slices in
 the body, beside cubic B-spline, and at the gain that the truth would choose: the result is linear in the gain, so all
-follow from two runs. Texture is 0. Seconds are processor time of the fit and of the whole.
+follow from two runs. Noise is as acquired. Seconds are processor time of the fit and of the whole.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python Testing/benchmarks/training_steps.py THIN_SCANS [--scans FILE.json] [--steps 12] [--threads 2]
         [--models light FILE.safetensors ...] [--precisions float32 bfloat16] [--device cpu] [--json FILE.json]
 
-For each model and precision, in one run: median seconds of a training step of the network and of the part for texture
+For each model and precision, in one run: median seconds of a training step without and with the cycle-consistent loss
 (drawing not counted: a thread does it meanwhile); gain over the closed-form base in dB on fixed patches of the scans
 that the facts hold out (of all, where none is); seconds of processor time to upsample a thick block to a quarter of its
 spacing. Ratios are to the first row.
@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,6 @@ from CycleINRLib.network.weights import find_model, load_model
 from CycleINRLib.training.objective import Objective, gain_db, wanted
 from CycleINRLib.training.patches import Batch, SampleConfig, draw_batch
 from CycleINRLib.training.scans import Scan
-from CycleINRLib.training.train import learning_part
 
 PRECISIONS = "float32", "bfloat16"
 SCORED = 8  # batches of four patches
@@ -49,8 +48,8 @@ class Row:
     model: str
     precision: str
     parameters: int
-    network_step_s: float
-    texture_step_s: float
+    step_s: float
+    cycle_step_s: float
     gain_db: float
     upsample_s: float
 
@@ -68,17 +67,16 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def step_seconds(network: CycleINR, part: str, batches: Sequence[Batch], precision: str) -> float:
+def step_seconds(network: CycleINR, batches: Sequence[Batch], precision: str) -> float:
     """Median over the batches, after one that is not counted; weights change as in training."""
-    learning = learning_part(network, part)
-    optimizer = torch.optim.AdamW(learning, 1e-6)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-6)
     objective, spent = Objective(precision=precision), []
     for batch in (batches[0], *batches):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         loss = objective.loss(network, batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         float(loss.detach())  # waits for a graphics card
         spent.append(time.perf_counter() - start)
@@ -97,7 +95,7 @@ def gain(network: CycleINR, batches: Sequence[Batch], precision: str) -> float:
 
 
 def upsample_seconds(case: Case, model: str, precision: str, device: str) -> float:
-    asked = {"model": model, "precision": precision, "device": device, "texture": 0.0, "gain": 1.0, "axis": "k"}
+    asked = {"model": model, "precision": precision, "device": device, "noise": "acquired", "gain": 1.0, "axis": "k"}
     clock = time.process_time if device == "cpu" else time.perf_counter
     start = clock()
     cycleinr.upsample(case.source, z_scale=Z_SCALE, modality=case.modality.lower(), **asked)
@@ -110,12 +108,11 @@ def rows(asked: argparse.Namespace) -> list[Row]:
     ]
     scans = [Scan.of(volume) for volume, _ in known]
     held_out = [scan for scan, (_, told) in zip(scans, known) if told.get("held_out")] or scans
-    learning, textured = SampleConfig(), SampleConfig(texture=1.0)
-    plain = replace(learning, contrast_share=0.0, noise_share=0.0)
-    of_part = {
-        part: [draw_batch(scans, samples, 4, 0, n).to(asked.device) for n in range(asked.steps)]
-        for part, samples in (("network", learning), ("texture", textured))
-    }
+    plain = SampleConfig(contrast_share=0.0, noise_share=0.0)
+    ways = [
+        [draw_batch(scans, samples, 4, 0, n).to(asked.device) for n in range(asked.steps)]
+        for samples in (SampleConfig(), SampleConfig(cycle=1.0))
+    ]
     scored = [draw_batch(held_out, plain, 4, 77, n).to(asked.device) for n in range(SCORED)]
     case = Case.of(central_block(known[0][0].slices_first("k"), CROP), Acquisition(Z_SCALE))
     found = []
@@ -123,7 +120,7 @@ def rows(asked: argparse.Namespace) -> list[Row]:
         for precision in asked.precisions:
             network = load_model(find_model(model))[0].to(asked.device).requires_grad_(True)
             kept = {name: value.clone() for name, value in network.state_dict().items()}
-            spent = [step_seconds(network, part, batches, precision) for part, batches in of_part.items()]
+            spent = [step_seconds(network, batches, precision) for batches in ways]
             network.load_state_dict(kept)
             scores = gain(network, scored, precision), upsample_seconds(case, model, precision, asked.device)
             count = sum(parameter.numel() for parameter in network.parameters())
@@ -134,13 +131,13 @@ def rows(asked: argparse.Namespace) -> list[Row]:
 def table(found: Sequence[Row]) -> str:
     """Markdown; every time with its ratio to the first row."""
     lines = [
-        "| model | parameters | precision | step, network | step, texture | gain dB | upsample |",
+        "| model | parameters | precision | step | step with cycle | gain dB | upsample |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in found:
         times = [
             f"{getattr(row, name):.2f} s ({getattr(row, name) / getattr(found[0], name):.2f})"
-            for name in ("network_step_s", "texture_step_s", "upsample_s")
+            for name in ("step_s", "cycle_step_s", "upsample_s")
         ]
         lines.append(
             f"| {row.model} | {row.parameters} | {row.precision} | {times[0]} | {times[1]} | {row.gain_db:+.3f} | "

@@ -30,7 +30,7 @@ class Command:
     """A running `cycleinr batch --workers 2` with all processes and sockets that it was seen to have."""
 
     def __init__(self, scans: Path, out: Path, temporary: Path, *words: str) -> None:
-        asked = ["--z-scale", "2", "--texture", "0", "--gain", "1", "--axis", "k", *words]
+        asked = ["--z-scale", "2", "--noise", "acquired", "--gain", "1", "--axis", "k", *words]
         command = [sys.executable, "-m", "CycleINRLib", "batch", str(scans), "--output", str(out), "--workers", "2"]
         environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(REPOSITORY)}
         self.process = subprocess.Popen(

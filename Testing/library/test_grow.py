@@ -23,9 +23,7 @@ def _output(network: CycleINR) -> torch.Tensor:
     codes = network.codes_of(network.encode(features, torch.tensor([TOLD.of_scan()])), features)
     below, above = codes[:, :, 2], codes[:, :, 3]
     keys = network.keys_of(below), network.keys_of(above)
-    return network.decode(
-        below, above, *keys, torch.tensor([0.3]), torch.tensor([TOLD.of_place(0.3, 4.0)]), torch.ones(1)
-    )
+    return network.decode(below, above, *keys, torch.tensor([0.3]), torch.tensor([TOLD.of_place(0.3, 4.0)]))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from CycleINRLib.upsampling.memory import plan_slabs  # noqa: E402
 SMALL = NetworkConfig(channels=16, blocks=3, codes=8, hidden=12, key=4)
 DETAIL = 0.3
 TOLD = Conditions(1.0, 0.0, 4.0, 0.4, 0.1)
-SCAN: dict[str, Any] = {"detail": DETAIL, "conditions": TOLD, "textures": (0.6,)}
+SCAN: dict[str, Any] = {"detail": DETAIL, "conditions": TOLD}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def _corrections(network, source, rows, z_scale, columns=None):
     out = np.full((len(positions), rows.stop - rows.start, width), np.nan, np.float32)
     facts = {"z_scale": z_scale, **SCAN}
     for part, values in corrections(network, source, rows, positions, columns=columns, **facts):
-        out[part] = values[0]
+        out[part] = values
     return out
 
 
@@ -113,26 +113,6 @@ def test_a_window_is_encoded_with_ever_less_around_it(network, source, rows, col
     assert (sizes == [30 * 22 * SMALL.channels] * SMALL.blocks) if everything else (sizes[-1] < 0.8 * sizes[0])
 
 
-def test_several_textures_come_from_one_encoding(network, source, monkeypatch):
-    facts = {"z_scale": 2.0, **SCAN}
-    run = lambda *textures: np.concatenate(  # noqa: E731
-        [
-            found
-            for _, found in corrections(
-                network, source, slice(8, 20), np.arange(11) / 2, **facts | {"textures": textures}
-            )
-        ],
-        1,
-    )
-    alone = [run(texture)[0] for texture in (0.0, 0.6, 1.0)]
-    encodings: list[int] = []
-    real = infer.encode_streamed
-    monkeypatch.setattr(infer, "encode_streamed", lambda *rest: encodings.append(1) or real(*rest))
-    together = run(0.0, 0.6, 1.0)
-    assert len(encodings) == 1 and np.abs(alone[2] - alone[0]).max() > 0.01
-    np.testing.assert_array_equal(together, alone)
-
-
 def test_inference_computes_what_training_computes(network, source):
     z = 2 + 0.25
     features = source_features(torch.from_numpy(source[None, :, :60, :44].copy()), DETAIL)
@@ -141,7 +121,7 @@ def test_inference_computes_what_training_computes(network, source):
         below, above = codes[:, :, 2], codes[:, :, 3]
         query = torch.tensor([TOLD.of_place(0.25, 4.0)])
         keys = network.keys_of(below), network.keys_of(above)
-        plain = network.decode(below, above, *keys, torch.tensor([0.25]), query, torch.tensor([0.6]))[0] * DETAIL
+        plain = network.decode(below, above, *keys, torch.tensor([0.25]), query)[0] * DETAIL
     found = _corrections(network, source[:, :60, :44], slice(0, 60), 4.0)[int(z * 4)]
     np.testing.assert_allclose(found, plain.numpy(), atol=1e-5)
 
@@ -176,9 +156,7 @@ def test_gradients_reach_each_parameter(source):
     )
     below, above = codes[:, :, 2], codes[:, :, 3]
     query = torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1).of_place(0.3, 4.0)])
-    out = network.decode(
-        below, above, network.keys_of(below), network.keys_of(above), torch.tensor([0.3]), query, torch.ones(1)
-    )
+    out = network.decode(below, above, network.keys_of(below), network.keys_of(above), torch.tensor([0.3]), query)
     out.square().sum().backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []
@@ -205,7 +183,7 @@ def test_slices_encoded_in_windows_give_what_all_at_once_give(network, window):
 
     def made(**how) -> np.ndarray:
         found = corrections(network, tall, slice(0, 14), positions, z_scale=3.0, **SCAN, **how)
-        parts = {part.start: values[0] for part, values in found}
+        parts = {part.start: values for part, values in found}
         return np.concatenate([parts[start] for start in sorted(parts)])
 
     whole = made()

@@ -14,7 +14,6 @@ from CycleINRLib.training.objective import (  # noqa: E402  # noqa: E402
     charbonnier,
     gain_db,
     gradient_difference,
-    noise_difference,
     predict,
 )
 from CycleINRLib.training.patches import SampleConfig, Scan, draw_batch  # noqa: E402
@@ -52,61 +51,39 @@ def test_a_constant_error_has_no_gradient_difference_and_a_ramp_has_its_slope():
     assert float(gradient_difference(ramp, weight)) == pytest.approx(2 * 25 / (24 + 25), rel=1e-5)
 
 
-def test_noise_difference_is_the_log_of_the_noise_ratio():
-    torch.manual_seed(0)
-    below, above = torch.randn(2, 1, 3, 64, 64)
-    t, weight, floor = torch.tensor([[0.3, 0.5, 0.7]]), torch.ones(1, 3, 64, 64), torch.zeros(1)
-    for ratio in (1.0, 0.5, 2.0):
-        output = ratio * torch.randn(1, 3, 64, 64)
-        found = noise_difference(output, torch.stack([below, above]), t, weight, floor)
-        assert found.shape == (1, 3)
-        torch.testing.assert_close(
-            found, torch.full((1, 3), abs(float(torch.log(torch.tensor(ratio))))), atol=0.12, rtol=0
-        )
-
-
-def test_places_without_body_tell_nothing_of_their_noise():
-    image = torch.randn(1, 2, 16, 16)
-    outside = torch.full((1, 2, 16, 16), 0.15)
-    assert not noise_difference(image, torch.stack([image, image]), torch.zeros(1, 2), outside, torch.zeros(1)).any()
-
-
-def test_without_texture_only_the_error_counts(scans, network):
-    plain, asked = (draw_batch(scans, dataclasses.replace(SAMPLES, texture=s), 3, 0, 0) for s in (0.0, 1.0))
-    error_alone = Objective(cycle=0, noise=0)
+def test_without_the_cycle_only_the_error_counts(scans, network):
+    plain, asked = (draw_batch(scans, dataclasses.replace(SAMPLES, cycle=s), 3, 0, 0) for s in (0.0, 1.0))
+    error_alone = Objective(cycle=0)
     assert torch.equal(Objective().loss(network, plain), error_alone.loss(network, plain))
     assert (Objective().loss(network, asked) > error_alone.loss(network, asked)).item()
 
 
 @pytest.mark.parametrize("skip_share", [1.0, 0.0])
-@pytest.mark.parametrize("terms", [{"noise": 0.0}, {"cycle": 0.0}])
-def test_both_terms_reach_each_part_of_the_network(scans, network, skip_share, terms):
-    """Of thin and of thick slices: with the error left out, the gradient is that of the term alone."""
-    samples = dataclasses.replace(SAMPLES, texture=1.0, skip_share=skip_share, cycle_share=1)
+def test_the_cycle_reaches_each_part_of_the_network(scans, network, skip_share):
+    """Of thin and of thick slices: with the error left out, the gradient is that of the cycle alone."""
+    samples = dataclasses.replace(SAMPLES, cycle=1.0, skip_share=skip_share, cycle_share=1)
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     batch = draw_batch(scans, samples, 2, 0, 1)
-    with_term, without = (Objective(**terms), Objective(cycle=0, noise=0))
-    (with_term.loss(network, batch) - without.loss(network, batch)).backward()
-    for part in (network.enter.weight, network.last.weight, network.texture.first.weight, network.texture.last.weight):
+    (Objective().loss(network, batch) - Objective(cycle=0).loss(network, batch)).backward()
+    for part in (network.enter.weight, network.attend.output.weight, network.first.weight, network.last.weight):
         assert float(part.grad.abs().sum()) > 0
 
 
 def test_the_patches_that_go_there_and_back_count_for_those_that_do_not(scans):
-    samples = dataclasses.replace(SAMPLES, texture=1.0)
-    batches = [draw_batch(scans, samples, 4, 0, step) for step in range(60)]
-    cycle, texture = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("cycle", "texture"))
+    samples = dataclasses.replace(SAMPLES, cycle=0.8)
+    cycle = torch.cat([draw_batch(scans, samples, 4, 0, step).cycle for step in range(60)])
     assert 0.35 < float((cycle > 0).float().mean()) < 0.65
-    torch.testing.assert_close(cycle[cycle > 0], 2 * texture[cycle > 0])
-    assert float(cycle.mean()) == pytest.approx(float(texture.mean()), rel=0.2)
+    torch.testing.assert_close(cycle[cycle > 0], torch.full_like(cycle[cycle > 0], 1.6))
+    assert float(cycle.mean()) == pytest.approx(0.8, rel=0.2)
 
 
 def test_the_cycle_term_of_a_batch_is_the_mean_of_its_patches(scans, network):
-    samples = dataclasses.replace(SAMPLES, texture=1.0, cycle_share=1.0, skip_share=0.5)
-    batch, objective = draw_batch(scans, samples, 3, 0, 4), Objective(noise=0)
+    samples = dataclasses.replace(SAMPLES, cycle=1.0, cycle_share=1.0, skip_share=0.5)
+    batch, objective = draw_batch(scans, samples, 3, 0, 4), Objective()
 
     def term(batch) -> torch.Tensor:
-        return objective.loss(network, batch) - Objective(cycle=0, noise=0).loss(network, batch)
+        return objective.loss(network, batch) - Objective(cycle=0).loss(network, batch)
 
     def row(n: int):
         kept = torch.tensor([n])
@@ -118,7 +95,7 @@ def test_the_cycle_term_of_a_batch_is_the_mean_of_its_patches(scans, network):
 def test_reduced_precision_changes_a_prediction_a_little_and_gradients_reach_the_network(scans, network):
     for parameter in network.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    batch = draw_batch(scans, dataclasses.replace(SAMPLES, texture=1.0, cycle_share=1.0), 1, 0, 2)
+    batch = draw_batch(scans, dataclasses.replace(SAMPLES, cycle=1.0, cycle_share=1.0), 1, 0, 2)
     places = (batch.source, batch.scan, batch.places, batch.margin)
     with torch.no_grad():
         full, reduced = (Objective(precision=p).predict(network, *places) for p in ("float32", "bfloat16"))
@@ -126,20 +103,6 @@ def test_reduced_precision_changes_a_prediction_a_little_and_gradients_reach_the
     assert float((full - reduced).std()) < 0.05 * float(full.std())
     Objective(precision="bfloat16").loss(network, batch).backward()
     assert network.enter.weight.grad.dtype == torch.float32 and network.enter.weight.grad.abs().sum() > 0
-
-
-def test_texture_is_added_in_proportion_and_none_is_the_network_of_least_error(scans, network):
-    torch.nn.init.normal_(network.texture.last.weight)
-    batch = draw_batch(scans, SAMPLES, 2, 0, 0)
-    with torch.no_grad():
-        none, half, full = (
-            predict(
-                network, batch.source, dataclasses.replace(batch.scan, texture=torch.full((2,), t)), batch.places, 4
-            )
-            for t in (0.0, 0.5, 1.0)
-        )
-    assert float((full - none).abs().max()) > 0.1
-    torch.testing.assert_close(half, (none + full) / 2, atol=1e-4, rtol=1e-4)
 
 
 def test_prediction_has_the_shape_of_the_truth(scans, network):

@@ -184,7 +184,7 @@ def test_samples_from_a_pack_are_those_from_the_files(data, tmp_path, mr_thin):
     )
     for step in range(8):
         one, other = (draw_batch(scans, config, 4, 0, step) for scans in (files, mapped))
-        for name in ("source", "detail", "condition", "texture", "truth", "weight", "nodes"):
+        for name in ("source", "detail", "condition", "cycle", "truth", "weight", "nodes"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 

@@ -20,6 +20,6 @@ def test_a_model_is_timed_in_training_and_in_use_and_scored(benchmark_module, mr
     bench.main([str(tmp_path), *asked, "--json", str(tmp_path / "rows.json")])
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert (row["model"], row["precision"]) == ("light", "float32")
-    assert min(row["network_step_s"], row["texture_step_s"], row["upsample_s"]) > 0
+    assert min(row["step_s"], row["cycle_step_s"], row["upsample_s"]) > 0
     assert row["gain_db"] > 0.5
     assert capsys.readouterr().out.count("(1.00)") == 3

@@ -24,7 +24,7 @@ def tiny(configuration: Callable[[Namespace], Any]) -> Callable[[Namespace], Any
 
     parts = {
         "network": NetworkConfig(channels=8, blocks=1, codes=4, hidden=8, key=4),
-        "samples": SampleConfig(slices=6, crop=32, margin=4, places=4, z_scale=(1.5, 3.5), texture=1.0),
+        "samples": SampleConfig(slices=6, crop=32, margin=4, places=4, z_scale=(1.5, 3.5), cycle=1.0),
         "warmup": 2,
         "save_every": 5,
         "log_every": 2,

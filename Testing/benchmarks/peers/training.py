@@ -34,7 +34,7 @@ WARMUP = 0.03  # of the minutes
 LAST_RATE = 0.01  # of the peak
 CLIP = 1.0
 EMA = 0.999
-LIGHT = TrainConfig()  # texture 0: least error, the one thing that the peers are made for
+LIGHT = TrainConfig()  # least error, the one thing that the peers are made for
 
 
 @dataclass(frozen=True)
