@@ -49,13 +49,14 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
 
     result = upsample(source, job, like=like, progress=console.hear)
     result.report["warnings"] += changes
-    if job.difference and result.taken is None:
+    taken = result.taken if job.difference else None
+    if job.difference and taken is None:
         result.report["warnings"].append(
             "No noise was taken from the acquired slices: there is no difference to write."
         )
     for message in result.report["warnings"]:
         console.warn(message)
-    files = outputs.write(source, result.volume, result.report, result.taken)
+    files = outputs.write(source, result.volume, result.report, taken)
     tell_result(source, result.volume, result.report, console)
     for path in files:
         console.say(f"written       {path}")

@@ -22,7 +22,6 @@ from ..imaging.noise import AcquiredQuery, positions_to_query
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
-from .added import AddedNoise
 from .memory import (
     MIN_ROWS,
     Cut,
@@ -37,6 +36,7 @@ from .memory import (
     working_bytes,
 )
 from .plan import Plan, doubts
+from .protocols import AddedNoise, Rows
 from .stored import as_stored, slices_from_zero
 
 
@@ -122,7 +122,7 @@ class Engine:
     # --- running ----------------------------------------------------------------------------------------------
     def run(
         self,
-        values: np.ndarray,
+        values: Rows,
         grid: Grid,
         settings: Settings,
         rows: tuple[int, int] | None = None,
@@ -179,7 +179,7 @@ class Engine:
         self._empty_outside(output, values, grid, whole)
         return output, errors, AcquiredQuery(self.stored(beside), wanted) if len(wanted) else None
 
-    def _empty_outside(self, output: np.ndarray, values: np.ndarray, grid: Grid, whole: bool) -> None:
+    def _empty_outside(self, output: np.ndarray, values: Rows, grid: Grid, whole: bool) -> None:
         """Slices of a reference that lie beyond the scan hold its lowest value: nothing is extrapolated."""
         places = grid.positions[grid.crop]
         outside = (places < -0.5 - 1e-6) | (places > grid.count - 0.5 + 1e-6)

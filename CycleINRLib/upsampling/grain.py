@@ -17,15 +17,16 @@ from scipy import ndimage
 from ..imaging.consistency import Grid, along_z, gate, projection
 from ..imaging.geometry import AXES
 from ..imaging.intensity import step_of
+from ..imaging.interpolation import weighted
 from ..imaging.noise import Flatness, gradient_parts
 from ..imaging.noisefield import NoiseField, seed_of
 from ..jobs import UpsampleJob
 from .memory import rows_at_once
-from .noisemodel import BLOCK, NoiseModel, finest, wave_amplitudes, weights_at
+from .noisemodel import BLOCK, NoiseModel, finest, wave_amplitudes
 from .plan import Plan
-from .split import SHARE_CELL, SLICES_AROUND, SPLIT_HALO, Taken, take
-
-Region = tuple[tuple[int, int], ...]  # first and last + 1 along each of three axes
+from .protocols import Rows
+from .split import SHARE_CELL, SPLIT_HALO, take
+from .strips import Region, Signal, Strip
 
 SAMPLE = (9, 192, 192)  # slices, rows and columns, from the middle, on which the split is examined
 _LEAST_PIXELS, _LEAST_SLICES = 1000, 5  # flat ones from which the noise is known
@@ -40,7 +41,6 @@ MOST_EDGE = 0.05  # mean of what was taken along edges, in standard deviations o
 DRAWN = {"keep": 0.1, "project": 1.0}  # part of the variance of noise left in the signal that generated slices show
 REACH = 5  # pixels on each side of the field's kernel
 SLICES_TOGETHER = 8  # output slices from which what is not free is taken at once
-LEAST_WEIGHT = 1e-7  # of a slice's largest weight: less is lost in float32
 LEAST_FREE = 0.5  # standard deviation, of 1, that the null space of the profile must leave; below, less noise is made
 
 
@@ -149,12 +149,12 @@ def _block_means(ratio: np.ndarray, mask: np.ndarray) -> np.ndarray:
 class Part:
     """Slices (N, J, I), all of the scan or some of its slices, rows and columns, and what is done with their noise.
 
-    acquired : as acquired; signal : what the network gets
+    acquired : as acquired; signal : what the network gets; split : the same, where noise is taken from it
     """
 
     acquired: np.ndarray
-    signal: np.ndarray
-    taken: Taken | None
+    signal: Rows
+    split: Signal | None
     renewal: Renewal | None
 
 
@@ -165,29 +165,17 @@ def part_of(
     spacing_mm: tuple[float, ...],
     limits: Region | None = None,
     tick: Callable[[], None] = lambda: None,
+    halo: tuple[int, int] = (SPLIT_HALO, SPLIT_HALO),
 ) -> Part:
     """The part of the scan (N, J, I) within `limits` of its slices, rows and columns (None: all), and its signal.
 
-    Noise is split with what lies around, and made as in the whole scan.
+    Noise is split with what lies around, and made as in the whole scan; `halo` and `tick` as for `Signal`.
     """
     limits = limits or tuple((0, n) for n in values.shape)
-    inside = tuple(slice(*pair) for pair in limits)
-    (first, _), (row, _), (column, _) = limits
     if noise.model is None:
-        return Part(values[inside], values[inside], None, None)
-    wide = [
-        (max(0, a - halo) // cell * cell, min(n, b + halo))
-        for (a, b), n, halo, cell in zip(
-            limits, values.shape, (SLICES_AROUND, SPLIT_HALO, SPLIT_HALO), (1, SHARE_CELL, SHARE_CELL)
-        )
-    ]
-    (front, _), (top, _), (left, _) = wide
-    taken = take(values[tuple(slice(*pair) for pair in wide)], noise.model, (front, top, left), tick)
-    middle = tuple(slice(a - w, b - w) for (a, b), (w, _) in zip(limits, wide))
-    taken = Taken(taken.noise[middle], taken.share[middle[0]], taken.rest[middle])
-    acquired, removed = values[inside], taken.noise
-    signal = acquired.astype(np.float32)
-    signal -= removed
+        acquired = values[tuple(slice(*pair) for pair in limits)]
+        return Part(acquired, acquired, None, None)
+    signal = Signal(values, noise.model, limits, halo, tick)
     renewal = None
     if noise.mode == "renew":
         kernel, alike, strength = _kernel(noise.model)
@@ -195,9 +183,9 @@ def part_of(
         mm = spacing_mm[0] * step / np.sqrt(spacing_mm[1] * spacing_mm[2])  # of a target slice, in pixels
         correlation = float(np.interp(mm, np.arange(len(alike)), alike))
         field = NoiseField(noise.seed, (values.shape[1], values.shape[2]), kernel, correlation, step)
-        shares = Shares(taken.share, taken.rest, (top, left), (row, column))
-        renewal = Renewal(acquired, removed, shares, noise.model, field, (first, row, column), strength)
-    return Part(acquired, signal, taken, renewal)
+        (first, _), (row, _), (column, _) = limits
+        renewal = Renewal(signal, noise.model, field, (first, row, column), strength)
+    return Part(signal.acquired, signal, signal, renewal)
 
 
 def slices_first_region(region: Region | None, axis: str) -> Region | None:
@@ -206,30 +194,6 @@ def slices_first_region(region: Region | None, axis: str) -> Region | None:
         return None
     at = AXES.index(axis)
     return (region[at], *(pair for n, pair in enumerate(region) if n != at))
-
-
-@dataclass(frozen=True, eq=False)
-class Shares:
-    """`Taken.share` and `Taken.rest` of slices; their first rows and columns in the whole scan."""
-
-    share: np.ndarray
-    rest: np.ndarray
-    origin: tuple[int, int]
-    rest_origin: tuple[int, int]
-
-    def kept(self, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-        """(N, rows, columns) float32 part of the noise's variance that the signal of each slice holds.
-
-        Rows and columns are those of the whole scan.
-        """
-        down, across = (
-            weights_at(count, (np.arange(*limits) - first + 0.5) / SHARE_CELL - 0.5).astype(np.float32)
-            for count, limits, first in zip(self.share.shape[1:], (rows, columns), self.origin)
-        )
-        share = np.clip(down @ self.share.astype(np.float32, copy=False) @ across.T, 0, 1)
-        inside = [slice(a - o, b - o) for (a, b), o in zip((rows, columns), self.rest_origin)]
-        rest = self.rest[:, inside[0], inside[1]] / np.float32(255)
-        return 1 - share * rest * (2 - rest)  # the amplitude that stays is 1 - rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,14 +223,12 @@ class Strength:
 class Renewal:
     """Noise that is new in each output slice.
 
-    acquired, removed : (N, J, I) slices as acquired, and the noise that was taken from them
+    signal : of the acquired slices, and what was taken from them
     origin : first slice, row and column of these in the whole scan, whose noise it is
     strength : of new noise in units of the level
     """
 
-    acquired: np.ndarray
-    removed: np.ndarray
-    shares: Shares
+    signal: Signal
     model: NoiseModel
     field: NoiseField
     origin: tuple[int, int, int]
@@ -275,47 +237,54 @@ class Renewal:
     def add(self, x, beside, grid: Grid, wanted: np.ndarray, plan: Plan, rows: slice, columns: slice) -> None:
         """To output x (M, rows, columns) on the target part of `grid`, and to that at acquired positions `wanted`.
 
-        Rows and columns are those of `acquired`. With "keep", acquired slices get back their own noise, bit for bit,
+        Rows and columns are those of the signal. With "keep", acquired slices get back their own noise, bit for bit,
         and old and new are mixed through the gate at constant variance.
         """
         inside = np.clip(grid.positions, 0, grid.count - 1)
         null = None if plan.consistency == "keep" else NullSpace.of(grid, wanted, plan, self.field.correlation)
         size = 2 * rows_at_once(x.shape[2], len(inside))  # with half as many copies as elsewhere
-        for first in range(rows.start, rows.stop, size):
-            some = slice(first, min(first + size, rows.stop))
-            at = slice(some.start - rows.start, some.stop - rows.start)
-            of_rows = self.origin[1] + some.start, self.origin[1] + some.stop
-            of_columns = self.origin[2] + columns.start, self.origin[2] + columns.stop
-            strength = self._strength(of_rows, of_columns, plan.consistency)
-            if null is None:
-                unit = self.field.at(self.origin[0] + inside[grid.crop], of_rows, of_columns)
-                self._mix(x[:, at], unit, inside[grid.crop], strength, some, columns)
-                continue
-            unit = self.field.at(self.origin[0] + np.concatenate([inside, wanted]), of_rows, of_columns)
-            null.reduce(unit)
-            for out, of, positions in ((x, grid.crop, inside[grid.crop]), (beside, slice(len(inside), None), wanted)):
-                for one, new, t, left in zip(out[:, at], unit[of], positions, null.spread[of]):
-                    strength.scale(new, one, float(t), float(left))
-                    one += new
+        for strip, of_strip in self.signal.strips(rows.start, rows.stop):
+            for first in range(of_strip.start, of_strip.stop, size):
+                some = slice(first, min(first + size, of_strip.stop))
+                at = slice(strip.first + some.start - rows.start, strip.first + some.stop - rows.start)
+                whole = [
+                    (corner + of.start, corner + of.stop)
+                    for corner, of in zip(strip.corner, (some, columns), strict=True)
+                ]
+                strength = self._strength(strip, some, columns, plan.consistency)
+                if null is None:
+                    unit = self.field.at(self.origin[0] + inside[grid.crop], *whole)
+                    self._mix(x[:, at], unit, inside[grid.crop], strength, strip, some, columns)
+                    continue
+                unit = self.field.at(self.origin[0] + np.concatenate([inside, wanted]), *whole)
+                null.reduce(unit)
+                parts = (x, grid.crop, inside[grid.crop]), (beside, slice(len(inside), None), wanted)
+                for out, of, positions in parts:
+                    for one, new, t, left in zip(out[:, at], unit[of], positions, null.spread[of]):
+                        strength.scale(new, one, float(t), float(left))
+                        one += new
         if plan.consistency == "keep" and len(wanted):
-            beside[:] = self.acquired[wanted, rows, columns]
+            beside[:] = self.signal.acquired[wanted, rows, columns]
 
-    def _mix(self, x, unit, positions, strength: Strength, rows: slice, columns: slice) -> None:
+    def _mix(self, x, unit, positions, strength: Strength, strip: Strip, rows: slice, columns: slice) -> None:
+        """Rows are those of the strip."""
+        acquired = self.signal.acquired[:, strip.first + rows.start : strip.first + rows.stop, columns]
         for one, new, t, g in zip(x, unit, positions, gate(positions)):
             k = int(np.round(t))
             if abs(t - k) < 1e-6:
-                one[:] = self.acquired[k, rows, columns]
+                one[:] = acquired[k]
                 continue
             strength.scale(new, one, float(t))
             one += new if g == 1 else new * np.float32(g)
             if g < 1:
-                one += np.float32(np.sqrt(1 - g * g)) * self.removed[k, rows, columns]
+                one += np.float32(np.sqrt(1 - g * g)) * strip.noise[k, rows, columns]
 
-    def _strength(self, rows: tuple[int, int], columns: tuple[int, int], consistency: str) -> Strength:
-        """For some rows and columns of the whole scan."""
-        size = rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0]
-        level = np.stack([self.model.level_at(self.origin[0] + k, *size) for k in range(len(self.acquired))])
-        variance = self.shares.kept(rows, columns)
+    def _strength(self, strip: Strip, rows: slice, columns: slice, consistency: str) -> Strength:
+        """For some rows and columns of the strip."""
+        (row, column), down, across = strip.corner, rows.stop - rows.start, columns.stop - columns.start
+        at = row + rows.start, down, column + columns.start, across
+        level = np.stack([self.model.level_at(self.origin[0] + k, *at) for k in range(len(self.signal))])
+        variance = strip.kept(rows, columns)
         variance *= -np.float32(DRAWN[consistency])
         variance += 1
         variance *= np.square(level * np.float32(self.strength))
@@ -349,20 +318,10 @@ class NullSpace:
 
     def reduce(self, unit: np.ndarray) -> None:
         """(M + n, rows, columns) unit noise becomes one of deviation `spread`, in its own memory."""
-        means = np.empty((len(self.profile), *unit.shape[1:]), np.float32)
-        for weights, mean in zip(self.profile, means):
-            seen = _used(weights)
-            mean[:] = np.tensordot(weights[seen], unit[: len(weights)][seen], 1)
+        means = weighted(self.profile, unit[: self.profile.shape[1]])
         for first in range(0, len(unit), SLICES_TOGETHER):
-            weights = self.back[first : first + SLICES_TOGETHER]
-            seen = _used(np.abs(weights).max(0))
-            unit[first : first + SLICES_TOGETHER] -= np.tensordot(weights[:, seen], means[seen], 1)
-
-
-def _used(weights: np.ndarray) -> slice:
-    """From the first of (n,) weights that counts in float32 to the last."""
-    at = np.flatnonzero(np.abs(weights) > LEAST_WEIGHT * np.abs(weights).max(initial=0))
-    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
+            some = slice(first, first + SLICES_TOGETHER)
+            unit[some] -= weighted(self.back[some], means)
 
 
 def _kernel(model: NoiseModel) -> tuple[np.ndarray, np.ndarray, float]:

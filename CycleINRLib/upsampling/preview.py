@@ -13,10 +13,12 @@ from ..imaging.body import body_seen
 from ..imaging.geometry import AXES, PLANES, Geometry
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
-from .grain import Region, part_of, slices_first_region
+from .grain import part_of, slices_first_region
 from .memory import slab_for_rows
 from .plan import plan
 from .settings import Settled, settle
+from .split import SPLIT_HALO
+from .strips import Region
 
 
 def preview(
@@ -78,7 +80,9 @@ def _plane(settled: Settled, limits: Region, name: str, row: int) -> np.ndarray:
     slab = slab_for_rows(row, row + 1, last - first, engine.halo)
     read = first + slab.read_first, first + slab.read_last
     near = (limits[0], read, limits[2]) if along_rows else (limits[0], limits[1], read)
-    part = part_of(source.values, settled.noise, engine.plan, source.spacing_mm, near, engine.check_cancelled)
+    fewer = max(SPLIT_HALO // 2, SPLIT_HALO - engine.halo)  # enough: the ends of the network's halo tell on nothing
+    halo = (fewer, SPLIT_HALO) if along_rows else (SPLIT_HALO, fewer)
+    part = part_of(source.values, settled.noise, engine.plan, source.spacing_mm, near, engine.check_cancelled, halo)
     at = row - slab.read_first
     wanted = {"rows": (at, at + 1)} if along_rows else {"column": at}
     body = body_seen(source.values, near)

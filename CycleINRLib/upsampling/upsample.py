@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,30 @@ from ..imaging.volume import Volume
 from ..jobs import NOISES, UpsampleJob
 from .engine import Remainder
 from .gain import self_check
-from .grain import Part, part_of, slices_first_region
+from .grain import part_of, slices_first_region
 from .plan import Plan, plan
 from .settings import Settled, settle
 from .speed import note_speed
+from .strips import Signal
 
 __all__ = ["Plan", "Result", "plan", "upsample"]
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The upsampled volume and its report (design section 4.5).
-
-    taken : noise of the acquired slices that is not in the signal, float32 on their grid; None: none was taken
-    """
+    """The upsampled volume and its report (design section 4.5)."""
 
     volume: Volume
     report: dict[str, Any]
-    taken: Volume | None = None
+    _take: Callable[[], Volume] | None = None
+
+    @cached_property
+    def taken(self) -> Volume | None:
+        """Noise of the acquired slices that is not in the signal, float32 on their grid; None: none was taken.
+
+        It is split when it is first asked for, so that nothing is held for those who do not ask.
+        """
+        return self._take() if self._take is not None else None
 
 
 def upsample(
@@ -102,14 +109,16 @@ def upsample(
     }
     if not engine.ran_out:
         note_speed(engine, whole.values, settled.timed)
-    taken = _difference(volume, part, planned.axis)
-    return Result(result, _report(volume, result, job, planned, settled, readout, errors, check, spent), taken)
+    report = _report(volume, result, job, planned, settled, readout, errors, check, spent)
+    if part.split is None:
+        return Result(result, report)
+    if job.difference is None:
+        part.split.forget()
+    return Result(result, report, partial(_difference, volume, part.split, planned.axis))
 
 
-def _difference(volume: Volume, part: Part, axis: str) -> Volume | None:
-    if part.taken is None:
-        return None
-    values = np.ascontiguousarray(np.moveaxis(part.taken.noise, 0, AXES.index(axis)))
+def _difference(volume: Volume, split: Signal, axis: str) -> Volume:
+    values = np.ascontiguousarray(np.moveaxis(split.noise(), 0, AXES.index(axis)))
     return dataclasses.replace(volume, values=values, name=f"{volume.name} noise", warnings=())
 
 

@@ -94,7 +94,7 @@ def metered():
     import CycleINRLib.io.files as files
     from CycleINRLib.imaging import consistency, intensity
     from CycleINRLib.network import decode, infer
-    from CycleINRLib.upsampling import engine, grain, settings, upsample
+    from CycleINRLib.upsampling import engine, grain, settings, strips, upsample
 
     meter, layer = Meter(), [0]
 
@@ -130,7 +130,7 @@ def metered():
     meter.wrap(F, "conv2d", "enter", of_weight)
     meter.wrap(consistency.Agreement, "applied", "consistency")
     meter.wrap(grain.Renewal, "add", "noise, new")
-    meter.wrap(upsample, "part_of", "noise, taken")
+    meter.wrap(strips.Signal, "_split", "noise, taken")
     meter.wrap(settings, "settle_noise", "noise, settled")
     meter.wrap(engine.Engine, "stored", "round and store")
     meter.wrap(engine.Engine, "_slab", "base")

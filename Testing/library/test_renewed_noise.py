@@ -102,12 +102,11 @@ def test_a_preview_is_the_same_plane_of_the_volume(scan, results, plane, mode):
 
 def test_several_planes_are_those_of_single_previews_and_settled_once(scan, monkeypatch):
     settled: list[str] = []
-    for name in ("fit", "settle_noise"):
-        real = getattr(previewing, name)
-        monkeypatch.setattr(previewing, name, lambda *rest, name=name, real=real: settled.append(name) or real(*rest))
+    real = previewing.settle
+    monkeypatch.setattr(previewing, "settle", lambda *rest: settled.append("scan") or real(*rest))
     planes = {"coronal": None, "sagittal": float(scan.geometry.ras_of((0, 0, 20))[0])}
     together = dict(previewing.previews(scan, planes, 3, **ASKED))
-    assert settled == ["fit", "settle_noise"] and list(together) == ["coronal", "sagittal"]
+    assert settled == ["scan"] and list(together) == ["coronal", "sagittal"]
     for plane, at_mm in planes.items():
         alone = cycleinr.preview(scan, plane, at_mm, 3, **ASKED)
         np.testing.assert_array_equal(together[plane].values, alone.values)
