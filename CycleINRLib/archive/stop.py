@@ -12,14 +12,18 @@ from ..errors import Cancelled
 
 
 class CtrlC:
-    """Ctrl-C once: no further scan is begun. Twice, or a polite kill: at once."""
+    """Ctrl-C once: no further scan is begun. Twice, or a polite kill: at once.
+
+    What is ignored already stays so: shells let the background jobs of a script ignore Ctrl-C.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.asked, self._say = False, say
         self._before: Any = None
 
     def __enter__(self) -> CtrlC:
-        if threading.current_thread() is threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self._before = signal.signal(signal.SIGINT, self._hear)
         return self
 

@@ -172,7 +172,10 @@ def read_scan(stored: StoredScan, modality: str | None) -> Any:
 
 @contextmanager
 def stop_after_saving() -> Iterator[Any]:
-    """The first Ctrl-C or polite kill asks the loop to save and stop, another Ctrl-C a second later stops at once."""
+    """The first Ctrl-C or polite kill asks the loop to save and stop, another Ctrl-C a second later stops at once.
+
+    What is ignored already stays so: shells let the background jobs of a script ignore Ctrl-C.
+    """
     asked: float | None = None
 
     def note(number: int, _: object) -> None:
@@ -182,7 +185,8 @@ def stop_after_saving() -> Iterator[Any]:
             raise KeyboardInterrupt
         asked = asked or time.monotonic()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield lambda: asked is not None
     finally:

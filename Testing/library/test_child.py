@@ -351,7 +351,8 @@ def test_the_child_tells_how_fast_this_machine_is(tmp_path, thick_ct):
     folder = prepare(tmp_path / "job", small(thick_ct), "speed", z_scale=2.0, device="cpu", precision="float32")
     run_folder(folder, lambda event: None)
     speed = Speed(**json.loads((folder / "result.json").read_text("utf-8"))["report"])
-    assert speed.encode_s > 0 and speed.decode_s >= 0 and speed.device.startswith("cpu (")
+    assert min(speed.encode_s, speed.decode_s) >= 0 and speed.device.startswith("cpu (")  # differences of times
+    assert speed.slabs is not None and speed.slabs[:2] == [64, 4]
 
 
 # --- adapt ------------------------------------------------------------------------------------------------------

@@ -329,3 +329,20 @@ def test_the_command_runs_as_module_and_by_path_from_anywhere(tmp_path):
             [sys.executable, *command, "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert (done.returncode, done.stdout.strip()) == (0, f"cycleinr {__version__}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("listening", ["batch", "train"])
+def test_a_background_job_of_a_script_stays_deaf_to_ctrl_c(listening):
+    """Shells start it with Ctrl-C ignored: it is meant for what runs in the foreground."""
+    from CycleINRLib.archive.stop import CtrlC
+    from CycleINRLib.cli.train import stop_after_saving
+
+    said: list[str] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with CtrlC(said.append) if listening == "batch" else stop_after_saving():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN and said == []
+    finally:
+        signal.signal(signal.SIGINT, before)
