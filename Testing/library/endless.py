@@ -14,11 +14,11 @@ if __name__ == "__main__":
     from CycleINRLib.cli.main import entry
     from CycleINRLib.upsampling.engine import Engine
 
-    once = Engine.corrections
+    once = Engine._slab
 
     def endless(*arguments: Any) -> Any:
         while True:
             once(*arguments)
 
-    Engine.corrections = endless  # type: ignore[method-assign]
+    Engine._slab = endless  # type: ignore[method-assign]
     sys.exit(entry())
