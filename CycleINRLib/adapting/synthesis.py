@@ -41,6 +41,7 @@ class SynthesisConfig:
     steps: int = 800  # length of the cosine, where no minutes are given
     batch: int = 6
     crop: int = 64  # rows and columns of a patch
+    optimizer: str = "adamw"
     rate: float = 2e-3  # peak of the learning rate
     warmup: int = 50  # steps
     ema: float = 0.99

@@ -130,6 +130,7 @@ def _configuration(options: Namespace) -> Any:
         samples=SampleConfig(**sizes, cycle=options.cycle),
         steps=options.steps,
         batch=options.batch,
+        optimizer=options.optimizer,
         rate=options.rate,
         seed=options.seed,
         objective=Objective(precision=options.precision, gradient=GRADIENT),
@@ -211,6 +212,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--batch", metavar="N", type=int, default=4, help="patches a step (%(default)s)")
     parser.add_argument(
         "--patch", metavar="PIXELS", type=int, default=64, help="rows and columns of a patch (%(default)s)"
+    )
+    parser.add_argument(
+        "--optimizer", choices=["adamw", "muon"], default="adamw", help="muon learns faster, see docs (%(default)s)"
     )
     parser.add_argument("--rate", metavar="R", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0)

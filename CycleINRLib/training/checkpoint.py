@@ -20,6 +20,7 @@ from ..errors import ModelError
 from ..jobs import parse_json
 from ..network.weights import in_use, save_tensors
 from ..wholefile import write_whole
+from .optimizer import Optimizer
 
 LOG_COLUMNS = ("step", "kind", "value", "seconds")
 
@@ -30,7 +31,7 @@ class RunState:
 
     network: torch.nn.Module
     average: torch.nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     step: int = 0
     seconds: float = 0.0  # spent so far, all calls together
     losses: list[float] = field(default_factory=list)  # since the last line of the log
@@ -39,8 +40,9 @@ class RunState:
         """Written beside `path` and renamed; ResourceError where the disk is full."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        for part, one in self.optimizer.parts.items():
+            for index, moments in one.state_dict()["state"].items():
+                tensors |= {f"{part}.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         told = {"step": self.step, "seconds": self.seconds, "losses": self.losses, "config": config}
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(tensors, path, {name: json.dumps(value) for name, value in told.items()})
@@ -50,7 +52,7 @@ class RunState:
 
         Raises
         ------
-        ModelError : no state, or that of another network
+        ModelError : no state, or that of another network or optimizer
         """
         try:
             with safe_open(path, "pt") as file:
@@ -59,17 +61,19 @@ class RunState:
             other = told["config"]["network"]
         except (SafetensorError, OSError, KeyError, ValueError, AttributeError) as error:
             raise ModelError("The state cannot be read", f"{path}: {error}", "start the run again") from error
+        if (took := told["config"].get("optimizer", "adamw")) != config.get("optimizer", took):
+            raise ModelError("The state is of another optimizer", f"{path}: {took}", "go on with that one")
         if other != config["network"]:
             raise ModelError("The state is of another network", str(path), "name another state file or the same sizes")
         try:
             self.network.load_state_dict(in_use(_part(tensors, "network.")))
             self.average.load_state_dict(in_use(_part(tensors, "average.")))
-            moments: dict[int, dict] = {}
-            for name, value in _part(tensors, "optimizer.").items():
-                index, _, moment = name.partition(".")
-                moments.setdefault(int(index), {})[moment] = value
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            for part, one in self.optimizer.parts.items():
+                moments: dict[int, dict] = {}
+                for name, value in _part(tensors, f"{part}.").items():
+                    index, _, moment = name.partition(".")
+                    moments.setdefault(int(index), {})[moment] = value
+                one.load_state_dict({"state": moments, "param_groups": one.state_dict()["param_groups"]})
             self.step = int(told["step"])
             self.seconds, self.losses = float(told.get("seconds", 0.0)), list(told.get("losses", []))
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from ..errors import Cancelled, RequestError
 from ..events import Listener, Progress
 from .checkpoint import RunState, forget_after, log
+from .optimizer import Optimizer
 from .ranks import Ranks
 
 
@@ -32,6 +33,8 @@ class Schedule(Protocol):
 
     @property
     def steps(self) -> int: ...
+    @property
+    def optimizer(self) -> str: ...
     @property
     def rate(self) -> float: ...
     @property
@@ -81,10 +84,11 @@ def begin(network: torch.nn.Module, learning: Iterable[Tensor], config: Schedule
 
     Raises
     ------
-    ModelError : the state is of another network, or unreadable
+    ModelError : the state is of another network or optimizer, or unreadable
+    MissingPackageError : `config.optimizer` is "muon", and this PyTorch has none
     """
-    optimizer = torch.optim.AdamW(learning, lr=config.rate, weight_decay=1e-4, betas=(0.9, 0.99))
-    state = RunState(network, copy.deepcopy(network), optimizer)
+    average = copy.deepcopy(network)
+    state = RunState(network, average, Optimizer(config.optimizer, learning, config.rate))
     if path.exists():
         state.load(path, config.to_dict())
     return state
@@ -177,14 +181,11 @@ def _leave_stopping(_: int) -> None:
 
 def _descend(state: RunState, loss: torch.Tensor, rate: float, config: Schedule, ranks: Ranks) -> None:
     """One step of the optimizer down the gradient of `loss`, then of the average; does not count it."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.clear()
     loss.backward()
-    learning = state.optimizer.param_groups[0]["params"]
-    ranks.add_gradients(learning)
-    torch.nn.utils.clip_grad_norm_(learning, config.clip)
-    state.optimizer.step()
+    ranks.add_gradients(state.optimizer.parameters)
+    torch.nn.utils.clip_grad_norm_(state.optimizer.parameters, config.clip)
+    state.optimizer.step(rate)
     _follow(state.average, state.network, min(config.ema, (1 + state.step) / (10 + state.step)))
 
 

@@ -4,7 +4,7 @@ Runs with torch, numpy and safetensors alone, on CPU or CUDA, in one process or 
 samples of a step are a function of the seed and the step: a killed run goes on where it stood and sees the same data,
 and W processes see together what one sees.
 
-Design: plain AdamW, warm-up and cosine, gradient clipping, an exponential moving average of the weights (EMA) that
+Design: AdamW or Muon, warm-up and cosine, gradient clipping, an exponential moving average of the weights (EMA) that
 is what gets saved as the model.
 """
 
@@ -37,6 +37,7 @@ class TrainConfig:
     samples: SampleConfig = field(default_factory=SampleConfig)
     steps: int = 20000  # length of the cosine; a run ends here
     batch: int = 4
+    optimizer: str = "adamw"  # or "muon"
     rate: float = 2e-3  # peak of the learning rate
     warmup: int = 200  # steps
     ema: float = 0.999

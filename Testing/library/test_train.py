@@ -12,10 +12,11 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from CycleINRLib.errors import Cancelled, ModelError, RequestError  # noqa: E402
+from CycleINRLib.errors import Cancelled, MissingPackageError, ModelError, RequestError  # noqa: E402
 from CycleINRLib.network.model import NetworkConfig  # noqa: E402
 from CycleINRLib.training.checkpoint import forget_after, log  # noqa: E402
 from CycleINRLib.training.loop import Pace, learning_rate  # noqa: E402
+from CycleINRLib.training.optimizer import Optimizer  # noqa: E402
 from CycleINRLib.training.patches import SampleConfig, Scan  # noqa: E402
 from CycleINRLib.training.ranks import Ranks  # noqa: E402
 from CycleINRLib.training.train import TrainConfig, train, validate  # noqa: E402
@@ -30,6 +31,7 @@ CONFIG = TrainConfig(
     save_every=4,
     validate_every=1000,
 )
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has Muon from 2.9 on")
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +62,19 @@ def test_a_run_of_a_time_when_networks_held_more_goes_on(scans, tmp_path):
         torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(scans, tmp_path):
-    whole = train(scans, tmp_path / "whole.state", dataclasses.replace(CONFIG, steps=12))
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=needs_muon)])
+def test_a_killed_run_goes_on_bit_for_bit(scans, tmp_path, optimizer):
+    config = dataclasses.replace(CONFIG, steps=12, optimizer=optimizer)
+    whole = train(scans, tmp_path / "whole.state", config)
     seen = []
     with pytest.raises(Cancelled):
         train(
             scans,
             tmp_path / "cut.state",
-            dataclasses.replace(CONFIG, steps=12),
+            config,
             cancelled=lambda: seen.append(1) or len(seen) >= 7,
         )
-    resumed = train(scans, tmp_path / "cut.state", dataclasses.replace(CONFIG, steps=12))
+    resumed = train(scans, tmp_path / "cut.state", config)
     for (name, a), (_, b) in zip(whole.state_dict().items(), resumed.state_dict().items()):
         assert torch.equal(a, b), name
 
@@ -91,6 +95,36 @@ def test_a_state_of_another_network_is_refused(scans, tmp_path):
     wider = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, channels=32))
     with pytest.raises(ModelError, match="another network"):
         train(scans, tmp_path / "run.state", wider)
+
+
+@needs_muon
+def test_a_state_of_another_optimizer_is_refused(scans, tmp_path):
+    train(scans, tmp_path / "run.state", dataclasses.replace(CONFIG, steps=2))
+    with pytest.raises(ModelError, match="another optimizer"):
+        train(scans, tmp_path / "run.state", dataclasses.replace(CONFIG, optimizer="muon"))
+
+
+@needs_muon
+def test_muon_steps_kernels_alike_in_all_directions_and_leaves_small_layers_to_adamw():
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Conv3d(16, 24, (1, 3, 3)), torch.nn.Conv3d(24, 2, 1))
+    before = [one.detach().clone() for one in layers.parameters()]
+    optimizer = Optimizer("muon", layers.parameters(), 0.01)
+    layers(torch.randn(2, 16, 3, 8, 8)).square().sum().backward()
+    left, _, right = torch.linalg.svd(torch.randn(24, 16 * 9), full_matrices=False)
+    layers[0].weight.grad = (left * torch.linspace(1, 0.1, 24) @ right).reshape(layers[0].weight.shape)
+    optimizer.step(0.01)
+    kernel, *others = [new.detach() - old for new, old in zip(layers.parameters(), before)]
+    singular = torch.linalg.svdvals(kernel.flatten(1))
+    assert singular.min() > 0.5 * singular.max()  # of the gradient itself: 0.1
+    for other in others:  # AdamW's first step has the size of the rate
+        torch.testing.assert_close(other.abs(), torch.full_like(other, 0.01), rtol=0.02, atol=0.0)
+
+
+def test_an_old_pytorch_without_muon_says_what_to_do(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(MissingPackageError, match="adamw"):
+        Optimizer("muon", torch.nn.Conv3d(16, 16, 3).parameters(), 0.01)
 
 
 def test_no_scans_is_refused(tmp_path):
