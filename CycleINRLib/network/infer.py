@@ -23,6 +23,7 @@ from torch import Tensor
 from .decode import Decoder, SliceCodes
 from .model import FEATURES, Block, Conditions, CycleINR, source_features
 from .products import add_along, relu_convolution
+from .transfer import Fetch
 
 CHUNK_VOXELS = 200_000  # of the in-plane grid that one call of a convolution sees: about what a cache holds
 LEAST_FEATURES = 8  # slices, for which two more are looked at
@@ -72,6 +73,7 @@ def corrections(
     decoder, unfold = Decoder(network, down.size, across.size), _Unfold.of(network)
     below_of = np.clip(np.floor(positions + 1e-9).astype(int), 0, max(N - 2, 0))
     held: dict[int, SliceCodes] = {}
+    fetch = Fetch(device)
     for pairs, read in _windows(N, window, len(network.blocks) + 1):
         folded = folded_features(values[read], detail, dtype)
         encoded = encode_streamed(network, folded, condition, tick, (down.folded, across.folded))
@@ -88,9 +90,10 @@ def corrections(
                 ts = np.clip(positions[at] - k, 0, 1).tolist()
                 query = [conditions.of_place(t, z_scale) for t in ts]
                 out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query)
-                yield slice(at[0], at[-1] + 1), out.mul_(detail).cpu().numpy()
+                yield from fetch.put(slice(at[0], at[-1] + 1), out.mul_(detail))
             tick()
         del folded, encoded, slice_at  # before the next ones are made
+    yield from fetch.rest()
 
 
 def _windows(slices: int, window: int | None, reach: int) -> list[tuple[range, slice]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 from CycleINRLib.errors import ResourceError  # noqa: E402
 from CycleINRLib.network import device as devices  # noqa: E402
-from CycleINRLib.network.model import CycleINR, NetworkConfig  # noqa: E402
+from CycleINRLib.network.infer import corrections  # noqa: E402
+from CycleINRLib.network.model import Conditions, CycleINR, NetworkConfig  # noqa: E402
+from CycleINRLib.network.transfer import Fetch  # noqa: E402
 
 
 @pytest.fixture
@@ -86,3 +89,33 @@ def test_a_cast_network_leaves_the_original_alone(network):
     assert half.enter.weight.dtype == torch.bfloat16 and half.first.weight.dtype == torch.float32
     assert next(network.parameters()).dtype == torch.float32
     assert devices.cast_network(network, "cpu", torch.float32) is network
+
+
+def corrected(network) -> list[tuple[slice, np.ndarray]]:
+    source = np.random.default_rng(0).normal(0, 0.1, (5, 20, 24)).astype(np.float32)
+    named = {"detail": 0.1, "z_scale": 2.0, "conditions": Conditions(1.0, 0.0, 4.0, 0.4, 0.1)}
+    return list(corrections(network, source, slice(0, 20), np.arange(9) / 2, **named))
+
+
+def test_results_that_come_one_later_are_the_same_in_the_same_order(network, monkeypatch):
+    """As from a GPU, whose copies run beside its kernels."""
+    at_once = corrected(network)
+    real = Fetch.__init__
+
+    def ahead(fetch, device) -> None:
+        real(fetch, device)
+        fetch.ahead = 1
+
+    monkeypatch.setattr(Fetch, "__init__", ahead)
+    later = corrected(network)
+    assert [part for part, _ in later] == [part for part, _ in at_once] and len(later) == 4
+    for (_, one), (_, other) in zip(at_once, later):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_gpu_computes_the_next_result_while_one_is_on_its_way():
+    fetch = Fetch(torch.device("cuda"))
+    results = [torch.full((2,), float(n)) for n in range(3)]
+    handed = [[part.start for part, _ in fetch.put(slice(n, n + 1), one)] for n, one in enumerate(results)]
+    assert handed == [[], [0], [1]]
+    assert [(part.start, float(values[0])) for part, values in fetch.rest()] == [(2, 2.0)]
