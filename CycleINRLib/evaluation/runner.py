@@ -57,6 +57,7 @@ class CaseWork:
     planes: Path | None = None  # where the planes of the picture are kept
 
 
+@lru_cache(maxsize=1)  # the cases of one scan follow one another
 def read_truth(path: Path, setting: Setting) -> Volume:
     """The scan as it is evaluated: slices first, the central block, its modality known."""
     volume = read(path)
@@ -67,11 +68,6 @@ def read_truth(path: Path, setting: Setting) -> Volume:
     axis = setting.axis if setting.axis != "auto" else volume.slice_axis or "k"
     volume = replace(volume.slices_first(axis), name=name, modality=known, slice_axis="k")
     return central_block(volume, setting.block) if setting.block else volume
-
-
-@lru_cache(maxsize=1)  # the cases of one scan follow one another
-def _truth(path: Path, setting: Setting) -> Volume:
-    return read_truth(path, setting)
 
 
 def all_cases(
@@ -171,7 +167,7 @@ def _threads(count: int) -> Iterator[None]:
 def do_case(work: CaseWork) -> dict[str, Any] | VolumeError:
     """Scores the methods of one case; a scan that is too short for it is told, not raised."""
     try:
-        case = Case.of(_truth(work.path, work.setting), work.protocol)
+        case = Case.of(read_truth(work.path, work.setting), work.protocol)
     except VolumeError as error:
         return error
     ruler = Ruler(case)

@@ -23,9 +23,6 @@ from .case import ON_GRID, Case
 from .interpolators import Attempt
 
 SECOND_DIFFERENCE = math.sqrt(6.0)  # standard deviation of [1, -2, 1] of unit white noise
-PRODUCT = "CycleINR"
-
-
 Method = Callable[[Case], Iterable["Attempt | np.ndarray"]]  # one or more results; the truth picks the best
 
 

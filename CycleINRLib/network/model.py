@@ -234,12 +234,6 @@ class CycleINR(nn.Module):
         product = torch.matmul(weight, features.flatten(2))
         return (product + bias[:, None].to(product.dtype)).unflatten(2, features.shape[2:])
 
-    def keys_of(self, codes: Tensor) -> Tensor | None:
-        """Codes [P, D, H, W] -> LAM's keys and values with a rim of one pixel [P, 2d, H + 2, W + 2]."""
-        if self.attend is None:
-            return None
-        return F.pad(self.attend.key_value(codes), (1, 1, 1, 1), mode="replicate")
-
     # --- decoder: once an output slice ------------------------------------------------------------------------
     def decode(
         self,

@@ -51,16 +51,6 @@ class TrainConfig:
     def to_dict(self) -> dict:
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, facts: dict) -> TrainConfig:
-        samples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["samples"].items()}
-        parts = {
-            "network": NetworkConfig(**facts["network"]),
-            "samples": SampleConfig(**samples),
-            "objective": Objective(**facts["objective"]),
-        }
-        return cls(**{**facts, **parts})
-
 
 def train(
     scans: Sequence[Scan],

@@ -234,7 +234,7 @@ def test_the_score_of_a_real_run_agrees_with_the_outside_yardstick(
     thin = outside.thin()
     truth = Volume(thin, Geometry.from_spacing(thin.shape, (1.0, 1.0, 1.0)), modality, name=scan)
     case = Case.of(truth, Acquisition(z_scale, profile))
-    ours, output = ev.Ruler(case).score(ev.PRODUCT, ev.product(device="cpu", model="light"))
+    ours, output = ev.Ruler(case).score("CycleINR", ev.product(device="cpu", model="light"))
     outside.write_result(output, z_scale)
     theirs = outside.score(modality, profile)
     assert ours.psnr_generated == pytest.approx(theirs["psnr_generated"]["output"], abs=0.01)

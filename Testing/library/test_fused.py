@@ -4,6 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from keys import keys_of  # noqa: E402
+
 from CycleINRLib.network import products  # noqa: E402
 from CycleINRLib.network.decode import Decoder  # noqa: E402
 from CycleINRLib.network.model import Conditions, CycleINR, NetworkConfig  # noqa: E402
@@ -31,7 +33,7 @@ def both(network: CycleINR, strength: float = 1.0, piece: int | None = None):
     below, above = (decoder.of_slice(one.permute(1, 2, 0).contiguous()) for one in codes)
     found = decoder.between(below, above, TS, query)
     sides = [one[None].expand(len(TS), -1, -1, -1) for one in codes]
-    keys = [network.keys_of(one) for one in sides]
+    keys = [keys_of(network, one) for one in sides]
     plain = network.decode(*sides, *keys, torch.tensor(TS), torch.tensor(query))
     return found, plain[:, 1:-1, 1:-1]
 

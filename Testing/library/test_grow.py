@@ -8,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
+from keys import keys_of  # noqa: E402
+
 from CycleINRLib.errors import ModelError  # noqa: E402
 from CycleINRLib.network.model import Conditions, CycleINR, NetworkConfig, source_features  # noqa: E402
 from CycleINRLib.training.grow import grown  # noqa: E402
@@ -22,7 +24,7 @@ def _output(network: CycleINR) -> torch.Tensor:
     features = source_features(values, 0.3)
     codes = network.codes_of(network.encode(features, torch.tensor([TOLD.of_scan()])), features)
     below, above = codes[:, :, 2], codes[:, :, 3]
-    keys = network.keys_of(below), network.keys_of(above)
+    keys = keys_of(network, below), keys_of(network, above)
     return network.decode(below, above, *keys, torch.tensor([0.3]), torch.tensor([TOLD.of_place(0.3, 4.0)]))
 
 

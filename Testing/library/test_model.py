@@ -9,6 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
+from keys import keys_of  # noqa: E402
+
 from CycleINRLib.network import infer  # noqa: E402
 from CycleINRLib.network.infer import corrections, encode_streamed, step_count  # noqa: E402
 from CycleINRLib.network.model import CONFIGS, Conditions, CycleINR, NetworkConfig, fold, source_features, unfold  # noqa: E402
@@ -120,7 +122,7 @@ def test_inference_computes_what_training_computes(network, source):
         codes = network.codes_of(network.encode(features, torch.tensor([TOLD.of_scan()])), features)
         below, above = codes[:, :, 2], codes[:, :, 3]
         query = torch.tensor([TOLD.of_place(0.25, 4.0)])
-        keys = network.keys_of(below), network.keys_of(above)
+        keys = keys_of(network, below), keys_of(network, above)
         plain = network.decode(below, above, *keys, torch.tensor([0.25]), query)[0] * DETAIL
     found = _corrections(network, source[:, :60, :44], slice(0, 60), 4.0)[int(z * 4)]
     np.testing.assert_allclose(found, plain.numpy(), atol=1e-5)
@@ -156,7 +158,7 @@ def test_gradients_reach_each_parameter(source):
     )
     below, above = codes[:, :, 2], codes[:, :, 3]
     query = torch.tensor([Conditions(1.0, 1.0, 3.0, 0.4, 0.1).of_place(0.3, 4.0)])
-    out = network.decode(below, above, network.keys_of(below), network.keys_of(above), torch.tensor([0.3]), query)
+    out = network.decode(below, above, keys_of(network, below), keys_of(network, above), torch.tensor([0.3]), query)
     out.square().sum().backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == []

@@ -132,12 +132,6 @@ def test_no_scans_is_refused(tmp_path):
         train([], tmp_path / "run.state", CONFIG)
 
 
-def test_configuration_survives_json():
-    import json
-
-    assert TrainConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
-
-
 def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
     rates = [learning_rate(step, CONFIG) for step in range(CONFIG.steps + 1)]
     assert max(rates) == pytest.approx(CONFIG.rate) and np.argmax(rates) == CONFIG.warmup - 1
