@@ -18,7 +18,7 @@ from .jobs import parse_json
 from .wholefile import write_text
 
 GROUPS = Path("/sys/fs/cgroup")
-_MOST = 200  # entries of a kind: the oldest go first
+_MOST = 200  # entries of a kind: the oldest go first, also where the file would be too large
 _MOST_BYTES = 2_000_000  # a file larger than this is not ours
 
 
@@ -116,10 +116,14 @@ def remember(kind: str, key: str, facts: dict[str, Any]) -> None:
     entries = _entries(kind)
     entries.pop(key, None)
     entries[key] = facts
-    kept = dict(list(entries.items())[-_MOST:])
+    kept = list(entries.items())[-_MOST:]
     try:
+        text = json.dumps(dict(kept), allow_nan=False)
+        while len(text) > _MOST_BYTES and len(kept) > 1:
+            kept = kept[len(kept) // 4 + 1 :]
+            text = json.dumps(dict(kept), allow_nan=False)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / f"{kind}.json", json.dumps(kept, allow_nan=False))
+        write_text(folder / f"{kind}.json", text)
     except (OSError, ValueError):
         pass
 

@@ -22,6 +22,7 @@ from ..imaging.noise import Flatness, gradient_parts
 from ..imaging.noisefield import NoiseField, seed_of
 from ..jobs import UpsampleJob
 from .memory import rows_at_once
+from .noisekept import NoiseFound, keep_noise, kept_noise, noise_checksum
 from .noisemodel import BLOCK, NoiseModel, finest, wave_amplitudes
 from .plan import Plan
 from .protocols import Rows
@@ -71,17 +72,31 @@ def settle_noise(
     """
     if job.noise == "acquired" or (job.noise == "auto" and plan.consistency in ("none", "exact")):
         return NoiseTreatment("acquired")
-    model = NoiseModel.of(values, spacing_mm, plan.modality)
-    if model is None:
+    found = _found(values, spacing_mm, plan)
+    if found.model is None:
         warn("The noise stays as acquired: there are too few flat places to measure it.")
         return NoiseTreatment("acquired")
-    rms, ratio, doubts = judged(values, model, plan)
-    if job.noise == "auto" and doubts:
-        warn(f"The noise stays as acquired: {doubts[0]}.")
+    if job.noise == "auto" and found.doubts:
+        warn(f"The noise stays as acquired: {found.doubts[0]}.")
         return NoiseTreatment("acquired")
-    for doubt in doubts:
+    for doubt in found.doubts:
         warn(f"Signal and noise are hard to tell apart in this scan: {doubt}.")
-    return NoiseTreatment("renew" if job.noise == "auto" else job.noise, model, seed_of(values), rms, ratio)
+    mode = "renew" if job.noise == "auto" else job.noise
+    return NoiseTreatment(mode, found.model, seed_of(values), found.taken_rms, found.taken_ratio)
+
+
+def _found(values: np.ndarray, spacing_mm: tuple[float, ...], plan: Plan) -> NoiseFound:
+    """As an earlier run found it, or measured now."""
+    key = noise_checksum(values, spacing_mm, plan.modality)
+    known = kept_noise(key)
+    if known is None:
+        model = NoiseModel.of(values, spacing_mm, plan.modality)
+        known = NoiseFound(None)
+        if model is not None:
+            rms, ratio, doubts = judged(values, model, plan)
+            known = NoiseFound(model, rms, ratio, tuple(doubts))
+        keep_noise(key, known)
+    return known
 
 
 def judged(values: np.ndarray, model: NoiseModel, plan: Plan) -> tuple[float, float, list[str]]:
