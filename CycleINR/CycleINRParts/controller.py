@@ -17,6 +17,7 @@ from CycleINRLib.panel.readout import information, region_text
 from CycleINRLib.panel.state import Panel
 from CycleINRLib.scene.sequences import frames_of
 from CycleINRLib.scene.volumes import report_of, result_name
+from CycleINRParts.difference import shown_difference
 from CycleINRParts.display import Display
 from CycleINRParts.hierarchy import chosen_item
 from CycleINRParts.jobs import Jobs, Quiet, Speeds
@@ -61,6 +62,7 @@ class Controller:
             (ui.previewButton, self.on_preview),
             (ui.compareButton, self.on_compare),
             (ui.noiseButton, self.on_noise),
+            (ui.differenceButton, self.on_difference),
             (ui.exportButton, self.on_export),
             (ui.segmentationButton, self.on_segmentation),
             (ui.folderButton, self.on_folder),
@@ -299,6 +301,23 @@ class Controller:
     def on_noise(self, checked: bool = False) -> None:
         """The noise of each slice as a plot."""
         self._try(lambda: self.results.plot(self.request.parameters.resultVolume))
+
+    def on_difference(self, checked: bool = False) -> None:
+        """What was taken from the scan as noise, beside it; made on the first click."""
+        result = self.request.parameters.resultVolume
+        known = shown_difference(result)
+        if known is not None:
+            self._try(lambda: self._show_difference(result, known))
+        elif self._prepare():
+            self.panel.start_difference()
+            start = lambda: self._logic.difference(result, wait=False)  # noqa: E731
+            self.jobs.begin([start], lambda node: self._show_difference(result, node))
+            self.timer.start()
+        self.show()
+
+    def _show_difference(self, result, node) -> None:
+        self.results.show_difference(result, node)
+        self.panel.difference_shown()
 
     def on_export(self, checked: bool = False) -> None:
         """The figures as a file for a report."""

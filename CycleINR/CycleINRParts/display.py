@@ -3,7 +3,7 @@
 from slicer.i18n import tr as _
 
 from CycleINRLib.panel.state import View
-from CycleINRLib.scene.volumes import SOURCE_ROLE
+from CycleINRLib.scene.volumes import PREFIX, SOURCE_ROLE
 from CycleINRParts.tables import TextTable
 
 
@@ -70,6 +70,9 @@ class Display:
         wait, idle = _("Wait until the running job ends."), node is not None and view.inputs_enabled
         self._enable(ui.noiseButton, idle, wait)
         self._enable(ui.exportButton, idle, wait)
+        taken = seen and node.GetAttribute(f"{PREFIX}noise") in ("renew", "remove")
+        nothing = _("Nothing was taken from the scan: the noise of this result is as acquired.")
+        self._enable(ui.differenceButton, idle and taken, nothing if idle else wait)
         none = _("No segmentation was drawn on the scan of the result.")
         self._enable(ui.segmentationButton, idle and segmented, none if idle else wait)
 

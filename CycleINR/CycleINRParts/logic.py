@@ -254,6 +254,16 @@ class Logic(ScriptedLoadableModuleLogic):
         facts = {**job.to_json(), "task": "preview"}
         return self._start(facts, scan, [inputVolume], finish, wait, progress, beside={"planes": planes})
 
+    def difference(self, resultVolume: vtkMRMLScalarVolumeNode, wait: bool = True, *, progress=None) -> "NodeOrRun":
+        """What was taken from the scan of a result as noise, as a volume beside the scan: it should look like noise.
+
+        :return: the volume node, or a `Run`
+        :raises CycleINRError: nothing was taken from it (its noise is as acquired), or the scan is not in the scene
+        """
+        from CycleINRParts.difference import start_difference
+
+        return start_difference(self._start, self._volume, resultVolume, wait, progress)
+
     def check(self, wait: bool = True) -> "FactsOrRun":
         """What Slicer's Python offers the network: packages, devices, models, each tried.
 

@@ -41,11 +41,19 @@ class Results:
 
     def compare(self, result) -> None:
         """Scan and result side by side."""
+        self._show_beside(result, result)
+
+    def show_difference(self, result, difference) -> None:
+        """The scan beside what was taken from it as noise, each in its own window."""
+        self._show_beside(result, difference, alike=False)
+
+    def _show_beside(self, result, node, alike: bool = True) -> None:
+        """The scan of a result beside `node`, seen across the slices."""
         scan = result.GetNodeReference(SOURCE_ROLE)
         volume = volume_from_node(scan)
         place = self._logic.toWorld(scan, looked_at(volume, scan))
         axis = report_of(result)["input"]["slice_axis"]
-        self.views.show(scan, dict.fromkeys(across(volume, axis), result), place)
+        self.views.show(scan, dict.fromkeys(across(volume, axis), node), place, alike)
 
     def resume(self, result) -> None:
         """A scene that was saved side by side: its views have one window and level again."""

@@ -61,11 +61,12 @@ class SideBySide:
             if (view.GetLayoutName() or "").startswith(OWN_VIEWS) and view.GetLayoutName().endswith(SIDES[0])
         )
 
-    def show(self, scan, results: dict, place) -> None:
+    def show(self, scan, results: dict, place, alike: bool = True) -> None:
         """
         :param scan: volume node
         :param results: direction -> volume node beside it; several directions may show the same one
         :param place: in the world (RAS, mm), where the views meet
+        :param alike: whether both sides share window and level
         """
         manager, layout = slicer.app.layoutManager(), self._layout()
         if not self.shown:
@@ -79,7 +80,7 @@ class SideBySide:
         for logic, _ in logics:  # only now: linking would copy one view's volume to the others
             logic.GetSliceCompositeNode().SetHotLinkedControl(True)
             logic.GetSliceCompositeNode().SetLinkedControl(True)
-        self.link([scan, *dict.fromkeys(results.values())])
+        self.link([scan, *dict.fromkeys(results.values())] if alike else [])
         self._to_fit = logics, place
         self._fit_soon(0, RETRIES)
 

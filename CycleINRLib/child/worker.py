@@ -61,6 +61,7 @@ def _do_job(folder: Path, emit: Emit) -> None:
             "upsample": _upsample,
             "measure": _measure,
             "preview": _preview,
+            "difference": _difference,
             "speed": _speed,
             "adapt": _adapt,
         }
@@ -109,6 +110,17 @@ def _preview(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign
         watch.step()
     report = {"task": "preview", "planes": list(planes), "job": job.to_json()}
     return report, write_planes(folder, report, planes)
+
+
+def _difference(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Answer:
+    """What an upsampling of the same job takes from the acquired slices as noise."""
+    from ..upsampling.difference import noise_taken
+
+    job, watch = UpsampleJob.from_json(facts.get("job") or {}), Stopwatch("difference", 1, emit)
+    taken = noise_taken(volume, job, stop)
+    watch.step()
+    report = {"task": "difference", "job": job.to_json()}
+    return report, write_volume(folder, report, taken)
 
 
 def _adapt(folder: Path, facts: dict[str, Any], volumes: list[Volume], stop: StopSign, emit: Emit) -> Answer:

@@ -16,6 +16,7 @@ STAGES = {  # as events name them -> as people read them
     "read": _("Reading the scan"),
     "measure": _("Measuring the noise"),
     "preview": _("Preview"),
+    "difference": _("Parting noise from signal"),
     "self_check": _("Checking on acquired slices"),
     "synthesize": _("Building practice volumes"),
     "adapt": _("Adapting"),

@@ -126,6 +126,11 @@ class Panel:
         self._begin(self._reason)
         self._queue, self._message = ("",), _("Preview: starting…")
 
+    def start_difference(self) -> None:
+        """What was taken from a scan as noise is being computed; the readout of the last result stays."""
+        self._begin("")
+        self._queue, self._message = ("",), _("Parting noise from signal: starting…")
+
     def start_adapt(self) -> None:
         """A model is being adapted to all chosen scans together; the readout of the last result stays."""
         self._begin(self._adapt_reason)
@@ -172,6 +177,14 @@ class Panel:
         """The planes are in the views."""
         self._end(State.IDLE, _("Preview shown: the scan on the left, the result on the right."))
         self._warnings = self._foreseen
+
+    def difference_shown(self) -> None:
+        """The scan and what was taken from it are in the views."""
+        text = _(
+            "On the left the scan, on the right what was taken from it as noise. It should look like noise alone: what "
+            "you recognize in it is weaker in the result."
+        )
+        self._end(State.CANNOT_RUN if self._reason else State.IDLE, text)
 
     def adapted(self, report: dict[str, Any]) -> None:
         """The adaptation came to its end; the model is saved where it is better."""

@@ -23,6 +23,7 @@ from ..imaging.volume import UNITS, Volume, storable
 from ..jobs import parse_json
 
 SOURCE_ROLE = "CycleINR.source"  # node reference from a result to its input
+DIFFERENCE_ROLE = "CycleINR.difference"  # node reference from a result to what was taken from its input as noise
 PREFIX = "CycleINR."  # attributes that say how a result was made
 INSTANCE_UIDS = "DICOM.instanceUIDs"  # the input's slices; the result has others
 MODALITY = "DICOM.Modality"
@@ -267,6 +268,7 @@ def _set_provenance(node: Any, source: Any, report: dict[str, Any]) -> None:
     for key, text in provenance(report).items():
         node.SetAttribute(PREFIX + key, text)
     node.SetNodeReferenceID(SOURCE_ROLE, source.GetID())
+    node.SetNodeReferenceID(DIFFERENCE_ROLE, None)  # that of an earlier result
 
 
 def provenance(report: dict[str, Any]) -> dict[str, str]:
@@ -318,6 +320,28 @@ def plane_node(scene: Any, plane: Volume, source_node: Any, name: str) -> Any:
     node.SetAndObserveTransformNodeID(source_node.GetTransformNodeID())
     node.SetAttribute(f"{PREFIX}preview", source_node.GetID())
     _copy_display(node, source_node)
+    return node
+
+
+def difference_node(scene: Any, taken: Volume, source_node: Any, result_node: Any) -> Any:
+    """A node with what was taken from a scan as noise, beside it, gray where nothing was taken.
+
+    Parameters
+    ----------
+    taken : values (K, J, I) in the unit of the scan, in its own frame
+    """
+    wanted = f"{source_node.GetName()} taken as noise"
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(wanted))
+    slicer.util.updateVolumeFromArray(node, _native(taken.values))
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.array(taken.geometry.ijk_to_ras)))
+    node.SetAndObserveTransformNodeID(source_node.GetTransformNodeID())
+    node.CreateDefaultDisplayNodes()
+    seen = taken.values[taken.values != 0]
+    window = 8 * float(seen.std()) if seen.size else 1.0
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevel(window or 1.0, 0.0)
+    put_beside(scene, node, source_node)
+    result_node.SetNodeReferenceID(DIFFERENCE_ROLE, node.GetID())
     return node
 
 

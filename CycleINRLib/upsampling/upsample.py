@@ -25,6 +25,7 @@ from ..imaging.geometry import AXES, Geometry
 from ..imaging.noise import noise_readout
 from ..imaging.volume import Volume
 from ..jobs import NOISES, UpsampleJob
+from .difference import taken_volume
 from .engine import Remainder
 from .gain import self_check
 from .grain import part_of, slices_first_region
@@ -114,12 +115,7 @@ def upsample(
         return Result(result, report)
     if job.difference is None:
         part.split.forget()
-    return Result(result, report, partial(_difference, volume, part.split, planned.axis))
-
-
-def _difference(volume: Volume, split: Signal, axis: str) -> Volume:
-    values = np.ascontiguousarray(np.moveaxis(split.noise(), 0, AXES.index(axis)))
-    return dataclasses.replace(volume, values=values, name=f"{volume.name} noise", warnings=())
+    return Result(result, report, partial(taken_volume, volume, part.split, planned.axis))
 
 
 def _copy_acquired(acquired: np.ndarray, output: np.ndarray, planned: Plan) -> None:

@@ -48,6 +48,7 @@ def upsample(folder: Path, job: dict) -> int:
         "task": "upsample",
         "job": job["job"],
         "z_scale": Z_SCALE,
+        "noise": "renew" if job["job"]["noise"] == "auto" else job["job"]["noise"],
         "snli": {"input": 0.1, "output": 0.2},
         "input": {"slice_axis": "k"},
         "output": {
@@ -74,6 +75,13 @@ def preview(folder: Path, job: dict) -> int:
         np.save(folder / f"{name}.npy", plane)
         volumes[name] = described(job, first_ijk=first)
     return leave(folder, {"report": {"task": "preview", "planes": job["planes"]}, "volumes": volumes})
+
+
+def difference(folder: Path, job: dict) -> int:
+    """As much noise in each voxel as its own slice says."""
+    values = np.load(folder / "input.npy").astype(np.float32)
+    np.save(folder / "output.npy", values - values.mean((1, 2), keepdims=True))
+    return leave(folder, {"report": {"task": "difference", "job": job["job"]}, "volume": described(job)})
 
 
 def adapt(folder: Path, job: dict) -> int:
@@ -127,7 +135,7 @@ def crashed(folder: Path) -> int:
 
 
 PARTS = {"slow": slow, "deaf": deaf, "killed": killed, "crashed": crashed}
-TASKS = {"upsample": upsample, "measure": measure, "preview": preview, "adapt": adapt}
+TASKS = {"upsample": upsample, "measure": measure, "preview": preview, "difference": difference, "adapt": adapt}
 
 
 def leave(folder: Path, result: dict) -> int:
