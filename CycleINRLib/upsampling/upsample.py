@@ -32,7 +32,6 @@ from .grain import part_of, slices_first_region
 from .plan import Plan, plan
 from .settings import Settled, settle
 from .speed import note_speed
-from .strips import Signal
 
 __all__ = ["Plan", "Result", "plan", "upsample"]
 
