@@ -40,6 +40,7 @@ MOST_STRUCTURE = 0.02  # correlation of what was taken with the gradient magnitu
 MOST_BLOCKS = 0.01  # share of 8 x 8 blocks whose mean is beyond 3 of its standard errors
 MOST_EDGE = 0.05  # mean of what was taken along edges, in standard deviations of the noise
 DRAWN = {"keep": 0.1, "project": 1.0}  # part of the variance of noise left in the signal that generated slices show
+BROAD_DRAWN = 0.5  # at most, the same of broad waves: halfway between slices half of their variance is left
 REACH = 5  # pixels on each side of the field's kernel
 SLICES_TOGETHER = 8  # output slices from which what is not free is taken at once
 LEAST_FREE = 0.5  # standard deviation, of 1, that the null space of the profile must leave; below, less noise is made
@@ -193,7 +194,7 @@ def part_of(
     signal = Signal(values, noise.model, limits, halo, tick)
     renewal = None
     if noise.mode == "renew":
-        kernel, alike, strength = _kernel(noise.model)
+        kernel, alike, strength = _kernel(noise.model, min(DRAWN[plan.consistency], BROAD_DRAWN))
         step = plan.grid.step
         mm = spacing_mm[0] * step / np.sqrt(spacing_mm[1] * spacing_mm[2])  # of a target slice, in pixels
         correlation = float(np.interp(mm, np.arange(len(alike)), alike))
@@ -339,10 +340,11 @@ class NullSpace:
             unit[some] -= weighted(self.back[some], means)
 
 
-def _kernel(model: NoiseModel) -> tuple[np.ndarray, np.ndarray, float]:
-    """(11, 11) kernel that gives white noise the spectrum of the model; its correlation at 0, 1, 2, ... pixels; and the
+def _kernel(model: NoiseModel, drawn: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """(11, 11) kernel that gives white noise the spectrum of what the signal lacks, where it shows `drawn` of the
+    variance of what is always left; the correlation of such noise at 0, 1, 2, ... pixels; and the
     strength of such noise of unit variance whose finest detail is that of the level."""
-    amplitude = wave_amplitudes(model.spectrum)
+    amplitude = wave_amplitudes(model.spectrum * np.sqrt(1 - np.float32(drawn) * model.left**2))
     size = len(amplitude)
     whole = np.fft.fftshift(np.fft.ifft2(amplitude).real)
     middle = slice(size // 2 - REACH, size // 2 + REACH + 1)

@@ -104,5 +104,5 @@ def _is_sound(model: NoiseModel) -> bool:
         and bool(np.isfinite(level).all() and (level > 0).all())
         and len(model.low) == len(model.high) == 2
         and model.modality in ("CT", "MR")
-        and all(isinstance(one, (int, float)) for one in (model.halves, model.neighbors, *model.blobs))
+        and all(isinstance(one, (int, float)) for one in (model.halves, model.neighbors, model.blob))
     )

@@ -18,10 +18,11 @@ from ..imaging.intensity import BODY_MR, value_range
 from ..imaging.noise import LAPLACIAN_GAIN, Flatness, gradient_parts
 
 BLOCK, STRIDE = 8, 2  # pixels of a block, and from block to block
-BLOBS = (2.2, 4.0)  # full width at half maximum, in pixels, of the matched filters
-SURROUND = 1.8  # how many times wider their negative part is
-LEFT = 0.85  # part of the amplitude of the broadest waves that always stays
-LEFT_BELOW = 0.25  # waves per mm, where it is 1 / e of that
+BLOB = 2.2  # full width at half maximum, in pixels, of the matched filter
+SURROUND = 1.8  # how many times wider its negative part is
+LEFT = 0.95  # part of the amplitude of broad waves that always stays
+LEFT_BELOW = 0.5, 0.4  # waves per mm, and per pixel: where it is 1 / e of that, at the lower one of both
+LEFT_STEEP = 5  # power of the wave number by which it falls
 BROAD = 2.0  # slice spacings: a longer wave within slices is no noise to be taken
 SLICES = 12  # of the scan, at most, on which the noise is measured
 CELL = 16  # pixels of a cell in which the level is one number
@@ -37,7 +38,7 @@ class NoiseModel:
     spectrum : (8, 8) standard deviation of each cosine's coefficient in units of the level; 0 where nothing is taken
     left : (8, 8) part of its amplitude that always stays: what is broad and too faint to be found loses less by it
     level : (n, j, i) the scan's unit, for `at` (n,) slices and cells of `CELL` pixels
-    blobs : standard deviation of what each matched filter gives for such noise, in units of the level
+    blob : standard deviation of what the matched filter gives for such noise, in units of the level
     low, high : intensities between which noise is taken, each as (nothing, all)
     flat_pixels, flat_slices : that were measured
     halves : level in even / in odd ones of the measured slices
@@ -48,7 +49,7 @@ class NoiseModel:
     left: np.ndarray
     level: np.ndarray
     at: np.ndarray
-    blobs: tuple[float, ...]
+    blob: float
     low: tuple[float, float]
     high: tuple[float, float]
     modality: str
@@ -104,14 +105,14 @@ class NoiseModel:
         high = CT_METAL_HU if modality == "CT" else (np.inf, np.inf)
         neighbors = [one.neighbors for one in seen if one.neighbors is not None]
         model = cls(
-            np.ones((BLOCK, BLOCK), np.float32), np.zeros((BLOCK, BLOCK), np.float32), level, at, (), low, high,
+            np.ones((BLOCK, BLOCK), np.float32), np.zeros((BLOCK, BLOCK), np.float32), level, at, 0.0, low, high,
             modality, sum(one.pixels for one in seen), len(seen), _ratio(measured),
             float(np.mean(neighbors)) if neighbors else 0.0,
         )  # fmt: skip
         return model._measured(values, seen, spacing_mm)
 
     def _measured(self, values: np.ndarray, seen: list[_Flat], spacing_mm: tuple[float, ...]) -> NoiseModel | None:
-        """The same with its spectrum and what matched filters give, its level that of the median."""
+        """The same with its spectrum and what the matched filter gives, its level that of the median."""
         coefficients: list[np.ndarray] = []
         levels: list[float] = []
         for one in seen:
@@ -135,15 +136,16 @@ class NoiseModel:
         spectrum[0, 0] = 0
         if not spectrum.any():
             return None
-        left = (LEFT * np.exp(-((waves / LEFT_BELOW) ** 2))).astype(np.float32)
+        pixel_mm = float(np.sqrt(spacing_mm[1] * spacing_mm[2]))
+        below = min(LEFT_BELOW[0], LEFT_BELOW[1] / pixel_mm)
+        left = (LEFT * np.exp(-((waves / below) ** LEFT_STEEP))).astype(np.float32)
         amplitudes = wave_amplitudes(spectrum * (1 - left))
         u = 2 * np.pi**2 * np.add.outer(*[np.fft.fftfreq(len(amplitudes)) ** 2] * 2)
-        blobs = tuple(
-            float(np.sqrt(np.mean((amplitudes * (np.exp(-u * s**2) - np.exp(-u * (SURROUND * s) ** 2))) ** 2)))
-            for s in np.array(BLOBS) / 2.3548
-        )
+        sigma = BLOB / 2.3548
+        answers = amplitudes * (np.exp(-u * sigma**2) - np.exp(-u * (SURROUND * sigma) ** 2))
+        found = float(np.sqrt(np.mean(answers**2)))
         level = self.level * np.float32(middle)
-        return dataclasses.replace(self, spectrum=spectrum.astype(np.float32), left=left, level=level, blobs=blobs)
+        return dataclasses.replace(self, spectrum=spectrum.astype(np.float32), left=left, level=level, blob=found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,12 +216,11 @@ def wave_amplitudes(spectrum: np.ndarray) -> np.ndarray:
 
 
 # --- small parts ----------------------------------------------------------------------------------------------
-def blob(ratio: np.ndarray, width: float) -> np.ndarray:
-    """Difference of Gaussians: the matched filter of a round thing `width` pixels wide."""
-    sigma = width / 2.3548
-    return ndimage.gaussian_filter(ratio, sigma, truncate=3) - ndimage.gaussian_filter(
-        ratio, SURROUND * sigma, truncate=3
-    )
+def small_things(ratio: np.ndarray) -> np.ndarray:
+    """Difference of Gaussians: the matched filter of a round thing `BLOB` pixels wide."""
+    sigma = BLOB / 2.3548
+    around = ndimage.gaussian_filter(ratio, SURROUND * sigma, truncate=3)
+    return ndimage.gaussian_filter(ratio, sigma, truncate=3) - around
 
 
 def constant(one: np.ndarray) -> np.ndarray:

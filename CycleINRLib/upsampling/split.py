@@ -3,9 +3,10 @@
 Within each slice, blocks of 8 x 8 pixels at every second place are written as cosines. A coefficient whose size is that
 of noise, in this slice alone and together with its neighbors (whose noise is independent), is noise; any other is
 signal. Blocks without much signal count more where they overlap with others, so that flat places beside an edge are
-divided as well. Then matched filters look at what was taken for what blocks divide badly, small round things: where one
-stands out, it is given back. What is broader than two slice spacings is never taken, and of broad waves the most part
-stays: drawn along the slice axis they are hardly a streak, and faint things of some mm consist of them.
+divided as well. What is broader than two slice spacings is never taken, and of waves of more than 2 mm hardly
+anything: drawn along the slice axis they are no fine streaks, and faint things of 2 mm and more consist of them. Then a
+matched filter looks at what was taken for what is finer and what blocks divide badly, small round things: where one
+stands out, it is given back.
 
 Sources: thresholds of overlapping block cosines, Yu and Sapiro (IPOL 2011); independent noise of neighbors as evidence
 is our own; the weights of sparse blocks, Guleryuz (IEEE Trans. Image Process., 2007); detection in what is left,
@@ -22,14 +23,14 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .noisemodel import BLOBS, BLOCK, STRIDE, NoiseModel, basis, blob, cells, constant, cosines, finest
+from .noisemodel import BLOCK, STRIDE, NoiseModel, basis, cells, constant, cosines, finest, small_things
 
-KEPT = (2.2, 2.8)  # standard deviations of the noise from which a coefficient counts as signal: in part, in full
+KEPT = (3.0, 3.6)  # standard deviations of the noise from which a coefficient counts as signal: in part, in full
 SPARSE = 12.0  # coefficients that are signal in a block whose weight is half of one without any
-FOUND = (2.0, 2.5)  # standard deviations, of noise that was not yet divided, from which a filter has found something
-GIVEN_BACK = (0.0, 0.5)  # width of the smoothing of what is given back, in widths of the filter
+FOUND = (2.5, 3.1)  # standard deviations, of noise that was not yet divided, from which the filter has found something
+GIVEN_BACK = 3, 0.4  # pixels around what was found that are given back, and the width by which they fade
 TOGETHER = ((1, 2), (2, 3), (0, 1, 2), (1, 2, 3), (2, 3, 4))  # neighbors, of five slices, that are looked at at once
-BESIDE = ((1, 2), (2, 3))  # the same for what filters find, which is small
+BESIDE = ((1, 2), (2, 3), (1, 2, 3))  # the same for what the filter finds, which is small
 USUAL = 2.5  # standard deviations of the finest detail: what is beyond is structure
 SHARE_CELL = 4  # pixels of a cell of `Taken.share`
 THREADS = 2  # slices at a time
@@ -42,7 +43,7 @@ SPLIT_HALO = 24  # pixels on each side that the split of one pixel depends on; a
 class Taken:
     """noise : (N, J, I) float32, what was taken; signal = values - noise
     share : (N, j, i) part of the noise's variance that is no signal, for cells of `SHARE_CELL` pixels
-    rest : (N, J, I) uint8, 255 where no filter has found anything, 0 where all was given back
+    rest : (N, J, I) uint8, 255 where the filter has found nothing, 0 where all was given back
     """
 
     noise: np.ndarray
@@ -78,14 +79,9 @@ def take(
 
     def give_back(slices: np.ndarray) -> None:
         for k, found in _found(noise, model, slices):
-            taken, rest = noise[k].copy(), np.ones(values.shape[1:], np.float32)
-            for width, smoothed, back in zip(BLOBS, GIVEN_BACK, found):
-                sigma = width / 2.3548
-                spread = ndimage.gaussian_filter(ndimage.maximum_filter(back, 2 * round(sigma) + 1), 0.4 * sigma)
-                taken -= spread * (ndimage.gaussian_filter(taken, smoothed * sigma) if smoothed else taken)
-                rest *= 1 - spread
+            rest = 1 - ndimage.gaussian_filter(ndimage.maximum_filter(found, GIVEN_BACK[0]), GIVEN_BACK[1])
             rests[k] = np.rint(255 * rest)
-            left[k] = taken
+            left[k] = noise[k] * rest
 
     def finish(slices: np.ndarray) -> None:
         for k in map(int, slices):
@@ -132,20 +128,19 @@ def _evidence(values: np.ndarray, model: NoiseModel, origin: tuple[int, int, int
         yield k, window[k][0], window[k][1].clone(), kept
 
 
-def _found(taken: np.ndarray, model: NoiseModel, slices: np.ndarray) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """For each of consecutive `slices` of what was taken (N, J, I), in units of the level: its number, and how far each
+def _found(taken: np.ndarray, model: NoiseModel, slices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """For each of consecutive `slices` of what was taken (N, J, I), in units of the level: its number, and how far the
     matched filter has found something there, (J, I) in [0, 1]."""
     import torch
 
-    window: dict[int, list[Any]] = {}
+    window: dict[int, Any] = {}
 
-    def seen(k: int) -> list[Any]:
-        return [torch.from_numpy(blob(taken[k], width) / np.float32(s)) for width, s in zip(BLOBS, model.blobs)]
+    def seen(k: int) -> Any:
+        return torch.from_numpy(small_things(taken[k]) / np.float32(model.blob))
 
     for k in map(int, slices):
         window = {m: window[m] if m in window else seen(m) for m in range(max(0, k - 1), min(len(taken), k + 2))}
-        around = [[window[m][n] if m in window else None for m in range(k - 2, k + 3)] for n in range(len(BLOBS))]
-        yield k, [_stands_out(one, FOUND, BESIDE).numpy() for one in around]
+        yield k, _stands_out([window.get(m) for m in range(k - 2, k + 3)], FOUND, BESIDE).numpy()
 
 
 def _stands_out(around: list[Any], limits: tuple[float, float], groups: tuple[tuple[int, ...], ...]) -> Any:

@@ -2,12 +2,13 @@
 """What the whole product leaves of small lesions, and what it invents: pairs with and without them, thin truth beside.
 
     python Testing/benchmarks/lesions_paired.py THIN_SCAN[:Z[:PROFILE]] ... [--block 96] [--slices 48] [--seeds 3]
-        [--detectability 4 6]
+        [--detectability 4 6] [--of thin|acquired]
 
-Spheres and lines of 2, 4 and 8 mm are put into thin scans at flat places, of both signs, with a
-contrast that makes their detectability in the thin scan (contrast / noise x sqrt(independent cells)) what is asked.
-The scan is thickened with and without them and upsampled with its noise as acquired, new, and removed; both runs share
-the seed of the new noise. Printed, with 95 % intervals over lesions:
+Spheres and lines of 2, 4 and 8 mm are put into thin scans at flat places, of both signs, with a contrast that makes
+their detectability (contrast / noise x sqrt(independent cells)) what is asked: in the thin scan, or in the acquired
+slices. What it is in the other stands beside it. The scan is thickened with and without them and upsampled with its
+noise as acquired, new, and removed; both runs share the seed of the new noise. Printed, with 95 % intervals over
+lesions:
 
 - *kept*: contrast of the paired difference, projected on the lesion, over that of `acquired`;
 - *AUC*: how well matched filters (2, 4, 8 mm) tell places with a lesion from the same places without, and the
@@ -33,6 +34,7 @@ from lesions_kept import lesion  # noqa: E402
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.imaging.noise import Flatness, gradient_parts  # noqa: E402
+from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume, guess_modality  # noqa: E402
 from CycleINRLib.upsampling import grain as treatment  # noqa: E402
 
@@ -49,26 +51,53 @@ def noise_at(thin: np.ndarray, spacing: tuple[float, ...], flat: np.ndarray, wid
     return float(np.median(np.abs(answer)) / 0.6745 / np.sqrt(np.sum(filtered(impulse, spacing, width) ** 2)))
 
 
-def put(thin: Volume, flat: np.ndarray, sigmas: dict[float, float], wanted: float, seed: int) -> list[tuple]:
-    """(shape, mm, where, profile of the lesion, contrast) of lesions that lie apart."""
+class Thickening:
+    """How detectable a lesion of contrast 1 is in a thin scan, and in the slices made of it.
+
+    flat : (K, J, I) places of the thin scan at which lesions are put
+    """
+
+    def __init__(self, thin: Volume, flat: np.ndarray, z: int, profile: str) -> None:
+        thick, centers = thickened(thin, z, profile)
+        self.flat, self.spacing = flat, thin.spacing_mm
+        self.weights = profile_weights(centers, 0 if profile == "skip" else z, len(flat), profile)
+        self.sigmas = {
+            width: (
+                noise_at(thin.values, thin.spacing_mm, flat, width),
+                noise_at(thick.values, thick.spacing_mm, flat[centers.astype(int)], width),
+            )
+            for width in WIDTHS_MM
+        }
+
+    def of(self, one: np.ndarray, slices: slice, width: float) -> tuple[float, float]:
+        """In the thin scan, in the acquired slices."""
+        seen = np.tensordot(self.weights[:, slices], one, 1)
+        return tuple(float(np.sqrt(np.sum(part**2)) / sigma) for part, sigma in zip((one, seen), self.sigmas[width]))
+
+
+def put(thin: Volume, thickening: Thickening, wanted: float, of: str, seed: int) -> list[tuple]:
+    """(shape, mm, where, profile of the lesion, contrast, detectability in the other) of lesions that lie apart."""
     rng = np.random.default_rng(seed)
     spacing, shape = np.array(thin.spacing_mm), thin.values.shape
-    places = np.argwhere(flat)
     reach = np.ceil(12.0 / spacing).astype(int)
     chosen: list[np.ndarray] = []
     made = []
     kinds = [(kind, width) for width in WIDTHS_MM for kind in SHAPES]
-    for place in rng.permutation(places)[:20000]:
+    for place in rng.permutation(np.argwhere(thickening.flat))[:20000]:
         if (place < reach).any() or (place >= np.array(shape) - reach).any():
             continue
         if any(np.abs((place - other) * spacing).max() < APART_MM for other in chosen):
             continue
         kind, width = kinds[len(made) % len(kinds)]
-        where = tuple(slice(p - r, p + r) for p, r in zip(place, reach))
-        one = lesion(tuple(2 * reach), tuple(spacing), reach + rng.uniform(-0.5, 0.5, 3), kind, width)
-        contrast = wanted * sigmas[width] / np.sqrt(float(np.sum(one**2))) * rng.choice((-1, 1))
+        where = tuple(slice(p - r, p + r + 1) for p, r in zip(place, reach))
+        one = lesion(kind, width, spacing, reach, rng)
+        in_thin, in_acquired = thickening.of(one, where[0], width)
+        of_one, other = (in_thin, in_acquired) if of == "thin" else (in_acquired, in_thin)
+        if not of_one:  # between the acquired slices
+            continue
         chosen.append(place)
-        made.append((kind, width, where, one, contrast))
+        contrast = wanted / of_one
+        made.append((kind, width, where, one, contrast * rng.choice((-1, 1)), contrast * other))
     return made
 
 
@@ -92,7 +121,7 @@ def one_scan(path: Path, z: int, profile: str, asked: argparse.Namespace) -> Non
     flatness = Flatness.of(thin.values, modality)
     masks = (flatness.mask(one, np.hypot(*gradient_parts(one))) for one in thin.values)
     flat = np.stack([np.zeros(thin.values.shape[1:], bool) if one is None else one for one in masks])
-    sigmas = {width: noise_at(thin.values, thin.spacing_mm, flat, width) for width in WIDTHS_MM}
+    thickening = Thickening(thin, flat, z, profile)
     options = {"z_scale": float(z), "axis": "k", "profile": profile, "modality": modality.lower()}
 
     def runs(values: np.ndarray, gain: float | None = None) -> tuple[dict[str, np.ndarray], int, float]:
@@ -111,16 +140,16 @@ def one_scan(path: Path, z: int, profile: str, asked: argparse.Namespace) -> Non
     scores: dict[str, tuple[list[float], list[float]]] = {mode: ([], []) for mode in MODES}
     for wanted in asked.detectability:
         for seed in range(asked.seeds):
-            lesions = put(thin, flat, sigmas, wanted, seed)
+            lesions = put(thin, thickening, wanted, asked.of, seed)
             values = thin.values.copy()
-            for _, _, where, one, contrast in lesions:
+            for _, _, where, one, contrast, _ in lesions:
                 values[where] += contrast * one
             real, treatment.seed_of = treatment.seed_of, lambda _: seed_of_scan
             try:
                 there, _, _ = runs(values, gain)
             finally:
                 treatment.seed_of = real
-            for kind, width, where, one, contrast in lesions:
+            for kind, width, where, one, contrast, other in lesions:
                 at = slice(where[0].start - start, where[0].stop - start)
                 if at.start < 0 or at.stop > size:
                     continue
@@ -129,7 +158,7 @@ def one_scan(path: Path, z: int, profile: str, asked: argparse.Namespace) -> Non
                     mode: float(np.sum((there[mode][inside] - without[mode][inside]) * one) / contrast / np.sum(one**2))
                     for mode in MODES
                 }
-                rows.setdefault((kind, width, wanted), []).append(tuple(share[mode] for mode in MODES))
+                rows.setdefault((kind, width, wanted), []).append((*(share[mode] for mode in MODES), other))
                 middle = tuple(n // 2 for n in one.shape)
                 for mode, (with_it, without_it) in scores.items():
                     for store, volume in ((with_it, there[mode]), (without_it, without[mode])):
@@ -137,9 +166,10 @@ def one_scan(path: Path, z: int, profile: str, asked: argparse.Namespace) -> Non
                         store.append(float(np.sign(contrast) * answer))
     name = f"{path.stem} x{z} {profile}"
     for (kind, width, wanted), shares in sorted(rows.items()):
-        acquired, renew, remove = np.array(shares).T
+        acquired, renew, remove, others = np.array(shares).T
         total = acquired.sum()
-        line = f"| {name} | {kind} | {width:g} | {wanted:g} | {len(shares)} | {acquired.mean():.2f} |"
+        line = f"| {name} | {kind} | {width:g} | {wanted:g} | {others.mean():.1f} | {len(shares)} |"
+        line += f" {acquired.mean():.2f} |"
         for of in (renew, remove):
             rest = of - acquired * of.sum() / total
             half = 1.96 * rest.std() * np.sqrt(len(shares)) / abs(total)
@@ -168,9 +198,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--slices", type=int, default=48)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--detectability", type=float, nargs="+", default=[4.0, 6.0])
+    parser.add_argument("--of", choices=("thin", "acquired"), default="thin", help="where the detectability is that")
     asked = parser.parse_args(argv)
-    print("| scan | shape | mm | detectability | lesions | acquired | renew / acquired | remove / acquired |")
-    print("|---|---|---|---|---|---|---|---|")
+    other = "acquired" if asked.of == "thin" else "thin"
+    print(f"| scan | shape | mm | in {asked.of} | in {other} | lesions | acquired | renew | remove |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for text in asked.cases:
         path, z, profile = (*text.split(":"), *("4", "box")[text.count(":") :])
         one_scan(Path(path), int(z), profile, asked)

@@ -110,3 +110,15 @@ def test_precisions_are_compared_beside_the_noise_and_in_decibels():
     for cells in rows:
         assert 0 < float(cells[1]) < float(cells[4]) and abs(float(cells[7])) < 0.02
         assert cells[8] in ("float32", "bfloat16")
+
+
+def test_lesions_that_stand_out_of_the_noise_of_acquired_slices_keep_their_contrast():
+    """Of detectability 4: all of 4 and 8 mm, and on average those of 2 mm too."""
+    pytest.importorskip("torch")
+    scans = [f"{FOLDER.parent / 'data' / name}_thin.nrrd:4" for name in ("ct", "mr")]
+    text = ran("lesions_kept.py", *scans, "--block", "64", "--seeds", "6", "--detectability", "4")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
+    left = {(shape, mm): (float(share.split()[0]), int(count)) for shape, mm, _, share, count, _ in rows}
+    assert len(left) == 12
+    assert min(share for (_, mm), (share, _) in left.items() if mm != "2") > 0.95
+    assert np.average([one[0] for one in left.values()], weights=[one[1] for one in left.values()]) > 0.95

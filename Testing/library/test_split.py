@@ -79,7 +79,7 @@ def test_the_noise_is_found_at_its_strength_and_where_it_is_stronger(model, nois
 
 def test_most_of_the_fine_noise_is_taken_and_no_more_than_there_is(taken, noise, tissue):
     fine_noise, signal = (np.stack([finest(one) for one in of]) for of in (noise, noise - taken.noise))
-    assert signal[tissue].std() < 0.6 * fine_noise[tissue].std()  # the rest stood out, alone or with neighbors
+    assert signal[tissue].std() < 0.75 * fine_noise[tissue].std()  # the rest is broader than 2 mm, or stood out
     assert taken.noise[tissue].std() < fine(noise)[tissue].std()
 
 
