@@ -263,11 +263,12 @@ class Renewal:
             for first in range(of_strip.start, of_strip.stop, size):
                 some = slice(first, min(first + size, of_strip.stop))
                 at = slice(strip.first + some.start - rows.start, strip.first + some.stop - rows.start)
-                whole = [
-                    (corner + of.start, corner + of.stop)
-                    for corner, of in zip(strip.corner, (some, columns), strict=True)
-                ]
-                strength = self._strength(strip, some, columns, plan.consistency)
+                near = slice(0, x.shape[2]) if null is None else self._touched(x[:, at], beside[:, at])
+                across = slice(columns.start + near.start, columns.start + near.stop)
+                whole = [(corner + of.start, corner + of.stop) for corner, of in zip(strip.corner, (some, across))]
+                if near.stop == near.start:
+                    continue
+                strength = self._strength(strip, some, across, plan.consistency)
                 if null is None:
                     unit = self.field.at(self.origin[0] + inside[grid.crop], *whole)
                     self._mix(x[:, at], unit, inside[grid.crop], strength, strip, some, columns)
@@ -276,11 +277,18 @@ class Renewal:
                 null.reduce(unit)
                 parts = (x, grid.crop, inside[grid.crop]), (beside, slice(len(inside), None), wanted)
                 for out, of, positions in parts:
-                    for one, new, t, left in zip(out[:, at], unit[of], positions, null.spread[of]):
+                    for one, new, t, left in zip(out[:, at, near], unit[of], positions, null.spread[of]):
                         strength.scale(new, one, float(t), float(left))
                         one += new
         if plan.consistency == "keep" and len(wanted):
             beside[:] = self.signal.acquired[wanted, rows, columns]
+
+    def _touched(self, x: np.ndarray, beside: np.ndarray) -> slice:
+        """The columns that any place lies in where noise is made: around them is air or nothing."""
+        low = self.model.low[0]
+        seen = [of.max(0) > low for of in (x, beside) if len(of)]
+        occupied = np.flatnonzero(np.any(seen, axis=(0, 1)))
+        return slice(int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else slice(0, 0)
 
     def _mix(self, x, unit, positions, strength: Strength, strip: Strip, rows: slice, columns: slice) -> None:
         """Rows are those of the strip."""

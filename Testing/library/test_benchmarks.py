@@ -101,6 +101,16 @@ def test_a_revision_is_compared_with_itself_pair_by_pair():
     assert volume.endswith("| rms 0, at most 0 |") and imported.endswith("| - |")
 
 
+def test_new_noise_is_timed_beside_acquired_noise_and_a_preview_beside_the_next():
+    pytest.importorskip("torch")
+    text = ran("noise_cost.py", ".", "--size", "64", "64", "10", "--turns", "1")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["volume, anew", "volume, kept", "preview, anew", "preview, moved"]
+    for row in rows[:2]:
+        assert float(row[4].split()[-1]) == pytest.approx(float(row[3]) / float(row[2]), rel=0.1)
+    assert all(float(row[3]) > 0 and row[4].endswith(" s wall") for row in rows[2:])
+
+
 def test_precisions_are_compared_beside_the_noise_and_in_decibels():
     pytest.importorskip("torch")
     thin = FOLDER.parent / "data" / "ct_thin.nrrd"

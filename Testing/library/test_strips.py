@@ -11,7 +11,9 @@ pytest.importorskip("torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import Cancelled  # noqa: E402
+from CycleINRLib.imaging.noisefield import NoiseField  # noqa: E402
 from CycleINRLib.upsampling import strips  # noqa: E402
+from CycleINRLib.upsampling.grain import Renewal  # noqa: E402
 from CycleINRLib.upsampling.noisemodel import NoiseModel  # noqa: E402
 from CycleINRLib.upsampling.split import take  # noqa: E402
 from CycleINRLib.upsampling.strips import Signal  # noqa: E402
@@ -108,3 +110,22 @@ def test_a_volume_in_strips_is_the_volume(consistency, monkeypatch):
     assert np.abs(found.volume.values.astype(int) - expected).max() <= 1
     assert np.mean(found.volume.values != expected) < 0.001
     assert "taken" not in vars(found) and found.taken.values.shape == values.shape
+
+
+def test_no_noise_is_made_around_the_body_and_all_else_is_the_same(monkeypatch):
+    whole = cycleinr.read(SAMPLE)
+    values = np.full((8, 96, 96), -1024, np.int16)
+    values[:, 20:84, 30:80] = whole.values[12:20, 84:148, 90:140]
+    volume = whole.with_values(values, whole.geometry.cropped((12, 64, 60), values.shape))
+    asked = {"z_scale": 2, "noise": "renew", "gain": 1.0, "device": "cpu", "precision": "float32"}
+    columns: list[tuple[int, int]] = []
+    real = NoiseField.at
+    monkeypatch.setattr(
+        NoiseField, "at", lambda self, places, rows, across: columns.append(across) or real(self, places, rows, across)
+    )
+    found = cycleinr.upsample(volume, consistency="project", **asked).volume.values
+    assert min(first for first, _ in columns) > 15 and max(last for _, last in columns) < 90
+    monkeypatch.setattr(Renewal, "_touched", lambda self, x, beside: slice(0, x.shape[2]))
+    expected = cycleinr.upsample(volume, consistency="project", **asked).volume.values
+    assert columns[-1] == (0, 96) and found.std() > 100
+    np.testing.assert_array_equal(found, expected)
