@@ -104,7 +104,7 @@ class CycleINRParameterNode:
     modality - CT or MR, where the scan does not say it.
     model - `auto` or the name of a model.
     modelFile - A .safetensors file that takes the place of `model`.
-    adaptMinutes - How long a model is adapted to the scans.
+    adaptMinutes - How long a model is trained on the scans; 0: its last layer alone is fitted to them.
     thickness - Slice thickness in mm; 0: as the scan says.
     consistency - How the result keeps to the acquired slices.
     noise - Whether the grain is new in each slice, as acquired, or removed.
@@ -124,7 +124,7 @@ class CycleINRParameterNode:
     modality: Annotated[str, Choice(list(CHOICES["modality"]))] = "auto"
     model: str = "auto"
     modelFile: str = ""
-    adaptMinutes: Annotated[float, WithinRange(1.0, 600.0)] = 20.0
+    adaptMinutes: Annotated[float, WithinRange(0.0, 600.0)] = 0.0
     thickness: Annotated[float, WithinRange(0.0, 100.0)] = 0.0
     consistency: Annotated[str, Choice(list(CHOICES["consistency"]))] = "auto"
     noise: Annotated[str, Choice(list(NOISES.values()))] = NOISES["auto"]
@@ -324,7 +324,7 @@ class CycleINRTest(ScriptedLoadableModuleTest):
         self.delayDisplay("Adapting a model to a small scan")
         wanted = Path(slicer.app.temporaryPath) / "CycleINRTest.safetensors"
         wanted.unlink(missing_ok=True)
-        path, report = CycleINRLogic().adapt(self.scan(), wanted, steps=2)
+        path, report = CycleINRLogic().adapt(self.scan(), wanted)
         self.assertTrue(path.is_file())
         self.assertEqual(path == wanted, report["improved"])  # else it is the starting model, and no file was made
         self.assertEqual(wanted.is_file(), report["improved"])

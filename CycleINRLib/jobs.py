@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from .errors import RequestError
@@ -34,10 +34,12 @@ CHOICES = {
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 WITHOUT_NEW_NOISE = ("none", "exact")  # consistencies: the first asks nothing of the output, the second everything
-ROUTES = ("auto", "in-plane", "synthetic", "direct")
+LAST_LAYER = "last-layer"  # route: fitted in closed form
+ROUTES = ("auto", LAST_LAYER, "in-plane", "synthetic", "direct")
+ADAPT_MINUTES = 20.0  # of the routes that train
 TWO_STAGES = ("synthetic", "direct")  # routes that make a synthetic volume first
 SCRATCH = "scratch"  # instead of a model's name: untrained weights
-ADAPT_CHOICES = ("axis", "modality", "profile", "device")
+ADAPT_CHOICES = ("axis", "modality", "profile", "device", "precision")
 TARGETS = {"z_scale": "--z-scale", "spacing_mm": "--spacing", "like": "--like"}
 NOT_COMPUTING = (
     "input",
@@ -181,14 +183,15 @@ class AdaptJob(Job):
     inputs: tuple[str, ...] = ()  # paths of the scans; empty where the caller holds Volumes
     output: str | None = None  # path of the adapted model
     model: str = "auto"  # the starting weights: a name (light), a .safetensors file, or "scratch"
-    route: str = "auto"  # where training pairs come from
-    minutes: float = 20.0  # of all stages together
+    route: str = "auto"  # what learns, and from which pairs: last-layer, or in-plane where minutes or steps are given
+    minutes: float | None = None  # of all stages together; None: ADAPT_MINUTES of a route that trains
     steps: int | None = None  # of the network, instead of minutes
     axis: str = "auto"
     modality: str = "auto"
     thickness_mm: float | None = None  # overrides the sources' slice thickness
     profile: str = "auto"
     device: str = "auto"
+    precision: str = "auto"
     seed: int = 0
     resume: bool = False  # go on where an earlier run into the same output stopped
     overwrite: bool = False
@@ -198,11 +201,23 @@ class AdaptJob(Job):
             object.__setattr__(self, "inputs", tuple(self.inputs))
         _check_kinds(self)
         _check_choices(self, {"route": ROUTES, **{name: CHOICES[name] for name in ADAPT_CHOICES}})
-        if not (is_number(self.minutes) and 0 < self.minutes <= 10_000):
+        if self.minutes is not None and not (is_number(self.minutes) and 0 < self.minutes <= 10_000):
             raise RequestError("minutes must be above 0", repr(self.minutes), "give a number such as 20")
         if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
             raise RequestError("steps must be a whole number from 1", repr(self.steps), "leave it out, or give 300")
+        if self.route == LAST_LAYER and (self.minutes is not None or self.steps is not None):
+            what = "The last layer is fitted at once, not in minutes or steps"
+            raise RequestError(what, f"route {LAST_LAYER}", "leave them out, or choose the route in-plane")
+        if self.precision == "float16":
+            raise RequestError("Nothing is learned in float16", self.precision, "choose auto, float32 or bfloat16")
         _check_length("thickness_mm", self.thickness_mm)
+
+    def settled(self, precision: str) -> AdaptJob:
+        """The same with nothing left to "auto" in route and precision, and with the minutes of a route that trains."""
+        asked = self.minutes is not None or self.steps is not None or self.model == SCRATCH
+        route = ("in-plane" if asked else LAST_LAYER) if self.route == "auto" else self.route
+        timed = route != LAST_LAYER and self.minutes is None and self.steps is None
+        return replace(self, route=route, precision=precision, minutes=ADAPT_MINUTES if timed else self.minutes)
 
 
 def _check_choices(job: Any, choices: dict[str, tuple[str, ...]]) -> None:

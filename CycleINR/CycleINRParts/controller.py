@@ -245,7 +245,7 @@ class Controller:
         """Adapts the model to the chosen scans, all of them together."""
         if self._prepare():
             nodes = self.request.volumes()
-            request = {**self.request.of_adapt(), "minutes": self.request.parameters.adaptMinutes}
+            request = {**self.request.of_adapt(), "minutes": self.request.parameters.adaptMinutes or None}
             self.panel.start_adapt()
             self.jobs.begin([lambda: self._logic.adapt(nodes, wait=False, **request)], self._finish_adapt)
             self.timer.start()

@@ -169,7 +169,7 @@ class Logic(ScriptedLoadableModuleLogic):
         overwrite: bool = False,
         **options: Any,
     ) -> "ModelOrRun":
-        """Trains a model further on thick-slice scans of one's own protocol; no thin-slice truth is needed.
+        """Adapts a model to thick-slice scans of one's own protocol; no thin-slice truth is needed.
 
         `upsample(node, model=path)` uses the new model. It is compared with the starting model on acquired slices
         that it never saw; where it is no better, no file is written and the starting model stays in use.
@@ -181,8 +181,9 @@ class Logic(ScriptedLoadableModuleLogic):
         :param wait: False returns a `Run` at once; it must be asked for its result on the main thread
         :param progress: called with each event while waiting
         :param overwrite: whether `outputModel` may be there already; otherwise that is an error
-        :param options: minutes (20), steps (instead of minutes), route (auto, in-plane, synthetic), model (the starting
-            one: a name or a file), thickness (mm), profile, modality, axis, device, seed
+        :param options: minutes or steps (train all of the model; without them its last layer alone is fitted, which
+            takes about a minute and mostly gains more), route (auto, last-layer, in-plane, synthetic), model (the
+            starting one: a name or a file), thickness (mm), profile, modality, axis, device, precision, seed
         :return: (path, report), or a `Run`; path is that of the model to use: the new one where report["improved"],
             else the starting one
         :raises CycleINRError: what went wrong, in words; then no file is left

@@ -134,7 +134,7 @@ class Request:
     def of_adapt(self) -> dict[str, Any]:
         """The arguments of `CycleINRLogic.adapt` without volumes and minutes; it learns from whole scans."""
         request = self.of_upsample()
-        return {name: request[name] for name in ("thickness", "modality", "model", "device")}
+        return {name: request[name] for name in ("thickness", "modality", "model", "device", "precision")}
 
     # --- region -----------------------------------------------------------------------------------------------
     def draw_region(self) -> None:

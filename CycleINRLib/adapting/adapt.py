@@ -1,15 +1,17 @@
 """Learning without ground truth: a model adapted to scans of thick slices alone (floor 3).
 
-    scans -> ready (protocol, held-out slices) -> pairs by a route -> train from the starting weights -> compare
+    scans -> ready (protocol, held-out slices) -> pairs by a route -> learn from the starting weights -> compare
 
-Routes, where the training pairs come from:
+Routes, what learns and where its pairs come from:
 
+    last-layer  lines as in-plane takes them; the last layer alone is fitted, in closed form (`lastlayer`)
     in-plane    lines within the acquired slices, averaged and sampled as the scanner did across them (SMORE's way)
     synthetic   a VAE makes volumes of reduced spacing, which are degraded again (Xuan et al., arXiv 2003.12627)
     direct      synthetic volumes paired with the real scans: what that paper warns of, kept for comparison
 
-On every route but `direct` the cycle-consistent loss runs on the acquired slices themselves. `docs/adapt.md` says how
-the routes compare. The adapted model must be better than the starting one on acquired slices that no training saw.
+Of the routes that train, all but `direct` run the cycle-consistent loss on the acquired slices themselves.
+`docs/adapt.md` says how the routes compare. The adapted model must be better than the starting one on acquired slices
+that it did not learn from.
 """
 
 from __future__ import annotations
@@ -27,11 +29,10 @@ from .. import __version__
 from ..errors import Cancelled, VolumeError
 from ..events import Event, Listener, Progress, Stopwatch, Warned
 from ..imaging.volume import Volume
-from ..jobs import SCRATCH, TWO_STAGES, AdaptJob, UpsampleJob
+from ..jobs import LAST_LAYER, SCRATCH, TWO_STAGES, AdaptJob, UpsampleJob
 from ..modelcard import ModelCard
 from .thick import ThickScan, groups, ready
 
-ROUTE = "in-plane"  # of "auto": the best one found, see docs/adapt.md
 VAE_SHARE = 0.4  # of the minutes, for the first stage of two
 VAE_STEPS = 4  # for each step of the network, where steps are asked for
 BATCH = 4
@@ -40,7 +41,7 @@ SCRATCH_RATE = 2e-3  # as `cycleinr train`
 CYCLE_SHARE = 0.1  # of the samples, acquired slices for the cycle alone: each costs three passes
 _MOST_SLICES, LEAST_PATCH_SLICES = 8, 5  # acquired slices of a patch
 MOST_CROP, LEAST_CROP = 40, 24  # rows and columns of a patch
-BETTER_DB = 0.005  # PSNR on held-out slices from which an adapted model counts as better
+BETTER_DB = 0.05  # PSNR on held-out slices from which an adapted model counts as better; less is chance
 
 Stop = Callable[[], bool] | None
 
@@ -97,23 +98,30 @@ def adapt(
     hear = _heard_by(progress, warnings)
     scans = ready(volumes, job, hear)
     folder.mkdir(parents=True, exist_ok=True)
-    from ..network.device import choose_device
+    from ..network.device import choose_device, choose_precision
     from ..network.weights import find_model, load_model
 
     device = choose_device(job.device)
     path = _untrained(folder, job.seed) if job.model == SCRATCH else find_model(job.model)
     network, card = load_model(path)
-    route = ROUTE if job.route == "auto" else job.route
-    how: dict[str, Any] = {"seed": job.seed, "device": device, "progress": hear, "cancelled": cancelled}
-    how["rate"] = SCRATCH_RATE if job.model == SCRATCH else RATE
-    synthetic, realism = _synthetic(scans, job, folder, how) if route in TWO_STAGES else (None, None)
-    learned = _learn(scans, synthetic, network, route, job, folder, how)
+    job = job.settled(choose_precision(job.precision, device))
+    how: dict[str, Any] = {"device": device, "precision": job.precision, "progress": hear, "cancelled": cancelled}
+    synthetic, realism = None, None
+    if job.route == LAST_LAYER:
+        from .lastlayer import fitted
+
+        learned = fitted(network, scans, **how)
+    else:
+        how |= {"seed": job.seed, "rate": SCRATCH_RATE if job.model == SCRATCH else RATE}
+        if job.route in TWO_STAGES:
+            synthetic, realism = _synthetic(scans, job, folder, how)
+        learned = _learn(scans, synthetic, network, job, folder, how)
     held_out = compare_held_out(scans, path, learned, hear, cancelled)
     improved = held_out["psnr_db"] - held_out["psnr_start_db"] >= BETTER_DB
     report = {
         "version": __version__,
         "improved": improved,
-        "route": route,
+        "route": job.route,
         "start": {"name": card.name, "file": path.name},
         "held_out": held_out,
         "groups": groups(scans),
@@ -160,7 +168,8 @@ def _synthetic(scans: Sequence[ThickScan], job: AdaptJob, folder: Path, how: dic
     from .synthesis import synthesize, train_vae
 
     stacks = [np.asarray(part, np.float32) / np.float32(scan.scale) for scan in scans for part in scan.shown]
-    budget: dict[str, Any] = {"steps": VAE_STEPS * job.steps} if job.steps else {"minutes": VAE_SHARE * job.minutes}
+    minutes = job.minutes or 0.0
+    budget: dict[str, Any] = {"steps": VAE_STEPS * job.steps} if job.steps else {"minutes": VAE_SHARE * minutes}
     told = {name: how[name] for name in ("progress", "cancelled")}
     vae = train_vae(stacks, folder / "vae.state", seed=job.seed, device=how["device"], **budget, **told)
     made: list[list[np.ndarray | None]] = []
@@ -180,7 +189,7 @@ def _synthetic(scans: Sequence[ThickScan], job: AdaptJob, folder: Path, how: dic
 
 
 def _learn(
-    scans: Sequence[ThickScan], synthetic, network: Any, route: str, job: AdaptJob, folder: Path, how: dict[str, Any]
+    scans: Sequence[ThickScan], synthetic, network: Any, job: AdaptJob, folder: Path, how: dict[str, Any]
 ) -> Any:
     """Stage 2: the starting network, trained on the pairs of the route."""
     from ..training.patches import SampleConfig
@@ -192,15 +201,16 @@ def _learn(
         if synthetic is None or synthetic[n][m] is not None
     ]
     samples = SampleConfig(
-        **_patch_sizes(known, route),
+        **_patch_sizes(known, job.route),
         in_plane_share=0.0,
         smooth_share=0.0,
         contrast_share=0.0,
         noise_share=0.0,
         acquired_share=CYCLE_SHARE,
-        direct=route == "direct",
+        direct=job.route == "direct",
     )
-    budget = {"steps": job.steps} if job.steps else {"minutes": (1 - VAE_SHARE * (synthetic is not None)) * job.minutes}
+    minutes = (1 - VAE_SHARE * (synthetic is not None)) * (job.minutes or 0.0)
+    budget = {"steps": job.steps} if job.steps else {"minutes": minutes}
     return tuned(network, known, samples, folder, **budget, **how)
 
 
@@ -213,17 +223,19 @@ def tuned(
     steps: int | None = None,
     minutes: float | None = None,
     rate: float = RATE,
+    precision: str = "float32",
     **how: Any,
 ) -> Any:
     """The network after a short training on samples of `scans`, from where it stands, on the CPU.
 
     how : seed, device, progress, cancelled
     """
+    from ..training.objective import Objective
     from ..training.train import TrainConfig, train
 
     config = TrainConfig(
         network=network.config, samples=samples, steps=steps or 1000, batch=BATCH, rate=rate, warmup=20,
-        ema=0.98, seed=how.pop("seed", 0), save_every=50, log_every=5,
+        objective=Objective(precision=precision), ema=0.98, seed=how.pop("seed", 0), save_every=50, log_every=5,
     )  # fmt: skip
     state = folder / "network.state"
     learned = train(scans, state, config, start_from=network, minutes=minutes, fit=steps is None, **how)

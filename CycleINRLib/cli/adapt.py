@@ -194,9 +194,9 @@ def lines_about(report: dict[str, Any]) -> Iterator[str]:
     )
     better = held["psnr_db"] - held["psnr_start_db"]
     if report["improved"]:
-        yield f"adapted       {better:+.2f} dB on slices that no training saw"
+        yield f"adapted       {better:+.2f} dB on slices that it never saw"
     else:
-        yield f"not adapted   {better:+.2f} dB on slices that no training saw: the file holds the starting weights"
+        yield f"not adapted   {better:+.2f} dB on slices that it never saw: the file holds the starting weights"
 
 
 def _realism(facts: dict[str, Any]) -> str:
@@ -218,8 +218,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--model", default="auto", metavar="NAME", help="the starting weights, or scratch (%(default)s)"
     )
-    parser.add_argument("--route", choices=ROUTES, default="auto", help="where training pairs come from (in-plane)")
-    parser.add_argument("--minutes", metavar="M", type=float, default=20.0, help="of all stages (%(default)g)")
+    parser.add_argument("--route", choices=ROUTES, default="auto", help="what learns and from which pairs")
+    parser.add_argument("--minutes", metavar="M", type=float, help="train all of the network, not the last layer alone")
     parser.add_argument("--steps", metavar="N", type=int, help="of the network, instead of minutes")
     for name in ADAPT_CHOICES:
         parser.add_argument(f"--{name}", choices=CHOICES[name], default="auto")

@@ -17,7 +17,7 @@ import numpy as np
 from ..adapting.adapt import VAE_STEPS, adapt, tuned
 from ..imaging.intensity import IntensityScale
 from ..imaging.volume import Volume
-from ..jobs import AdaptJob
+from ..jobs import LAST_LAYER, AdaptJob
 from ..training.degradation import ScanProtocol
 from ..training.patches import SampleConfig
 from ..training.scans import Scan
@@ -35,8 +35,9 @@ def adapted(route: str, steps: int, seed: int = 0, **job_fields: Any) -> Method:
     """
 
     def run(case: Case) -> Iterator[Attempt]:
+        told = None if route == LAST_LAYER else steps
         job = AdaptJob(
-            model=str(job_fields.get("model", "auto")), route=route, steps=steps, axis="k", seed=seed, device="cpu",
+            model=str(job_fields.get("model", "auto")), route=route, steps=told, axis="k", seed=seed, device="cpu",
             modality=case.modality.lower(), profile=case.protocol.profile, thickness_mm=case.source.thickness_mm,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:

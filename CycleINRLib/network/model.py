@@ -248,17 +248,29 @@ class CycleINR(nn.Module):
 
         The correction is in units of detail; `query` is `Conditions.of_place` of each place.
         """
+        P, _, H, W = below.shape
+        hidden = self.decode_hidden(below, above, keys_below, keys_above, t, query)
+        last = self.last.weight[:, :, 0, 0].expand(P, -1, -1)
+        return torch.baddbmm(self.last.bias[:, None].expand(P, -1, -1), last, hidden).reshape(P, H, W)
+
+    def decode_hidden(
+        self,
+        below: Tensor,
+        above: Tensor,
+        keys_below: Tensor | None,
+        keys_above: Tensor | None,
+        t: Tensor,
+        query: Tensor,
+    ) -> Tensor:
+        """What the last layer of `decode` sees: [P, hidden, H * W]."""
         blend = torch.lerp(below, above, t[:, None, None, None])
-        P, _, H, W = blend.shape
         scale1, shift1, scale2, shift2 = self.modulate(query)[:, :, None].chunk(4, 1)  # [P, hidden, 1] each
         # scale and shift go into the weights of the place, so that pixels see matrix products alone
         hidden = torch.baddbmm(*_modulated(self.first, scale1, shift1), blend.flatten(2))
         if self.attend is not None:
             attended = self.attend(blend, keys_below, keys_above, t).flatten(2)
             hidden = torch.baddbmm(hidden, self.attend.output.weight[:, :, 0, 0] * (1 + scale1), attended)
-        hidden = torch.baddbmm(*_modulated(self.second, scale2, shift2), F.relu(hidden))
-        last = self.last.weight[:, :, 0, 0].expand(P, -1, -1)
-        return torch.baddbmm(self.last.bias[:, None].expand(P, -1, -1), last, F.relu(hidden)).reshape(P, H, W)
+        return F.relu(torch.baddbmm(*_modulated(self.second, scale2, shift2), F.relu(hidden)))
 
 
 def _modulated(layer: nn.Conv2d, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

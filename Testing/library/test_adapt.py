@@ -163,6 +163,13 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(knee, tmp_path):
     assert same(adapt([knee], job, tmp_path / "parts").learned, whole)
 
 
+def test_the_job_of_a_report_repeats_the_adaptation_to_the_last_bit(knee, tmp_path):
+    found = adapt([knee], AdaptJob(), tmp_path)
+    told = found.report["job"]
+    assert told["route"] == "last-layer" and told["precision"] in ("float32", "bfloat16")
+    assert same(adapt([knee], AdaptJob.from_json(told), tmp_path).learned, found.learned)
+
+
 # --- never worse --------------------------------------------------------------------------------------------------
 def damaged(network):
     with torch.no_grad():

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from CycleINRLib.errors import RequestError
 from CycleINRLib.jobs import (
+    ADAPT_MINUTES,
     CHOICES,
+    LAST_LAYER,
     MAX_Z_SCALE,
     ROUTES,
     WITHOUT_NEW_NOISE,
@@ -41,14 +43,34 @@ def test_a_job_comes_back_from_json_equal(**facts):
 
 @given(
     inputs=st.lists(st.from_regex(r"[\w /.-]+", fullmatch=True)).map(tuple),
-    minutes=st.floats(0.1, 100),
+    minutes=st.none() | st.floats(0.1, 100),
     steps=st.none() | st.integers(1, 1000),
-    route=st.sampled_from(ROUTES),
+    route=st.sampled_from([route for route in ROUTES if route != LAST_LAYER]),
     seed=st.integers(0, 99),
 )
 def test_the_job_of_an_adaptation_comes_back_from_json_equal(**facts):
     job = AdaptJob(**facts)
     assert read_job(json.dumps(job.to_json())) == job
+
+
+def test_auto_fits_the_last_layer_and_trains_where_time_is_given():
+    def asked(**options):
+        settled = AdaptJob(**options).settled("float32")
+        assert settled.precision == "float32" and settled.settled("float32") == settled
+        return settled.route, settled.minutes
+
+    assert asked() == (LAST_LAYER, None)
+    assert asked(minutes=3.0) == ("in-plane", 3.0) and asked(steps=9) == ("in-plane", None)
+    assert asked(model="scratch") == ("in-plane", ADAPT_MINUTES) and asked(route="synthetic") == (
+        "synthetic",
+        ADAPT_MINUTES,
+    )
+
+
+@pytest.mark.parametrize("time", [{"minutes": 5.0}, {"steps": 5}])
+def test_time_for_a_layer_that_takes_none_is_refused(time):
+    with pytest.raises(RequestError, match="fitted at once"):
+        AdaptJob(route=LAST_LAYER, **time)
 
 
 def test_a_job_takes_its_fields_from_options_and_nothing_else():

@@ -220,7 +220,7 @@ def start_and_wait(panel) -> None:
 def test_adapt_saves_a_model_says_how_good_it_is_and_apply_takes_it(a_panel, a_scan, an_app, kept):
     ui = a_panel.ui
     assert ui.adaptButton.enabled and "no thin slices are needed" in ui.adaptButton.toolTip
-    assert ui.adaptMinutesSpinBox.value == 20
+    assert ui.adaptMinutesSpinBox.value == 0
     ui.adaptButton.click()
     assert (ui.applyButton.text, ui.applyButton.toolTip) == ("C&ancel", "Stop, and save no model.")
     assert not ui.adaptButton.enabled and ui.adaptButton.toolTip.startswith("Wait until the running job ends")
@@ -442,6 +442,6 @@ def test_minutes_and_model_file_come_back_with_a_saved_scene(a_panel, a_scene, t
     path = ui.modelFileEdit.currentPath
     a_scene.save(tmp_path / "case.mrb")
     a_scene.scene.Clear(False)
-    assert (ui.adaptMinutesSpinBox.value, ui.modelFileEdit.currentPath, ui.adaptLabel.text) == (20, "", "")
+    assert (ui.adaptMinutesSpinBox.value, ui.modelFileEdit.currentPath, ui.adaptLabel.text) == (0, "", "")
     a_scene.load(tmp_path / "case.mrb")
     assert (ui.adaptMinutesSpinBox.value, ui.modelFileEdit.currentPath) == (45, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 
 import numpy as np
@@ -28,7 +27,6 @@ def test_a_console_example_runs_as_it_stands(document, the_module, an_app, monke
     values = np.random.default_rng(0).normal(40, 20, (14, 40, 36)).astype(np.int16)
     scan = slicer.util.addVolumeFromArray(values, np.diag([1.0, 1.0, 4.0, 1.0]), name="scan")
     logic = the_module.CycleINRLogic()
-    logic.adapt = functools.partial(logic.adapt, steps=2)  # the example asks for minutes
     asked = []
     monkeypatch.setattr(slicer.util, "getModuleLogic", lambda name: asked.append(name) or logic, raising=False)
     monkeypatch.setattr(an_app, "processEvents", lambda: None, raising=False)

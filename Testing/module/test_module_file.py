@@ -110,12 +110,12 @@ def test_the_parameters_have_their_defaults_and_limits(the_module, a_scene):
     nodes = ("inputVolume", "outputVolume", "resultVolume", "region")
     assert [getattr(asked, name) for name in nodes] == [None] * 4
     assert (asked.target, asked.zScale, asked.spacing, asked.thickness) == ("isotropic", 4.0, 1.0, 0.0)
-    assert asked.adaptMinutes == 20.0
+    assert asked.adaptMinutes == 0.0
     assert (asked.noise, asked.selfCheck, asked.modelFile) == ("as the scan allows", True, "")
     autos = ("consistency", "model", "device", "precision", "modality")
     assert [getattr(asked, name) for name in autos] == ["auto"] * 5
     wrongs = (("zScale", 1.0), ("zScale", 17.0), ("consistency", "strict"), ("device", "tpu"), ("noise", "renew"))
-    for name, wrong in (*wrongs, ("target", "cubic"), ("adaptMinutes", 0.0)):
+    for name, wrong in (*wrongs, ("target", "cubic"), ("adaptMinutes", -1.0)):
         with pytest.raises(ValueError):
             setattr(asked, name, wrong)
     asked.zScale = 3.5

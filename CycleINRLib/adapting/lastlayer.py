@@ -1,0 +1,206 @@
+"""The last layer of a network, fitted in closed form to lines within the slices of one's own scans (floor 3).
+
+Within acquired slices pixels are fine. Lines of them are averaged over the slice thickness at the slice spacing, as the
+scanner did across slices, and the lines between are known. With X what the last layer sees at the pixels there, w its
+weights and y the correction that would be right,
+
+    minimize  mean (y - X w)^2 + RIDGE * mean(diag X'X) * |w - w_start|^2
+
+which has one solution, found in seconds; gradient steps of some minutes leave a trained network where it is, or worse.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import Cancelled, VolumeError
+from ..events import Listener, Stopwatch
+from ..imaging.consistency import KEEP_RATIO
+from ..imaging.intensity import BODY_CT_HU, BODY_MR, IntensityScale
+from ..imaging.interpolation import base_weights, cubic_weights
+from ..imaging.profile import profile_weights
+from ..network.model import Conditions, CycleINR, source_features
+from ..training.degradation import ScanProtocol
+from .thick import ThickScan
+
+RIDGE = 0.5  # 0.3 and 1 do about the same; without one, scans of few slices lose
+HALVED = 2.0  # z-scale; asked of thick slices without gaps, it cost 0.03 to 0.06 dB of the isotropic result
+MOST_Z_SCALE = 6.0  # to isotropic, as far as the network has learned it
+MOST_PLACES = 40  # along the lines of one direction
+MOST_PIXELS = 192  # of the plane through the lines, and of the lines
+LEAST_LINES, LEAST_SLICES = 4, 4
+_ON_LINE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Lines of one direction as slices: `thick` (N, H, W) as acquired, `thin` (M, H, W) at `places` (M,) among them.
+
+    spacing_mm : of the thick lines, and twice that of the pixels; z_scale : of the thin ones
+    """
+
+    thick: np.ndarray
+    thin: np.ndarray
+    places: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    protocol: ScanProtocol
+
+
+@dataclass(eq=False)
+class Sums:
+    """X'X and X'(y - X w_start), and the number of pixels."""
+
+    square: Tensor
+    missing: Tensor
+    count: int = 0
+
+    @classmethod
+    def zero(cls, size: int) -> Sums:
+        return cls(torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64))
+
+    def add(self, seen: Tensor, missing: Tensor) -> None:
+        """Of pixels: what the last layer sees (n, size), and what its output lacks (n,)."""
+        self.square += (seen.T @ seen).double().cpu()
+        self.missing += (seen.T @ missing).double().cpu()
+        self.count += len(missing)
+
+
+def fitted(
+    network: CycleINR,
+    scans: Sequence[ThickScan],
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    progress: Listener | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> CycleINR:
+    """A copy of the network, on the CPU, whose last layer is fitted to the shown slices of the scans.
+
+    Every scan, direction and z-scale counts alike. The same on every call: nothing is drawn.
+
+    Raises
+    ------
+    VolumeError : no scan is large enough
+    Cancelled : `cancelled()` turned true
+    """
+    start = copy.deepcopy(network).to(device).eval().requires_grad_(False)
+    todo = [(scan, lines) for scan in scans for lines in _all_lines(scan)]
+    watch = Stopwatch("adapt", len(todo), progress)
+    size = start.last.weight.shape[1] + 1
+    square, missing, used = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64), 0
+    for scan, make in todo:
+        if cancelled is not None and cancelled():
+            raise Cancelled()
+        lines = make()
+        found = Sums.zero(size) if lines is None else _sums(start, scan, lines, device, precision)
+        if found.count:
+            square += found.square / found.count
+            missing += found.missing / found.count
+            used += 1
+        watch.step()
+    if not used:
+        sizes = ", ".join(" x ".join(map(str, reversed(scan.volume.values.shape))) for scan in scans)
+        raise VolumeError("The scan is too small to learn from", sizes, "give scans of more slices or a larger field")
+    ridge = RIDGE * square.diagonal().mean() * torch.eye(size, dtype=torch.float64)
+    change = torch.linalg.solve(square + ridge, missing).float()
+    learned = copy.deepcopy(network).to("cpu").eval().requires_grad_(False)
+    learned.last.weight += change[None, :-1, None, None]
+    learned.last.bias += change[-1:]
+    return learned
+
+
+def _all_lines(scan: ThickScan) -> Iterator[Callable[[], Lines | None]]:
+    """Makers of the lines of each stretch, in-plane direction and question: each takes memory of its own.
+
+    Slices with gaps are asked half-way too, at their own spacing and at twice that, as the examination asks.
+    """
+    own = float(min(MOST_Z_SCALE, max(HALVED, round(scan.protocol.z_scale))))
+    asked = {(1, own)} | (set() if scan.protocol.ratio > KEEP_RATIO else {(1, HALVED), (2, HALVED)})
+    for part in scan.shown:
+        if len(part) >= LEAST_SLICES:
+            for axis, (apart, z_scale) in product((1, 2), sorted(asked)):
+                yield partial(lines_of, scan, part, axis, z_scale, apart)
+
+
+def lines_of(scan: ThickScan, part: np.ndarray, axis: int, z_scale: float, apart: int = 1) -> Lines | None:
+    """The lines of slices `part` (N, J, I) along `axis` (1 or 2) as slices, `apart` spacings apart; None: too few.
+
+    Pixels of the plane through them lie in-plane and, filled by cubic interpolation, across the slices.
+    """
+    spacing, pixel = scan.volume.spacing_mm[0], scan.volume.spacing_mm[axis]
+    other = scan.volume.spacing_mm[3 - axis]
+    finer, spacing = spacing / other, apart * spacing
+    values = np.moveaxis(np.asarray(part, np.float32), axis, 0)  # (lines, N, pixels)
+    count = min(values.shape[1], int(MOST_PIXELS / finer) + 1)
+    values = _middle(_middle(_middle(values, 1, count), 2, MOST_PIXELS), 0, 2 * MOST_PIXELS)
+    ratio, profile = scan.protocol.ratio / apart, scan.protocol.profile
+    thickness = ratio * spacing / pixel  # in lines
+    thin = spacing / z_scale / pixel
+    first = max(0.5, thickness * (1.0 if profile == "gaussian" else 0.5))  # those that the end would cut lean
+    lines = int((len(values) - 1 - 2 * first) * pixel / spacing) + 1
+    if lines < LEAST_LINES:
+        return None
+    places = np.arange(int((lines - 1) * z_scale) + 1) / z_scale
+    if ratio <= KEEP_RATIO:  # acquired slices stay as they are
+        places = places[np.abs(places - np.rint(places)) > _ON_LINE]
+    places = places[np.unique(np.linspace(0, len(places) - 1, MOST_PLACES).astype(int))]
+    filled = cubic_weights(np.arange(int((count - 1) * finer) + 1) / finer, count).astype(np.float32)
+
+    def averaged(at: np.ndarray, width: float) -> np.ndarray:
+        weights = profile_weights(first + at * spacing / pixel, width, len(values), profile).astype(np.float32)
+        return np.ascontiguousarray(np.einsum("kn,lno->lko", filled, np.tensordot(weights, values, 1)))
+
+    narrow = min(thin, thickness) if profile != "skip" else 1.0
+    mm = (spacing, other, other)
+    thick, asked = averaged(np.arange(lines), thickness), ScanProtocol(z_scale, ratio, profile)
+    return Lines(thick, averaged(places, narrow), places, mm, asked)
+
+
+def _middle(values: np.ndarray, axis: int, most: int) -> np.ndarray:
+    """The middle of an axis, at most so long; an even number along the last two, since pixels are folded by two."""
+    count = min(values.shape[axis], most)
+    first = (values.shape[axis] - count) // 2
+    return values[(slice(None),) * axis + (slice(first, first + count),)]
+
+
+@torch.no_grad()
+def _sums(network: CycleINR, scan: ThickScan, lines: Lines, device: str, precision: str) -> Sums:
+    """Over the body of the thin lines."""
+    count, rows, columns = (n - n % 2 if axis else n for axis, n in enumerate(lines.thick.shape))
+    thick, thin = lines.thick[:, :rows, :columns], lines.thin[:, :rows, :columns]
+    scale = IntensityScale.of(thick, scan.modality, scan.scale)
+    protocol = lines.protocol
+    anisotropy = lines.spacing_mm[0] / min(lines.spacing_mm[1:])
+    told = Conditions(protocol.ratio, protocol.form, anisotropy, scale.through, scale.within)
+    source = torch.from_numpy(thick / np.float32(scan.scale)).to(device)[None]
+    features = source_features(source, scale.detail)
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        condition = torch.tensor([told.of_scan()], dtype=torch.float32, device=device)
+        codes = network.codes_of(network.encode(features, condition), features)
+    codes = codes.float()[0].transpose(0, 1)
+    weights = base_weights(lines.places, count, protocol.ratio, 1 / protocol.z_scale).astype(np.float32)
+    base = np.tensordot(weights, thick, 1)
+    body = thin > (BODY_CT_HU if scan.modality == "CT" else BODY_MR * scan.scale)
+    wanted = torch.from_numpy((thin - base) / np.float32(scan.scale * scale.detail)).to(device)
+    sums = Sums.zero(network.last.weight.shape[1] + 1)
+    for m, place in enumerate(lines.places):
+        below = min(int(place), count - 2)
+        t = float(place - below)
+        pair = codes[below : below + 2].contiguous()
+        keys = network.keys_of(pair)
+        under, over = (None, None) if keys is None else (keys[:1], keys[1:])
+        query = torch.tensor([told.of_place(t, protocol.z_scale)], dtype=torch.float32, device=device)
+        hidden = network.decode_hidden(pair[:1], pair[1:], under, over, torch.tensor([t], device=device), query)[0]
+        at = torch.from_numpy(body[m].ravel()).to(device)
+        seen = torch.cat([hidden, torch.ones_like(hidden[:1])]).T[at]
+        last = torch.cat([network.last.weight[0, :, 0, 0], network.last.bias])
+        sums.add(seen, wanted[m].flatten()[at] - seen @ last)
+    return sums
