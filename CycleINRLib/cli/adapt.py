@@ -192,11 +192,13 @@ def lines_about(report: dict[str, Any]) -> Iterator[str]:
         f"held out      {held['slices']} acquired slices predicted from their neighbors: {held['psnr_db']:.2f} dB; "
         f"{report['start']['name']} as it was {held['psnr_start_db']:.2f} dB, cubic {held['psnr_cubic_db']:.2f} dB"
     )
-    better = held["psnr_db"] - held["psnr_start_db"]
+    better = f"{held['psnr_db'] - held['psnr_start_db']:+.2f} dB on slices that it never saw"
+    if held.get("lines_gain_db") is not None:
+        better = f"{held['lines_gain_db']:+.2f} dB on lines within them, {better}"
     if report["improved"]:
-        yield f"adapted       {better:+.2f} dB on slices that it never saw"
+        yield f"adapted       {better}"
     else:
-        yield f"not adapted   {better:+.2f} dB on slices that it never saw: the file holds the starting weights"
+        yield f"not adapted   {better}: the file holds the starting weights"
 
 
 def _realism(facts: dict[str, Any]) -> str:

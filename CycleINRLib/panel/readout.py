@@ -90,12 +90,19 @@ def adapted_text(report: dict[str, Any]) -> str:
 
     Parameters
     ----------
-    report : of tasks.adapt: "improved", and "held_out" with "slices", "psnr_db" and "psnr_start_db"
+    report : of tasks.adapt: "improved", and "held_out" with "slices", "psnr_db", "psnr_start_db" and, of a last layer
+        alone, "lines_gain_db"
     """
     held = report.get("held_out") or {}
     if not report["improved"]:
         return _("The adapted model was no better on slices it never saw, so the starting model was kept.")
-    gain, slices = held["psnr_db"] - held["psnr_start_db"], held["slices"]
+    gain, lines_db, slices = held["psnr_db"] - held["psnr_start_db"], held.get("lines_gain_db"), held["slices"]
+    if lines_db is not None:
+        text = _(
+            "Adapted model saved: its last layer fits these scans. What it never saw, it fills in by {gain} dB (slices "
+            "twice as far apart) and {lines} dB (lines within slices) against before."
+        )
+        return text.format(gain=f"{gain:+.2f}", lines=f"{lines_db:+.2f}")
     one = _(
         "Adapted model saved. On one slice that it never saw, it is {gain} dB better than before ({less} % less error)."
     )
@@ -103,8 +110,9 @@ def adapted_text(report: dict[str, Any]) -> str:
         "Adapted model saved. On {slices} slices that it never saw, it is {gain} dB better than before "
         "({less} % less error)."
     )
-    less = 100 * (1 - 10 ** (-gain / 20))
-    return (one if slices == 1 else many).format(slices=slices, gain=_rounded(gain), less=_rounded(less))
+    return (one if slices == 1 else many).format(
+        slices=slices, gain=_rounded(gain), less=_rounded(100 * (1 - 10 ** (-gain / 20)))
+    )
 
 
 def _rounded(value: float) -> str:

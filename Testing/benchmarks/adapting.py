@@ -42,7 +42,7 @@ from CycleINRLib.imaging.accuracy import psnr  # noqa: E402
 from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
 from CycleINRLib.imaging.volume import Volume, choose_slice_axis, guess_modality  # noqa: E402
 from CycleINRLib.jobs import AdaptJob  # noqa: E402
-from CycleINRLib.network.weights import find_model, save_model, sha256  # noqa: E402
+from CycleINRLib.network.weights import find_model, save_model, weights_sha256  # noqa: E402
 
 Columns = tuple[tuple[str, str, int], ...]  # heading, figure, digits
 
@@ -55,7 +55,8 @@ COLUMNS: Columns = (
 
 WITHHELD: Columns = (
     ("slices", "slices", 0), ("bundled, dB", "before", 2), ("adapted - bundled", "gained", 3),
-    ("on held-out slices", "held", 3), ("kept", "kept", 0), ("what is kept, dB", "after", 2), ("CPU seconds", "cpu", 0),
+    ("on held-out lines", "lines", 3), ("on held-out slices", "held", 3), ("kept", "kept", 0),
+    ("what is kept, dB", "after", 2), ("CPU seconds", "cpu", 0),
 )  # fmt: skip
 
 
@@ -128,6 +129,7 @@ def withheld_of(scan: Volume, asked: argparse.Namespace, folder: Path) -> dict[s
     kept = found.report["improved"]
     held = found.report["held_out"]
     told = {"kept": "yes" if kept else "no", "held": held["psnr_db"] - held["psnr_start_db"]}
+    told["lines"] = held["lines_gain_db"]
     return {**row, **told, "gained": row["learned"] - row["before"], "after": row["learned" if kept else "before"]}
 
 
@@ -173,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
             asked.json.write_text(json.dumps(rows, indent=1) + "\n")
     print(table(rows, WITHHELD if asked.withhold else COLUMNS))
     if asked.withhold:
-        print(f"\nMade with the weights {sha256(find_model(asked.model))[:8]}.")
+        print(f"\nMade with the weights {weights_sha256(find_model(asked.model))[:8]}.")
 
 
 if __name__ == "__main__":

@@ -344,6 +344,10 @@ def main(argv: list[str] | None = None) -> None:
     for figure in ABOUT:
         if any(figure in outcome.rows[0].figures for outcome in outcomes):
             print(f"\n{table([o for o in outcomes if figure in o.rows[0].figures], figure)}")
+    if not asked.interpolators_only:
+        from CycleINRLib.network.weights import find_model, weights_sha256  # loads torch
+
+        print(f"\nMade with the weights {weights_sha256(find_model(asked.model))[:8]}.")
     print(f"\n{(time.monotonic() - start) / 60:.1f} minutes", file=sys.stderr)
 
 

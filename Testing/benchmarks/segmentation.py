@@ -342,6 +342,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n### {title}\n\n{table(found, figure, digits)}")
     used = dict.fromkeys(each.structure for each in found)
     print("\nRules: " + "; ".join(f"{name}: {st.RULES[name]}" for name in used) + ".")
+    if not asked.interpolators_only:
+        from CycleINRLib.network.weights import find_model, weights_sha256  # loads torch
+
+        print(f"\nMade with the weights {weights_sha256(find_model(asked.model))[:8]}.")
     print(f"\n{(time.monotonic() - start) / 60:.1f} minutes", file=sys.stderr)
 
 

@@ -117,6 +117,7 @@ def test_adapting_changes_the_weights_and_reports_what_came_of_it(knee, tmp_path
     held = found.report["held_out"]
     assert held["slices"] >= 2 and held["scans"][0]["scan"] == "knee" and held["psnr_start_db"] > 10
     assert found.report["improved"] == (held["psnr_db"] - held["psnr_start_db"] >= adapting.BETTER_DB)
+    assert held["lines_gain_db"] is None
     assert same(found.network, found.learned if found.report["improved"] else start)
     assert {event.stage for event in heard if isinstance(event, Progress)} >= {"adapt", "self_check"}
 
@@ -165,9 +166,19 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(knee, tmp_path):
 
 def test_the_job_of_a_report_repeats_the_adaptation_to_the_last_bit(knee, tmp_path):
     found = adapt([knee], AdaptJob(), tmp_path)
-    told = found.report["job"]
+    told, held = found.report["job"], found.report["held_out"]
+    gain = held["psnr_db"] - held["psnr_start_db"]
+    assert found.report["improved"] == adapting.is_better(gain, held["lines_gain_db"])
     assert told["route"] == "last-layer" and told["precision"] in ("float32", "bfloat16")
     assert same(adapt([knee], AdaptJob.from_json(told), tmp_path).learned, found.learned)
+
+
+@pytest.mark.parametrize(
+    ("slices_db", "lines_db", "kept"),
+    [(0.3, None, True), (0.0, None, False), (-0.05, -0.02, True), (-0.2, 0.2, False), (0.3, -0.2, False)],
+)
+def test_a_fitted_layer_is_kept_unless_clearly_worse_and_a_trained_network_where_better(slices_db, lines_db, kept):
+    assert adapting.is_better(slices_db, lines_db) == kept
 
 
 # --- never worse --------------------------------------------------------------------------------------------------

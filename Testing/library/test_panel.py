@@ -283,6 +283,13 @@ def test_a_gain_is_told_so_that_little_is_not_nothing(an_adapting_panel, slices,
     assert an_adapting_panel.view().message.endswith(words)
 
 
+def test_a_fitted_layer_is_told_with_both_gains_and_their_signs(an_adapting_panel):
+    held_out = {"slices": 6, "psnr_db": 29.97, "psnr_start_db": 30.0, "lines_gain_db": 0.214}
+    an_adapting_panel.adapted({"improved": True, "held_out": held_out})
+    message = an_adapting_panel.view().message
+    assert "-0.03 dB (slices" in message and "+0.21 dB (lines" in message
+
+
 def test_a_cancelled_adaptation_says_that_nothing_was_saved(an_adapting_panel):
     an_adapting_panel.cancel()
     view = an_adapting_panel.view()
