@@ -20,6 +20,7 @@ from itertools import product
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import Cancelled, VolumeError
@@ -213,8 +214,9 @@ def _sums(network: CycleINR, scan: ThickScan, lines: Lines, device: str, precisi
         below = min(int(place), count - 2)
         t = float(place - below)
         pair = codes[below : below + 2].contiguous()
-        keys = network.keys_of(pair)
-        under, over = (None, None) if keys is None else (keys[:1], keys[1:])
+        under = over = None
+        if network.attend is not None:
+            under, over = F.pad(network.attend.key_value(pair), (1, 1, 1, 1), mode="replicate").split(1)
         query = torch.tensor([told.of_place(t, protocol.z_scale)], dtype=torch.float32, device=device)
         hidden = network.decode_hidden(pair[:1], pair[1:], under, over, torch.tensor([t], device=device), query)[0]
         at = torch.from_numpy(body[m].ravel()).to(device)
