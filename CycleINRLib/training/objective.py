@@ -62,7 +62,7 @@ class Objective:
         loss = charbonnier(error, batch.weight, self.epsilon, mean)
         if self.gradient:
             loss = loss + self.gradient * gradient_difference(error, batch.weight, mean)
-        if self.cycle and bool((batch.cycle > 0).any()):
+        if self.cycle:  # the mean is asked for even where no patch here takes part: one of another rank may
             terms = self.cycle * batch.cycle * self._cycle(network, batch)
             loss = loss + mean(terms, torch.ones_like(terms))
         return loss
@@ -80,6 +80,8 @@ class Objective:
         weight is 0 are left out: two more passes of every patch would triple a step's time.
         """
         rows = (batch.cycle > 0).nonzero()[:, 0]
+        if not len(rows):
+            return torch.zeros_like(batch.cycle)
         return torch.zeros_like(batch.cycle).index_put((rows,), self._there_and_back(network, batch, rows))
 
     def _there_and_back(self, network: CycleINR, batch: Batch, rows: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def upsample(folder: Path, job: dict) -> int:
         "task": "upsample",
         "job": job["job"],
         "z_scale": Z_SCALE,
-        "noise": "renew" if job["job"]["noise"] == "auto" else job["job"]["noise"],
+        "noise": "renew" if job["job"].get("noise", "auto") == "auto" else job["job"]["noise"],
         "snli": {"input": 0.1, "output": 0.2},
         "input": {"slice_axis": "k"},
         "output": {
