@@ -82,6 +82,7 @@ def row_of(truth: Volume, protocol: Acquisition, model: str) -> Row:
         thickness_mm=source.thickness_mm,
         noise="acquired",
         model=model,
+        precision="float32",  # one for all gains, of which `auto` makes its choice
     )
     engine = Engine.of(source, job, plan(source, job), None, None)
     fit_s, fitted = _timed(lambda: fit_gain(engine, source.values, 0.0 if engine.plan.interpolated else None))
