@@ -74,7 +74,7 @@ def in_believed_precision(engine: Engine, values: np.ndarray, job: UpsampleJob, 
     What is rounded is a share of the correction, which is large at edges, whatever the noise is. A precision that was
     asked for is kept, with a warning where it shows.
     """
-    if engine.precision == "float32":
+    if engine.precision == "float32" or not gain:  # of a gain of 0 the network has no part in the result
         return engine
     noise = engine.noise or noise_level(values, engine.plan.modality) or 0.0
     most = max(NOISE_SHARE * noise, STEP_SHARE if engine.kind.kind in "iu" else 0.0)

@@ -81,20 +81,17 @@ def take(
         for k, found in _found(noise, model, slices):
             rest = 1 - ndimage.gaussian_filter(ndimage.maximum_filter(found, GIVEN_BACK[0]), GIVEN_BACK[1])
             rests[k] = np.rint(255 * rest)
-            left[k] = noise[k] * rest
-
-    def finish(slices: np.ndarray) -> None:
-        for k in map(int, slices):
             level = model.level_at(origin[0] + k, origin[1], values.shape[1], origin[2], values.shape[2])
             one = np.asarray(values[k], np.float32)
-            noise[k] = left[k] * level * model.touched(ndimage.gaussian_filter(one, 1.0), level) * ~constant(one)
+            touched = model.touched(ndimage.gaussian_filter(one, 1.0), level)
+            left[k] = noise[k] * rest * level * touched * ~constant(one)
 
     left = np.empty_like(noise)
     parts = [part for part in np.array_split(np.arange(len(values)), THREADS) if len(part)]
     with ThreadPoolExecutor(THREADS) as pool:
-        for step in (divide, give_back, finish):
+        for step in (divide, give_back):
             list(pool.map(step, parts))
-    return Taken(noise, np.stack(shares), rests)
+    return Taken(left, np.stack(shares), rests)
 
 
 def _of_slice(model: NoiseModel, coefficients: Any, share: Any, shape: tuple[int, ...]) -> np.ndarray:
