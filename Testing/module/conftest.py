@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import standins  # noqa: E402
+from hearing import hush  # noqa: E402
 
 from CycleINRLib.child import launcher  # noqa: E402
 
@@ -27,7 +28,8 @@ def a_scene(tmp_path):
 
     folder = tmp_path / "scene"
     folder.mkdir()
-    return HeadlessScene(folder)
+    yield HeadlessScene(folder)
+    hush()
 
 
 @pytest.fixture

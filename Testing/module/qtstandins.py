@@ -20,6 +20,7 @@ try:
 except ImportError as error:  # a system without the few libraries that Qt needs
     pytest.skip(f"PySide6 cannot be loaded: {error}", allow_module_level=True)
 
+from hearing import hear  # noqa: E402
 from selectors_of_slicer import (  # noqa: E402
     ctkPathLineEdit,
     own_property,
@@ -263,7 +264,7 @@ class LayoutManager:
         self._slices: dict[str, Any] = {}
         self.size = (200, 200)  # of each view, in pixels
         # a view goes with its node (qMRMLLayoutManager::onMRMLSceneClosed)
-        scene.AddObserver(scene.EndCloseEvent, lambda *_: self._slices.clear())
+        hear(scene, scene.EndCloseEvent, lambda *_: self._slices.clear())
 
     def layoutLogic(self):
         return self._logic

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hearing import hear
 from PySide6 import QtCore, QtGui, QtWidgets
 
 
@@ -55,7 +56,7 @@ class _Nodes(QtWidgets.QWidget):
                 (scene.EndCloseEvent, lambda *_: self._rebuild()),
                 (scene.EndImportEvent, lambda *_: self._rebuild()),
             )
-            self._observed = [(scene, scene.AddObserver(event, slot)) for event, slot in pairs]
+            self._observed = [(scene, hear(scene, event, slot)) for event, slot in pairs]
         self._rebuild()
 
     def release(self, *_) -> None:

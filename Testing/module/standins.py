@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hearing import hear
 
 MODULE = Path(__file__).resolve().parents[2] / "CycleINR" / "CycleINR.py"
 
@@ -123,7 +124,7 @@ def _connect_gui(self, ui) -> int:
                 setattr(self, name, connector.read())
 
         connector.connect(take)
-    binding["observer"] = self.parameterNode.AddObserver("ModifiedEvent", show)
+    binding["observer"] = hear(self.parameterNode, "ModifiedEvent", show)
     return tag
 
 

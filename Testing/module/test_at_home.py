@@ -339,6 +339,7 @@ import sys, tempfile, types
 sys.path[:0] = {paths!r}
 import pytest, slicer, standins
 from CycleINRLib.scene.headless import HeadlessScene
+from hearing import hush
 patch, folder = pytest.MonkeyPatch(), tempfile.mkdtemp()
 scene = HeadlessScene(folder)
 app = standins.install(folder, patch)
@@ -350,6 +351,7 @@ widget.setup()
 heavy = sorted({{name.partition(".")[0] for name in sys.modules}} & {{"torch", "scipy", "SimpleITK", "pydicom"}})
 print("loaded:", *heavy, "running:", widget.controller.speeds.busy, len(widget.logic._running.runs))
 widget.cleanup()
+hush()
 """
 
 
