@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import Cancelled, MissingPackageError, ResourceError
 from ..events import Listener, Stopwatch, Warned
 from ..imaging.body import Rectangle, read_for
+from ..imaging.brightness import SliceBrightness
 from ..imaging.consistency import Agreement, Grid, Remainder, gate, noise_level
 from ..imaging.intensity import IntensityScale, floor_of
 from ..imaging.interpolation import base_weights, weighted
@@ -37,7 +38,7 @@ from .memory import (
 )
 from .plan import Plan, doubts
 from .protocols import AddedNoise, Rows
-from .stored import as_stored, slices_from_zero
+from .stored import as_stored, evened, slices_from_zero
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Engine:
         self.warnings: list[str] = []
         self.rows_limit: int | None = None
         self.ran_out = False  # of memory: then the run is not as usual
-        self.source: Volume | None = None  # slices first, its values from zero
+        self.source: Volume | None = None  # slices first, of even brightness, its values from zero
+        self.brightness: SliceBrightness | None = None  # that its slices had; None: they are as acquired
         self.zero = 0.0  # of the scan's values, see `intensity.zero_of`
         self.lowest = -np.inf  # value of the scan, from zero
         self.floor = -np.inf  # that the result does not fall below, from zero
@@ -107,16 +109,23 @@ class Engine:
         precision = choose_precision(job.precision, device)
         cast = cast_network(network, device, DTYPES[precision])
         source, zero = slices_from_zero(volume, plan)
+        source, brightness = evened(source, plan)
         scale = IntensityScale.of(source.values, plan.modality)
         engine = cls(cast, card, path, device, precision, scale, plan, source.spacing_mm, volume.values.dtype)
         engine.loaded, engine.model = network, name_of_model(job.model)
         engine.progress, engine.cancelled = progress, cancelled
         engine.source, engine.zero, engine.lowest = source, zero, float(source.values.min())
+        engine.brightness = brightness
         if plan.consistency == "project":
             engine.noise = noise_level(source.values, plan.modality)
         engine.floor = floor_of(volume.values) - zero if plan.modality != "CT" or engine.lowest >= 0 else -np.inf
         for message in (*plan.warnings, *doubts(card, plan, volume)):
             engine.warn(message)
+        if brightness is not None:
+            engine.warn(
+                f"Slices are brighter and darker by turns, by {brightness.difference:.1%}, as interleaving leaves "
+                "them: that is linear between slices, not sharpened, and consistency is that of even slices."
+            )
         return engine
 
     # --- running ----------------------------------------------------------------------------------------------
@@ -129,11 +138,13 @@ class Engine:
         column: int | None = None,
         renewal: AddedNoise | None = None,
         body: Rectangle | None = None,
+        brightness: SliceBrightness | None = None,
     ) -> tuple[np.ndarray, Remainder, AcquiredQuery | None]:
         """Output slices of (N, J, I) `values` on the target part of `grid`, for all of it, some rows or one column.
 
         renewal : adds noise to what the network gave, before it is stored
         body : rows and columns beyond which there is nothing to correct; None: everywhere there is
+        brightness : that the slices had as acquired, which the result gets back
 
         Returns
         -------
@@ -173,6 +184,9 @@ class Engine:
             at = slice(max(slab.first, first) - first, slab.last - first)
             if renewal is not None:
                 renewal.add(x, extra, grid, wanted, self.plan, slice(slab.first, slab.last), columns)
+            if brightness is not None:
+                brightness.give_back(x, grid.positions[grid.crop])
+                brightness.give_back(extra, wanted)
             output[:, at] = self.stored(x[:, keep]) if whole else x[:, keep]
             beside[:, at] = extra[:, keep]
             done += 1

@@ -86,7 +86,16 @@ def _plane(settled: Settled, limits: Region, name: str, row: int) -> np.ndarray:
     at = row - slab.read_first
     wanted = {"rows": (at, at + 1)} if along_rows else {"column": at}
     body = body_seen(source.values, near)
-    return engine.run(part.signal, engine.plan.grid, settled.settings, renewal=part.renewal, body=body, **wanted)[0]
+    brightness = engine.brightness and engine.brightness.part(limits)
+    return engine.run(
+        part.signal,
+        engine.plan.grid,
+        settled.settings,
+        renewal=part.renewal,
+        body=body,
+        brightness=brightness,
+        **wanted,
+    )[0]
 
 
 def _in_plane(axis: str) -> list[str]:

@@ -6,10 +6,12 @@ import dataclasses
 
 import numpy as np
 
+from ..imaging.brightness import SliceBrightness
 from ..imaging.intensity import from_zero, zero_of
 from ..imaging.volume import Volume
 from .plan import Plan
 
+EVENED = "keep", "project"  # consistencies: of what is exact, or the network's alone, nothing else is to be seen
 CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is said
 
 
@@ -18,6 +20,12 @@ def slices_from_zero(volume: Volume, plan: Plan) -> tuple[Volume, float]:
     zero = zero_of(volume.values, plan.modality)
     first = volume.slices_first(plan.axis)
     return (dataclasses.replace(first, values=from_zero(first.values, zero)) if zero else first), zero
+
+
+def evened(source: Volume, plan: Plan) -> tuple[Volume, SliceBrightness | None]:
+    """Slices of even brightness, and what they had where it alternates; the same volume and None elsewhere."""
+    found = SliceBrightness.of(source.values, plan.modality) if plan.consistency in EVENED else None
+    return (source, None) if found is None else (source.with_values(found.evened(source.values)), found)
 
 
 def as_stored(values: np.ndarray, kind: np.dtype, zero: float, floor: float, beyond: float) -> tuple[np.ndarray, bool]:

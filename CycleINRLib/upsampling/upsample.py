@@ -22,6 +22,7 @@ from ..errors import RequestError
 from ..events import Listener, Stopwatch
 from ..imaging.body import body_seen
 from ..imaging.geometry import AXES, Geometry
+from ..imaging.intensity import from_zero
 from ..imaging.noise import noise_readout
 from ..imaging.volume import Volume
 from ..jobs import NOISES, UpsampleJob
@@ -92,14 +93,16 @@ def upsample(
     limits = slices_first_region(job.region, planned.axis)
     part = part_of(whole.values, settled.noise, planned, whole.spacing_mm, limits, engine.check_cancelled)
     body = body_seen(whole.values, limits)
-    values, errors, queried = engine.run(part.signal, planned.grid, settings, renewal=part.renewal, body=body)
-    if engine.zero and planned.consistency == "keep" and settled.noise.mode != "remove":
+    brightness = engine.brightness and engine.brightness.part(limits)
+    values, errors, queried = engine.run(
+        part.signal, planned.grid, settings, renewal=part.renewal, body=body, brightness=brightness
+    )
+    acquired = from_zero(volume.slices_first(planned.axis).values, engine.zero) if brightness else part.acquired
+    if (engine.zero or brightness) and planned.consistency == "keep" and settled.noise.mode != "remove":
         _copy_acquired(volume.slices_first(planned.axis).values, values, planned)
     watch = Stopwatch("measure", 1, progress)
     places = planned.grid.positions[planned.grid.crop]
-    readout = noise_readout(
-        part.acquired, values, planned.z_scale, planned.modality, acquired=queried, positions=places
-    )
+    readout = noise_readout(acquired, values, planned.z_scale, planned.modality, acquired=queried, positions=places)
     watch.step()
     check = self_check(engine, whole.values, settings, settled.dropped) if job.self_check else None
     result = _placed(volume, values, planned)
@@ -114,7 +117,7 @@ def upsample(
         return Result(result, report)
     if job.difference is None:
         part.split.forget()
-    return Result(result, report, partial(taken_volume, volume, part.split, planned.axis))
+    return Result(result, report, partial(taken_volume, volume, part.split, planned.axis, brightness))
 
 
 def _copy_acquired(acquired: np.ndarray, output: np.ndarray, planned: Plan) -> None:
@@ -190,6 +193,7 @@ def _report(
         "gain": settings.gain,
         "consistency": planned.consistency,
         "consistency_error": error,
+        "slice_brightness": engine.brightness and round(engine.brightness.difference, 4),
         "device": engine.device,
         "precision": engine.precision,
         **{name: round(seconds, 2) for name, seconds in spent.items()},
