@@ -4,8 +4,9 @@
     python Testing/benchmarks/grain_table.py SCAN.nrrd[:Z[:PROFILE]] ... [--block 112] [--picture FILE.png]
 
 Thin scans are thickened Z times with the profile (skip, box or gaussian) and scored on generated slices inside the
-body; with the profile `as-is` a thick clinical scan is upsampled Z times and measured without a truth. The picture
-shows the middle row of each.
+body: against the thin scan (psnr), and against it without the noise that the split takes of it (low_noise), where its
+noise can be measured. With the profile `as-is` a thick clinical scan is upsampled Z times and measured without a truth.
+The picture shows the middle row of each, beside the thin scan or, without one, beside the acquired slices.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from CycleINRLib.imaging.interpolation import cubic_weights  # noqa: E402
 from CycleINRLib.imaging.noise import noise_readout  # noqa: E402
 from CycleINRLib.imaging.profile import profile_weights  # noqa: E402
 from CycleINRLib.imaging.volume import Volume, guess_modality  # noqa: E402
+from CycleINRLib.upsampling.noisemodel import NoiseModel  # noqa: E402
+from CycleINRLib.upsampling.split import take  # noqa: E402
 
 MODES = ("acquired", "renew", "remove", "auto")
 AS_IS = "as-is"
@@ -60,8 +63,15 @@ def thickened(thin: Volume, z: int, profile: str) -> tuple[Volume, np.ndarray]:
     return dataclasses.replace(thin, values=values, geometry=geometry, thickness_mm=thickness), centers
 
 
-def rows_of(scan: Path, z: int, profile: str, pixels: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """One row for each method, and their volumes."""
+def signal_of(thin: Volume) -> np.ndarray | None:
+    """The thin scan without the noise that the split takes of it; None where its noise cannot be measured."""
+    values = thin.values.astype(np.float32)
+    model = NoiseModel.of(values, thin.spacing_mm, guess_modality(thin))
+    return None if model is None else values - take(values, model).noise
+
+
+def rows_of(scan: Path, z: int, profile: str, pixels: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], float]:
+    """One row for each method, their volumes, and height / width of a pixel of their middle rows."""
     whole = block_of(cycleinr.read(scan), pixels)
     modality = guess_modality(whole)
     source, centers = (whole, None) if profile == AS_IS else thickened(whole, z, profile)
@@ -71,26 +81,34 @@ def rows_of(scan: Path, z: int, profile: str, pixels: int) -> tuple[list[dict[st
     positions = np.arange(len(volumes["auto"])) / z
     cubic = np.tensordot(cubic_weights(positions, len(source.values)), source.values.astype(float), 1)
     volumes = {"cubic": np.rint(cubic), **volumes}
-    truth = None
+    truth = quiet = None
     if centers is not None:
-        truth = whole.values[np.rint(centers[0] + positions * z).astype(int)].astype(np.float32)
+        at = np.rint(centers[0] + positions * z).astype(int)
+        truth, quiet = (None if one is None else one[at] for one in (whole.values.astype(np.float32), signal_of(whole)))
         volumes["truth"] = truth
+    else:
+        volumes["acquired slices"] = source.values[np.floor(positions + 0.5).astype(int)]
     inner = (np.abs(positions - np.rint(positions)) > 1e-3) & (positions >= 1) & (positions <= len(source.values) - 2)
     rows = []
     for name, values in volumes.items():
+        if name == "acquired slices":
+            continue
         noise = noise_readout(source.values, np.asarray(values, np.float32), z, modality, positions=positions)
-        error = None
-        if truth is not None and name != "truth":
-            peak = value_range(whole.values, modality)
-            error = psnr(values[inner].astype(np.float32), truth[inner], modality, peak=peak)
+        peak = value_range(whole.values, modality)
+        error, quiet_error = (
+            None
+            if one is None or name == "truth"
+            else psnr(values[inner].astype(np.float32), one[inner], modality, peak=peak)
+            for one in (truth, quiet)
+        )
         facts = results[name].report if name in results else {}
         rows.append({
-            "scan": scan.stem, "case": f"x{z} {profile}", "method": name, "psnr": error,
+            "scan": scan.stem, "case": f"x{z} {profile}", "method": name, "psnr": error, "low_noise": quiet_error,
             "grain": noise["grain"]["output"], "noise_ratio": noise["noise_ratio"],
             "detrended": noise["snli_detrended"]["output"], "gap": noise["generated_gap"],
             "noise": facts.get("noise", ""), "taken": facts.get("noise_taken_ratio"),
         })  # fmt: skip
-    return rows, volumes
+    return rows, volumes, source.spacing_mm[0] / z / source.spacing_mm[2]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -99,13 +117,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--block", type=int, default=112, metavar="PIXELS")
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args(argv)
-    columns = ("scan", "case", "method", "psnr", "grain", "noise_ratio", "detrended", "gap", "noise", "taken")
+    columns = tuple("scan case method psnr low_noise grain noise_ratio detrended gap noise taken".split())
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     pictures = []
     for text in asked.cases:
         path, z, profile = (*text.split(":"), "4", "box")[:3] if text.count(":") != 1 else (*text.split(":"), "box")
-        rows, volumes = rows_of(Path(path), int(z), profile, asked.block)
-        pictures.append((Path(path).stem, volumes))
+        rows, volumes, pixel = rows_of(Path(path), int(z), profile, asked.block)
+        pictures.append((volumes, pixel))
         for row in rows:
             cells = (f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name] or "") for name in columns)
             print("| " + " | ".join(cells) + " |", flush=True)
@@ -113,22 +131,29 @@ def main(argv: list[str] | None = None) -> None:
         draw(asked.picture, pictures)
 
 
-def draw(path: Path, pictures: list[tuple[str, dict[str, np.ndarray]]]) -> None:
-    """Rows: scans. Columns: cubic, as acquired, removed, renewed and, where there is one, the truth."""
+def draw(path: Path, pictures: list[tuple[dict[str, np.ndarray], float]]) -> None:
+    """Rows: scans, with height / width of a pixel. Columns: cubic, as acquired, removed, new in each slice, and the
+    thin scan or, without one, the acquired slices as they are. One window a row."""
     from matplotlib.figure import Figure
 
-    names = ("cubic", "acquired", "remove", "renew", "truth")
-    figure = Figure(figsize=(3 * len(names), 3.4 * len(pictures)))
-    for n, (scan, volumes) in enumerate(pictures):
+    titles = {"cubic": "cubic", "acquired": "noise as acquired", "remove": "removed", "renew": "new in each slice"}
+    titles |= {"truth": "thin scan", "acquired slices": "acquired slices"}
+    shapes = [volumes["cubic"].shape[0] * pixel / volumes["cubic"].shape[2] for volumes, pixel in pictures]
+    width, title = 3.0, 0.4
+    heights = [width * shape + title for shape in shapes]
+    figure = Figure(figsize=(5 * width, sum(heights)))
+    grid = figure.add_gridspec(len(pictures), 5, height_ratios=heights, wspace=0.02, hspace=0.08)
+    grid.update(left=0.002, right=0.998, bottom=0.002, top=1 - title / sum(heights))
+    for n, (volumes, pixel) in enumerate(pictures):
         row = volumes["cubic"].shape[1] // 2
         low, high = np.percentile(volumes["cubic"][:, row], (2, 99.5))
-        for m, name in enumerate(name for name in names if name in volumes):
-            axes = figure.add_subplot(len(pictures), len(names), n * len(names) + m + 1)
-            axes.imshow(volumes[name][::-1, row], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            axes.set_title(name if m else f"{scan}\n{name}", fontsize=7)
+        for m, name in enumerate(name for name in titles if name in volumes):
+            axes = figure.add_subplot(grid[n, m])
+            look = {"cmap": "gray", "vmin": low, "vmax": high, "interpolation": "nearest", "aspect": pixel}
+            axes.imshow(volumes[name][::-1, row], **look)
+            axes.set_title(titles[name], fontsize=10)
             axes.axis("off")
-    figure.tight_layout()
-    figure.savefig(path, dpi=70)
+    figure.savefig(path, dpi=90)
 
 
 if __name__ == "__main__":
