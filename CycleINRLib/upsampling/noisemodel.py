@@ -16,9 +16,11 @@ from scipy import ndimage
 from ..imaging.figures import NORMAL_MAD
 from ..imaging.intensity import BODY_MR, value_range
 from ..imaging.noise import LAPLACIAN_GAIN, Flatness, gradient_parts
+from .filters import constant, smoothed
 
 BLOCK, STRIDE = 8, 2  # pixels of a block, and from block to block
 BLOB = 2.2  # full width at half maximum, in pixels, of the matched filter
+BLOB_SIGMA = BLOB / 2.3548  # the same as standard deviation of a Gaussian
 SURROUND = 1.8  # how many times wider its negative part is
 LEFT = 0.95  # part of the amplitude of broad waves that always stays
 LEFT_BELOW = 0.45, 0.4  # waves per mm, and per pixel: where it is 1 / e of that, at the lower one of both
@@ -141,8 +143,7 @@ class NoiseModel:
         left = (LEFT * np.exp(-((waves / below) ** LEFT_STEEP))).astype(np.float32)
         amplitudes = wave_amplitudes(spectrum * (1 - left))
         u = 2 * np.pi**2 * np.add.outer(*[np.fft.fftfreq(len(amplitudes)) ** 2] * 2)
-        sigma = BLOB / 2.3548
-        answers = amplitudes * (np.exp(-u * sigma**2) - np.exp(-u * (SURROUND * sigma) ** 2))
+        answers = amplitudes * (np.exp(-u * BLOB_SIGMA**2) - np.exp(-u * (SURROUND * BLOB_SIGMA) ** 2))
         found = float(np.sqrt(np.mean(answers**2)))
         level = self.level * np.float32(middle)
         return dataclasses.replace(self, spectrum=spectrum.astype(np.float32), left=left, level=level, blob=found)
@@ -184,8 +185,13 @@ def _flat(values: np.ndarray, k: int, flatness: Flatness) -> _Flat | None:
 
 def finest(one: np.ndarray) -> np.ndarray:
     """Second mixed difference, whose standard deviation is that of white noise."""
-    mixed = ndimage.convolve1d(ndimage.convolve1d(one, [1.0, -2.0, 1.0], axis=0), [1.0, -2.0, 1.0], axis=1)
-    return mixed / np.float32(LAPLACIAN_GAIN)
+    padded = np.pad(one, 1, mode="edge")
+    down = padded[:-2] - 2 * padded[1:-1]
+    down += padded[2:]
+    mixed = down[:, :-2] - 2 * down[:, 1:-1]
+    mixed += down[:, 2:]
+    mixed /= np.asarray(LAPLACIAN_GAIN, mixed.dtype)
+    return mixed
 
 
 # --- cosines --------------------------------------------------------------------------------------------------
@@ -199,13 +205,17 @@ def basis() -> Any:
     return torch.from_numpy(both.astype(np.float32))
 
 
+def reflected(one: np.ndarray, stride: int) -> np.ndarray:
+    """(J, I) with what blocks at every `stride`-th place see around it; the first block begins at -8."""
+    after = [BLOCK + (-(n + BLOCK)) % stride for n in one.shape]
+    return np.pad(one, ((BLOCK, after[0]), (BLOCK, after[1])), mode="reflect")
+
+
 def cosines(one: np.ndarray, stride: int) -> Any:
     """(J, I) to (64, j, i) coefficients of blocks that begin at -8, -8 + stride, ...; reflected at the edges."""
     import torch
 
-    after = [BLOCK + (-(n + BLOCK)) % stride for n in one.shape]
-    padded = np.pad(one, ((BLOCK, after[0]), (BLOCK, after[1])), mode="reflect")
-    return torch.nn.functional.conv2d(torch.from_numpy(padded)[None, None], basis(), stride=stride)[0]
+    return torch.nn.functional.conv2d(torch.from_numpy(reflected(one, stride))[None, None], basis(), stride=stride)[0]
 
 
 def wave_amplitudes(spectrum: np.ndarray) -> np.ndarray:
@@ -218,14 +228,7 @@ def wave_amplitudes(spectrum: np.ndarray) -> np.ndarray:
 # --- small parts ----------------------------------------------------------------------------------------------
 def small_things(ratio: np.ndarray) -> np.ndarray:
     """Difference of Gaussians: the matched filter of a round thing `BLOB` pixels wide."""
-    sigma = BLOB / 2.3548
-    around = ndimage.gaussian_filter(ratio, SURROUND * sigma, truncate=3)
-    return ndimage.gaussian_filter(ratio, sigma, truncate=3) - around
-
-
-def constant(one: np.ndarray) -> np.ndarray:
-    """(J, I) bool: pixels alike to all of their neighbors, as in padding, masks, clipped air and saturation."""
-    return ndimage.maximum_filter(one, 3) == ndimage.minimum_filter(one, 3)
+    return smoothed(ratio, BLOB_SIGMA, SURROUND * BLOB_SIGMA, truncate=3)
 
 
 def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:

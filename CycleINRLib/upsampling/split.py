@@ -15,7 +15,7 @@ Starck and Murtagh (Astronomical Image and Data Analysis, 2006).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .noisemodel import BLOCK, STRIDE, NoiseModel, basis, cells, constant, cosines, finest, small_things
+from .blocks import SHIFTS, Blocks, Evidence, as_image, as_planes
+from .filters import constant, largest_near, smoothed
+from .noisemodel import BLOCK, STRIDE, NoiseModel, basis, cells, finest, reflected, small_things
 
 KEPT = (3.0, 3.6)  # standard deviations of the noise from which a coefficient counts as signal: in part, in full
 SPARSE = 12.0  # coefficients that are signal in a block whose weight is half of one without any
 FOUND = (2.5, 3.1)  # standard deviations, of noise that was not yet divided, from which the filter has found something
-GIVEN_BACK = 3, 0.4  # pixels around what was found that are given back, and the width by which they fade
-TOGETHER = ((1, 2), (2, 3), (0, 1, 2), (1, 2, 3), (2, 3, 4))  # neighbors, of five slices, that are looked at at once
-BESIDE = ((1, 2), (2, 3), (1, 2, 3))  # the same for what the filter finds, which is small
+GIVEN_BACK = 0.4  # the width by which it fades, what is given back of 3 x 3 pixels around what was found
 USUAL = 2.5  # standard deviations of the finest detail: what is beyond is structure
 SHARE_CELL = 4  # pixels of a cell of `Taken.share`
 THREADS = 2  # slices at a time
-_CACHED = 60_000  # coefficients of a slice that are looked at at once, so that they stay in the cache
+_CACHED = 120_000  # coefficients that are looked at at once, so that they stay in the cache
 SLICES_AROUND = 3  # slices on each side that the split of one depends on
 SPLIT_HALO = 24  # pixels on each side that the split of one pixel depends on; a multiple of SHARE_CELL
 
@@ -63,124 +63,95 @@ def take(
     ----------
     values : (N, J, I), all slices, or some slices, rows and columns that begin at `origin` of the whole ones (rows and
         columns: multiples of 4). The outer `SPLIT_HALO` pixels and `SLICES_AROUND` of a part differ from the whole
-    tick : called after each slice; may raise
+    tick : called now and then; may raise
     """
+    count, rows, columns = values.shape
+    inside = slice(BLOCK, BLOCK + rows), slice(BLOCK, BLOCK + columns)
+    planes: list[Any] = [None] * count  # of slices in units of the level, with what blocks see around them
+    shares: list[Any] = [None] * count
+    width = FOUND[1] - FOUND[0]
     noise = np.empty(values.shape, np.float32)
-    shares: list[Any] = [None] * len(values)
     rests = np.empty(values.shape, np.uint8)
 
+    def level_of(k: int) -> np.ndarray:
+        return model.level_at(origin[0] + k, origin[1], rows, origin[2], columns)
+
+    def compare(slices: np.ndarray) -> None:
+        for k in slices:
+            planes[k] = as_planes(reflected(np.asarray(values[k], np.float32) / level_of(k), STRIDE))
+
     def divide(slices: np.ndarray) -> None:
-        for k, level, coefficients, kept in _evidence(values, model, origin, slices):
-            noise[k] = _of_slice(model, coefficients, 1 - kept, values.shape[1:])
-            details = finest(noise[k]), finest(np.asarray(values[k], np.float32) / level)
-            fine, whole = (np.clip(one, -USUAL, USUAL) for one in details)
+        _divide(planes, model, slices, noise, tick)
+        for k in slices:
+            fine, whole = (np.clip(finest(one), -USUAL, USUAL) for one in (noise[k], as_image(planes[k])[inside]))
             shares[k] = np.clip(_around(fine * (2 * whole - fine)), 0, 1)  # 1 - variance of the noise in the signal
             tick()
 
+    def filtered(slices: np.ndarray) -> None:
+        for k in slices:
+            planes[k] = small_things(noise[k]) / np.float32(model.blob * width)  # its planes are no longer needed
+
     def give_back(slices: np.ndarray) -> None:
-        for k, found in _found(noise, model, slices):
-            rest = 1 - ndimage.gaussian_filter(ndimage.maximum_filter(found, GIVEN_BACK[0]), GIVEN_BACK[1])
+        evidence = Evidence((rows, columns))
+        for k, _, most in evidence.sizes(lambda k, out: out.numpy().__setitem__(..., planes[k]), slices, count, False):
+            found = 1 - evidence.none(most, FOUND[0] / width).numpy()
+            rest = 1 - smoothed(largest_near(found), GIVEN_BACK)
             rests[k] = np.rint(255 * rest)
-            level = model.level_at(origin[0] + k, origin[1], values.shape[1], origin[2], values.shape[2])
-            one = np.asarray(values[k], np.float32)
-            touched = model.touched(ndimage.gaussian_filter(one, 1.0), level)
-            left[k] = noise[k] * rest * level * touched * ~constant(one)
+            level, one = level_of(k), np.asarray(values[k], np.float32)
+            rest *= level
+            rest *= model.touched(smoothed(one, 1.0), level)
+            rest *= ~constant(one)
+            noise[k] *= rest
+            tick()
 
-    left = np.empty_like(noise)
-    parts = [part for part in np.array_split(np.arange(len(values)), THREADS) if len(part)]
+    parts = [part for part in np.array_split(np.arange(count), THREADS) if len(part)]
     with ThreadPoolExecutor(THREADS) as pool:
-        for step in (divide, give_back):
+        for step in (compare, divide, filtered, give_back):
             list(pool.map(step, parts))
-    return Taken(left, np.stack(shares), rests)
+    return Taken(noise, np.stack(shares), rests)
 
 
-def _of_slice(model: NoiseModel, coefficients: Any, share: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """What is taken of a slice, (J, I), in units of the level."""
+def _divide(
+    planes: list[Any], model: NoiseModel, slices: np.ndarray, noise: np.ndarray, tick: Callable[[], None]
+) -> None:
+    """Puts what is taken of `slices` into `noise` (N, J, I), in units of the level, from all slices in planes.
+
+    Some rows of blocks of all slices after the others, so that what is looked at stays in the cache.
+    """
     import torch
 
-    weights = 1 / (SPARSE + (1 - share).sum(0, keepdim=True))
-    coefficients *= share
-    coefficients *= torch.from_numpy((model.spectrum * (1 - model.left)).reshape(-1, 1, 1))
-    return _from_cosines(coefficients, weights, shape)
+    used = np.flatnonzero(model.spectrum.reshape(-1))
+    width, spectrum = KEPT[1] - KEPT[0], model.spectrum.reshape(-1, 1)[used]
+    waves = basis()[used].flatten(1)
+    forward = waves / torch.from_numpy(spectrum * np.float32(width))
+    back = (waves * torch.from_numpy(spectrum * (1 - model.left.reshape(-1, 1)[used]) * np.float32(width))).T
+    down, across = (n - SHIFTS + 1 for n in planes[0].shape[2:])
+    carried = [
+        tuple(torch.zeros(*size, SHIFTS - 1, across + SHIFTS - 1) for size in ((STRIDE, STRIDE), ())) for _ in slices
+    ]
+    size = min(down, max(1, _CACHED // (len(used) * across)))
+    for rows, starts in ((size, range(0, down - size + 1, size)), (down % size, range(down - down % size, down))):
+        if not starts:
+            continue
+        blocks, evidence = Blocks(rows, across), Evidence((len(used), rows * across))
+        for first in starts[:1] if rows < size else starts:
+            some = slice(first, first + rows + SHIFTS - 1)
 
+            def see(k: int, out: Any, some: slice = some, blocks: Blocks = blocks) -> None:
+                torch.mm(forward, blocks.take(planes[k][:, :, some]), out=out)
 
-def _evidence(values: np.ndarray, model: NoiseModel, origin: tuple[int, int, int], slices: np.ndarray) -> Iterator[Any]:
-    """For each of consecutive `slices`: its number and level, its coefficients in units of their noise, and how far
-    each is signal, in [0, 1]."""
-    import torch
-
-    count, rows, columns = values.shape
-    spectrum = torch.from_numpy(np.where(model.spectrum > 0, model.spectrum, 1).reshape(-1, 1, 1))
-    never = torch.from_numpy(model.spectrum.reshape(-1) == 0)
-    window: dict[int, tuple[np.ndarray, Any]] = {}
-
-    def seen(k: int) -> tuple[np.ndarray, Any]:
-        level = model.level_at(origin[0] + k, origin[1], rows, origin[2], columns)
-        return level, cosines(np.asarray(values[k], np.float32) / level, STRIDE) / spectrum
-
-    for k in map(int, slices):
-        window = {m: window[m] if m in window else seen(m) for m in range(max(0, k - 2), min(count, k + 3))}
-        kept = _stands_out([window[m][1] if m in window else None for m in range(k - 2, k + 3)], KEPT, TOGETHER)
-        kept[never] = 1
-        yield k, window[k][0], window[k][1].clone(), kept
-
-
-def _found(taken: np.ndarray, model: NoiseModel, slices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """For each of consecutive `slices` of what was taken (N, J, I), in units of the level: its number, and how far the
-    matched filter has found something there, (J, I) in [0, 1]."""
-    import torch
-
-    window: dict[int, Any] = {}
-
-    def seen(k: int) -> Any:
-        return torch.from_numpy(small_things(taken[k]) / np.float32(model.blob))
-
-    for k in map(int, slices):
-        window = {m: window[m] if m in window else seen(m) for m in range(max(0, k - 1), min(len(taken), k + 2))}
-        yield k, _stands_out([window.get(m) for m in range(k - 2, k + 3)], FOUND, BESIDE).numpy()
-
-
-def _stands_out(around: list[Any], limits: tuple[float, float], groups: tuple[tuple[int, ...], ...]) -> Any:
-    """In [0, 1], how far the middle one of five slices stands out of unit noise: alone, or in sums with neighbors."""
-    import torch
-
-    out = torch.empty_like(around[2])
-    step = max(1, _CACHED * len(out) // max(1, out.numel()))
-    for first in range(0, len(out), step):
-        at = slice(first, first + step)
-        seen, most = [None if one is None else one[at] for one in around], out[at]
-        torch.abs(seen[2], out=most)
-        sums = torch.empty_like(most)
-        for group in groups:
-            parts = [seen[n] for n in group]
-            if all(part is not None for part in parts):
-                torch.add(parts[0], parts[1], out=sums)
-                if len(parts) > 2:
-                    sums += parts[2]
-                torch.maximum(most, sums.abs_().mul_(len(parts) ** -0.5), out=most)
-        most.sub_(limits[0]).mul_(1 / (limits[1] - limits[0])).clamp_(0, 1)
-        torch.mul(most, -2, out=sums).add_(3)
-        most.mul_(most).mul_(sums)
-    return out
-
-
-def _from_cosines(coefficients: Any, weights: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """(J, I) back from (64, j, i) blocks at every `STRIDE`-th place, as their mean weighted by (1, j, i)."""
-    blocks = basis().view(BLOCK**2, -1).T @ (coefficients * weights).flatten(1)
-    sums = _overlapped(blocks.unflatten(1, coefficients.shape[1:]))
-    sums /= _overlapped(weights.expand(BLOCK**2, -1, -1))
-    return sums[BLOCK : BLOCK + shape[0], BLOCK : BLOCK + shape[1]].numpy()
-
-
-def _overlapped(blocks: Any) -> Any:
-    """Sums (2 j + 6, 2 i + 6) of blocks (64, j, i); plane by plane, a tenth of a transposed convolution's time."""
-    (rows, columns), shifts = blocks.shape[1:], BLOCK // STRIDE
-    parts = blocks.unflatten(0, (shifts, STRIDE, shifts, STRIDE))
-    sums = blocks.new_zeros(STRIDE, STRIDE, rows + shifts - 1, columns + shifts - 1)
-    for y in range(shifts):
-        for x in range(shifts):
-            sums[:, :, y : y + rows, x : x + columns] += parts[y, :, x]
-    return sums.permute(2, 0, 3, 1).flatten(2).flatten(0, 1)
+            row = first * STRIDE - BLOCK
+            for n, (k, coefficients, most) in enumerate(evidence.sizes(see, slices, len(planes), True)):
+                share = evidence.none(most, KEPT[0] / width)
+                weights = 1 / (SPARSE + BLOCK**2 - evidence.total(share))
+                torch.mm(back, coefficients.mul_(share).mul_(weights), out=blocks.pixels)
+                sums, of_weights = blocks.add(weights.view(blocks.shape), carried[n])
+                whole = slice(0, None if first + rows == down else rows)
+                taken = as_image(sums[:, :, whole] / of_weights[whole])
+                noise[k, max(0, row) : max(0, row + len(taken))] = taken[
+                    max(0, -row) : max(0, noise.shape[1] - row), BLOCK : BLOCK + noise.shape[2]
+                ]
+            tick()
 
 
 def _around(squares: np.ndarray) -> np.ndarray:
