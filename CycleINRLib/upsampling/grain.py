@@ -273,7 +273,7 @@ class Renewal:
                     unit = self.field.at(self.origin[0] + inside[grid.crop], *whole)
                     self._mix(x[:, at], unit, inside[grid.crop], strength, strip, some, columns)
                     continue
-                unit = self.field.at(self.origin[0] + np.concatenate([inside, wanted]), *whole)
+                unit = self.field.at(self.origin[0] + np.concatenate([grid.positions, wanted]), *whole)
                 null.reduce(unit)
                 parts = (x, grid.crop, inside[grid.crop]), (beside, slice(len(inside), None), wanted)
                 for out, of, positions in parts:

@@ -119,14 +119,14 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
 
 # --- cases ----------------------------------------------------------------------------------------------------
 def work(asked: argparse.Namespace) -> list[tuple[Scan, Acquisition]]:
-    """Every scan and protocol asked for; --quick alternates the profiles over scans and z-scales."""
+    """Every scan and protocol asked for; --quick alternates the profiles over z-scales and all scans, chosen or not."""
     chosen = [scan for scan in SCANS if any(fnmatch(scan.name, f"{pattern}*") for pattern in asked.scans)]
     if not chosen:
         sys.exit(f"segmentation: no scan fits {' '.join(asked.scans)}")
     found = []
-    for s, scan in enumerate(chosen):
+    for scan in chosen:
         for z, z_scale in enumerate(scan.z_scales):
-            quick = scan.profiles[(s + z) % len(scan.profiles)]
+            quick = scan.profiles[(SCANS.index(scan) + z) % len(scan.profiles)]
             profiles = [quick] if asked.quick else scan.profiles
             found += [(scan, Acquisition(z_scale, profile)) for profile in profiles]
     return found

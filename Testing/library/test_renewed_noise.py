@@ -77,6 +77,14 @@ def test_new_noise_averages_to_nothing_over_the_slice_profile(results):
     assert np.tensordot(A, new, 1)[:, tissue].std() < 0.1 * new[:, tissue].std()
 
 
+def test_the_first_and_the_last_slices_have_as_much_new_noise_as_the_others(results):
+    """Half of their profile lies outside the scan, where the field goes on."""
+    new = results["renew", "project"].volume.values.astype(float) - results["remove", "project"].volume.values
+    strength = new.std(axis=(1, 2))
+    assert strength[[0, -1]].min() > 0.85 * np.median(strength)
+    assert strength.min() > 0.75 * np.median(strength)
+
+
 def test_new_noise_is_none_of_the_acquired_noise(scan, results):
     new = results["renew", "project"].volume.values.astype(float) - results["remove", "project"].volume.values
     taken = results["renew", "project"].taken.values
