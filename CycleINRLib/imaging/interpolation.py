@@ -10,6 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from .pieces import multiplied
+
 HISTOSPLINE_RATIO = 0.5  # thickness / spacing above which slices are treated as averages
 SLICES_AT_ONCE = 32  # slices that one product makes
 COUNTING_WEIGHT = 1e-9  # of the largest one: what less adds is lost in float32
@@ -30,7 +32,7 @@ def weighted(weights: np.ndarray, slices: np.ndarray) -> np.ndarray:
         taken = np.flatnonzero(counts[some].any(0))
         if taken.size:
             near = slice(taken[0], taken[-1] + 1)
-            np.matmul(weights[some, near], flat[near], out=out[some])
+            multiplied(np.ascontiguousarray(weights[some, near]), flat[near], out[some])
     return out.reshape(len(weights), *slices.shape[1:])
 
 

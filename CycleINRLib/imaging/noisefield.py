@@ -21,6 +21,8 @@ import numpy as np
 from scipy import fft
 from scipy.special import ndtri
 
+from .pieces import summed
+
 _PLANES = 16  # of the lattice from slice to slice: the largest z-scale
 ORIGIN = 1 << 20  # plane number of the first slice: the output may begin before it
 WHITE = 32  # standard deviation of the white noise, in whole numbers
@@ -92,7 +94,7 @@ class NoiseField:
         for row, (first, weights) in zip(mixing, along):
             at = numbers.index(first)
             row[at : at + len(weights)] = weights
-        mixed = np.tensordot(mixing, planes.of(numbers), 1)
+        mixed = summed(mixing, planes.of(numbers))
         for one, out, (_, weights) in zip(mixed, output, along):
             one *= np.float32(LEVEL / (WHITE * np.sqrt(np.sum(weights**2))))
             for at, column, count in planes.columns:

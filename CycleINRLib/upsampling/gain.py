@@ -39,6 +39,7 @@ from ..imaging.accuracy import psnr
 from ..imaging.consistency import KEEP_RATIO, Grid
 from ..imaging.intensity import BODY_CT_HU, BODY_MR, CT_RANGE_HU
 from ..imaging.interpolation import base_weights, cubic_weights
+from ..imaging.pieces import summed
 from ..imaging.profile import profile_weights
 from ..imaging.spectrum import half_band, probability_of_detail, spectrum_along_z
 from ..jobs import MOST_GAIN, UpsampleJob, is_number
@@ -86,8 +87,8 @@ class Dropped:
         other = engine.of_every_second(known)
         found = other.run(known, grid, Settings(), rows=(0, known.shape[1]))[0]
         weights = base_weights(places, len(known), other.plan.ratio, grid.step)
-        base = np.tensordot(weights.astype(np.float32), known, 1)
-        cubic = np.tensordot(cubic_weights(places, len(known)).astype(np.float32), known, 1)
+        base = summed(weights.astype(np.float32), known)
+        cubic = summed(cubic_weights(places, len(known)).astype(np.float32), known)
         return cls(truth, base, found - base, cubic, _body(engine, truth))
 
     def gain(self) -> float:
@@ -233,7 +234,7 @@ def _half_way(engine: Engine, values: np.ndarray, settings: Settings) -> np.ndar
     grid = Grid.of(count, 2.0, 2 * count - 1, plan.ratio, extend=extend)
     thin = engine.run(values, grid, settings, rows=rows)[0]
     weights = profile_weights(2.0 * np.arange(count - 1) + 1, 2 * plan.ratio, len(thin), plan.profile)
-    return np.tensordot(weights.astype(np.float32), thin, 1)
+    return summed(weights.astype(np.float32), thin)
 
 
 def _fitted(engine: Engine, block: np.ndarray, dropped: Dropped | None) -> float:

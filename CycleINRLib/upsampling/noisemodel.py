@@ -16,6 +16,7 @@ from scipy import ndimage
 from ..imaging.figures import NORMAL_MAD
 from ..imaging.intensity import BODY_MR, value_range
 from ..imaging.noise import LAPLACIAN_GAIN, Flatness, gradient_parts
+from ..imaging.pieces import multiplied
 from .filters import constant, smoothed
 
 BLOCK, STRIDE = 8, 2  # pixels of a block, and from block to block
@@ -75,7 +76,7 @@ class NoiseModel:
         levels = between(self.level, self.at, np.array([k]))[0]
         down = weights_at(levels.shape[0], (np.arange(first_row, first_row + rows) + 0.5) / CELL - 0.5)
         across = weights_at(levels.shape[1], (np.arange(first_column, first_column + columns) + 0.5) / CELL - 0.5)
-        return (down @ levels @ across.T).astype(np.float32)
+        return multiplied(down, multiplied(levels, across.T)).astype(np.float32)
 
     def touched(self, smooth: np.ndarray, level: np.ndarray) -> np.ndarray:
         """(J, I) in [0, 1]: 1 where noise is taken and made; 0 in air, metal, and where MR noise is not Gaussian."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..imaging.pieces import multiplied
 from .noisemodel import NoiseModel, weights_at
 from .split import SHARE_CELL, SLICES_AROUND, SPLIT_HALO, take
 
@@ -47,7 +48,10 @@ class Strip:
             weights_at(count, (np.arange(some.start, some.stop) + corner - origin + 0.5) / SHARE_CELL - 0.5)
             for count, some, corner, origin in zip(self.share.shape[1:], (rows, columns), self.corner, self.origin)
         )
-        share = np.clip(down.astype(np.float32) @ self.share @ across.T.astype(np.float32), 0, 1)
+        slices, _, cells = self.share.shape
+        down, across = down.astype(np.float32), across.T.astype(np.float32)
+        wide = multiplied(self.share.reshape(-1, cells), across).reshape(slices, -1, across.shape[1])
+        share = np.clip(np.stack([multiplied(down, one) for one in wide]), 0, 1)
         rest = self.rest[:, rows, columns] / np.float32(255)
         return 1 - share * rest * (2 - rest)  # the amplitude that stays is 1 - rest
 
