@@ -17,10 +17,11 @@ from CycleINRLib.panel.readout import information, region_text
 from CycleINRLib.panel.state import Panel
 from CycleINRLib.scene.sequences import frames_of
 from CycleINRLib.scene.volumes import report_of, result_name
+from CycleINRLib.upsampling.speed import expected_seconds
 from CycleINRParts.difference import shown_difference
 from CycleINRParts.display import Display
 from CycleINRParts.hierarchy import chosen_item
-from CycleINRParts.jobs import Jobs, Quiet, Speeds
+from CycleINRParts.jobs import Jobs, Quiet
 from CycleINRParts.logic import stamp
 from CycleINRParts.request import Request
 from CycleINRParts.results import Results
@@ -43,13 +44,13 @@ class Controller:
         self._ui, self._logic, self._requirements = ui, logic, requirements
         self.panel = Panel()
         self.jobs = Jobs(self.panel)
-        self.speeds, self.check_run = Speeds(), Quiet()
+        self.check_run = Quiet()
         self.request = Request(ui, logic.modelNames(), self.look)
         self.display, self.results, self._bar = Display(ui), Results(logic), StatusBar()
         self.entered = True  # whether the panel is on screen
         self._made: list[Any] = []  # by the queue that is worked off
         self._judged, self._judgement = (), ""  # scans with options, and why no model can be adapted to them
-        self._preparing = False
+        self._preparing = self._is_provisional = False
         self._connect()
         self.timer = qt.QTimer()
         self.timer.setInterval(TICK_MS)
@@ -88,7 +89,6 @@ class Controller:
 
     def scene_closes(self) -> None:
         """Nothing of the scene is kept."""
-        self.speeds.drop()
         self.results.close()
         self._made = []
         self.bind(None)
@@ -98,7 +98,6 @@ class Controller:
         """The application closes, or the module is loaded anew."""
         self.timer.stop()
         self.results.views.forget()
-        self.speeds.drop()
         self.check_run.drop()
         self._bar.end()
         self.request.bind(None)
@@ -106,9 +105,8 @@ class Controller:
     def tick(self) -> None:
         """Listens to the children; runs ten times a second on the main thread, where the scene may be touched."""
         self.jobs.tick()
-        self.speeds.tick()
         self.check_run.tick()
-        if not (self.jobs.run or self.speeds.busy or self.check_run.busy):
+        if not (self.jobs.run or self.check_run.busy):
             self.timer.stop()
         self.show()
 
@@ -134,14 +132,12 @@ class Controller:
         request, frames = self.request.of_upsample(), self._frames()
         output = self._output()
         source, plan = self._logic.outlook(asked.inputVolume, outputVolume=output, **request)
-        speed = None
-        if not self.jobs.run and not dependencies.missing(self._requirements):
-            speed = self.speeds.of(self._logic, source, request, self.look)
-            self.timer.start()
         ids = [node.GetID() for node in (*self.request.volumes(), output) if node]
         key = (*ids, plan.target.shape, plan.target.ijk_to_ras.tobytes(), repr({**request, "region": None}), frames)
-        job = UpsampleJob(noise=request["noise"], self_check=asked.selfCheck)
-        seconds = frames * speed.seconds(source, plan, job) if speed else None
+        names = ("noise", "model", "device", "precision")
+        job = UpsampleJob(self_check=asked.selfCheck, **{name: request[name] for name in names})
+        seconds = expected_seconds(source, plan, job)
+        seconds = frames * seconds if seconds else None
         name = output.GetName() if output is not None else result_name(asked.inputVolume, plan.z_scale)
         region = region_text(source, plan, seconds) if asked.region is not None else ""
         rows = information(source, plan, seconds, name=name, region=region, frames=frames)
@@ -230,16 +226,31 @@ class Controller:
 
     def on_preview(self, checked: bool = False) -> None:
         """Computes two planes at the crosshair and shows them beside the scan."""
-        if self._prepare():
+        if self._prepare(keep_preview=True):
             self.panel.start_preview()
             node, request = self.request.parameters.inputVolume, self.request.of_upsample()
-            self.jobs.begin([lambda: self._logic.preview(node, wait=False, **request)], self._show_preview)
+            request |= {"into": self.results.previews_of(node), "provisional": self._show_provisional, "stay": True}
+            start = lambda: self._logic.preview(node, wait=False, **request)  # noqa: E731
+            self.jobs.begin([start], self._show_preview, self._preview_ended)
             self.timer.start()
         self.show()
 
-    def _show_preview(self, planes: dict) -> None:
+    def _show_provisional(self, planes: dict) -> None:
+        self._is_provisional = True
         self.results.show_preview(planes)
+        self.panel.preview_is_provisional()
+
+    def _show_preview(self, planes: dict) -> None:
+        self._is_provisional = False
+        if not self.results.holds(planes):  # else they are where the user has them by now
+            self.results.show_preview(planes)
         self.panel.preview_shown()
+
+    def _preview_ended(self) -> None:
+        """A provisional picture does not stay where the network gave none."""
+        if self._is_provisional:
+            self._is_provisional = False
+            self.results.drop_previews()
 
     def on_adapt(self, checked: bool = False) -> None:
         """Adapts the model to the chosen scans, all of them together."""
@@ -257,13 +268,13 @@ class Controller:
             self._logic.getParameterNode().modelFile = str(path)
         self.panel.adapted(report)
 
-    def _prepare(self) -> bool:
+    def _prepare(self, keep_preview: bool = False) -> bool:
         """Whether the child will find its packages; the user is asked before anything is installed."""
         if self._preparing:  # a second click while packages are being installed
             return False
         self.look()  # a change that waits to be looked at
-        self.speeds.drop()
-        self.results.drop_previews()
+        if not keep_preview or not self.results.previews_of(self.request.parameters.inputVolume):
+            self.results.drop_previews()
         self._preparing = True
         try:
             return dependencies.ensure(self._requirements, self._say)

@@ -2,13 +2,10 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from CycleINRLib.child.run import Run
 from CycleINRLib.errors import Cancelled, CycleINRError
-from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.panel.state import Panel
-from CycleINRLib.upsampling.speed import Speed, known_speed
 
 Start = Callable[[], Run]
 
@@ -129,43 +126,3 @@ class Quiet:
         run, self._run = self._run, None
         if run is not None:
             run.discard()
-
-
-class Speeds:
-    """How fast this computer is, measured once for each model, device and precision, quietly."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple, Speed | None] = {}
-        self._quiet = Quiet()
-
-    def of(self, logic, source, request: dict[str, Any], again: Callable) -> Speed | None:
-        """As measured; where it is not, measuring begins.
-
-        :param logic: has `speed`
-        :param source: Volume of the scan
-        :param request: what the panel asks for
-        :param again: called when the speed is known
-        """
-        options = {name: request[name] for name in ("model", "device", "precision")}
-        key = tuple(options.values())
-        if key not in self._known and (remembered := known_speed(UpsampleJob(**options))):
-            self._known[key] = remembered
-        if key not in self._known and not self._quiet.busy:
-
-            def heard(outcome) -> None:
-                self._known[key] = outcome if isinstance(outcome, Speed) else None
-                again()
-
-            self._quiet.begin(lambda: logic.speed(source, wait=False, **options), heard)
-        return self._known.get(key)
-
-    @property
-    def busy(self) -> bool:
-        return self._quiet.busy
-
-    def tick(self) -> None:
-        self._quiet.tick()
-
-    def drop(self) -> None:
-        """Something more important needs the processor; it is measured another time."""
-        self._quiet.drop()

@@ -17,16 +17,12 @@ if TYPE_CHECKING:  # loaded where they are used: every start of Slicer reads thi
     import numpy as np
 
     from CycleINRLib.child.run import Run
-    from CycleINRLib.upsampling.speed import Speed
     from CycleINRParts.frames import FramesRun
 
     NodeOrRun = tuple[vtkMRMLScalarVolumeNode, dict[str, Any]] | Run
     NodeOrFramesRun = tuple[vtkMRMLScalarVolumeNode, list[dict[str, Any]]] | FramesRun
     ModelOrRun = tuple[Path, dict[str, Any]] | Run
     FactsOrRun = dict[str, Any] | Run
-    SpeedOrRun = Speed | Run
-
-BLOCK = (8, 128, 128)  # slices, rows and columns that tell how fast this computer is
 
 
 class Logic(ScriptedLoadableModuleLogic):
@@ -221,10 +217,18 @@ class Logic(ScriptedLoadableModuleLogic):
         *,
         region: vtkMRMLMarkupsROINode | None = None,
         progress: Callable[[Any], None] | None = None,
+        into: dict[str, Any] | None = None,
+        provisional: Callable[[dict[str, Any]], None] | None = None,
+        stay: bool = False,
         **options: Any,
     ) -> "FactsOrRun":
         """Two planes of the result at the crosshair, computed alone: the two directions across the slices.
 
+        :param into: what an earlier preview returned: its nodes are filled anew; None: new ones
+        :param provisional: called at once with what will be returned, the nodes holding planes that are interpolated
+            between the slices and say so in their names; where the preview comes to nothing, remove them
+        :param stay: whether the process stays for the next preview, which it answers at once where the planes moved a
+            little. Any other job and `stopAll` end it, and so do some minutes without a preview
         :return: {"Coronal": node, "Sagittal": node, "source": the scan, "place": where the planes meet (RAS of the
             world, mm)}, or a `Run`; "Axial" in place of the direction that the slices themselves have. The nodes are
             hidden and not saved with the scene; remove them when they were seen.
@@ -233,27 +237,28 @@ class Logic(ScriptedLoadableModuleLogic):
         The other parameters are those of `upsample`.
         """
         from CycleINRLib.child.folder import result_planes
-        from CycleINRLib.scene.volumes import plane_node
-        from CycleINRParts.views import across, looked_at, place_across
+        from CycleINRLib.upsampling.planes import provisional_planes
+        from CycleINRParts.views import across, fill_planes, looked_at, place_across
 
         volume = self._volume(inputVolume)
         job = self._job(zScale, spacing, region=self._limits(volume, inputVolume, region), **options)
         scan, volume = volume, volume.part(job.region)
-        axes = across(volume, self._plan(scan, job).axis)
+        planned = self._plan(scan, job)
+        axes = across(volume, planned.axis)
         place = looked_at(volume, inputVolume)
         planes = {direction.lower(): place_across(volume, axis, direction, place) for direction, axis in axes.items()}
 
+        told = {"source": inputVolume, "place": self.toWorld(inputVolume, place)}
+        made = dict(into or {})
+        if provisional is not None:
+            made.update(fill_planes(inputVolume, dict(provisional_planes(volume, planned, planes)), made, True))
+            provisional({**made, **told})
+
         def finish(folder: Path, facts: dict[str, Any]):
-            made = {
-                name.capitalize(): plane_node(
-                    inputVolume.GetScene(), plane, inputVolume, f"{inputVolume.GetName()} preview {name}"
-                )
-                for name, plane in result_planes(folder, facts).items()
-            }
-            return {**made, "source": inputVolume, "place": self.toWorld(inputVolume, place)}
+            return {**fill_planes(inputVolume, result_planes(folder, facts), made), **told}
 
         facts = {**job.to_json(), "task": "preview"}
-        return self._start(facts, scan, [inputVolume], finish, wait, progress, beside={"planes": planes})
+        return self._start(facts, scan, [inputVolume], finish, wait, progress, beside={"planes": planes}, stays=stay)
 
     def difference(self, resultVolume: vtkMRMLScalarVolumeNode, wait: bool = True, *, progress=None) -> "NodeOrRun":
         """What was taken from the scan of a result as noise, as a volume beside the scan: it should look like noise.
@@ -271,20 +276,6 @@ class Logic(ScriptedLoadableModuleLogic):
         :return: the facts of `CycleINRLib.environment.examine`, or a `Run`
         """
         return self._start({"task": "check"}, None, [], _report, wait, None)
-
-    def speed(self, source: Any, wait: bool = True, **options: Any) -> "SpeedOrRun":
-        """How fast this computer is with the model, device and precision of `options`, from a block of `source`.
-
-        :param source: Volume of the scan
-        """
-        from CycleINRLib.upsampling.speed import Speed
-
-        block = tuple(slice(max(0, (n - most) // 2), (n + most) // 2) for n, most in zip(source.values.shape, BLOCK))
-        values = source.values[block]
-        first = (block[0].start, block[1].start, block[2].start)
-        part = source.with_values(values, source.geometry.cropped(first, values.shape))
-        job = {**UpsampleJob(z_scale=2.0, **options).to_json(), "task": "speed"}
-        return self._start(job, part, [], lambda folder, facts: Speed(**facts["report"]), wait, None)
 
     def outlook(
         self, inputVolume, zScale=None, spacing=None, outputVolume=None, *, region=None, **options: Any

@@ -24,7 +24,7 @@ class Results:
     def __init__(self, logic) -> None:
         self._logic = logic
         self.views = SideBySide()
-        self._previews: list[Any] = []
+        self._previews: dict[str, Any] = {}  # as `CycleINRLogic.preview` gave them
 
     def show(self, made) -> None:
         """When the last of a queue is done: each result where its scan was seen.
@@ -62,25 +62,38 @@ class Results:
             self.views.link([scan, result])
 
     def show_preview(self, planes: dict) -> None:
-        """
+        """A plane that is shown already stays as it is seen, zoom and window too, at its new place.
+
         :param planes: as `CycleINRLogic.preview` gives them
         """
-        source, place = planes.pop("source"), planes.pop("place")
-        self._previews = list(planes.values())
-        self.views.show(source, planes, place)
+        nodes, moved = _nodes_of(planes), self.views.shows(planes["source"]) and self.holds(planes)
+        self._previews = planes
+        if moved:
+            self.views.jump(nodes, planes["place"])
+        else:
+            self.views.show(planes["source"], nodes, planes["place"])
+
+    def holds(self, planes: dict) -> bool:
+        """Whether these very nodes were shown last."""
+        return _nodes_of(planes) == _nodes_of(self._previews)
+
+    def previews_of(self, scan) -> dict:
+        """The planes that show a preview of this scan now, to be filled anew; empty: none does."""
+        there = all(node.GetScene() is not None for node in _nodes_of(self._previews).values())
+        return self._previews if there and self._previews.get("source") is scan and self.views.shown else {}
 
     def drop_previews(self) -> None:
         """The planes of a preview are gone with the views that show them."""
         if self._previews:
             self.views.restore()
-        for node in self._previews:
+        for node in _nodes_of(self._previews).values():
             if node.GetScene() is not None:
                 slicer.mrmlScene.RemoveNode(node)
-        self._previews = []
+        self._previews = {}
 
     def close(self) -> None:
         """The scene is being closed: nothing of it is kept."""
-        self._previews = []
+        self._previews = {}
         self.views.restore()
 
     @staticmethod
@@ -118,3 +131,8 @@ class Results:
         """Those that were drawn on the scan of a result."""
         scan = result.GetNodeReference(SOURCE_ROLE) if result is not None else None
         return segmentations_of(scan.GetScene(), scan) if scan is not None else []
+
+
+def _nodes_of(planes: dict) -> dict:
+    """Direction -> node."""
+    return {name: node for name, node in planes.items() if name not in ("source", "place")}

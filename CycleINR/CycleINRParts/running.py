@@ -1,4 +1,8 @@
-"""The child processes that the logic has running: they end with their scans, and none is forgotten."""
+"""The child processes that the logic has running: they end with their scans, and none is forgotten.
+
+One of them may stay with its scan when it has answered, to be asked again (`start(..., stays=True)`). It ends with the
+scan, when anything else is started or asked of another scan, and by itself when nobody asks for some time.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +23,8 @@ class Running:
         self.runs: dict[Any, Sequence[Any]] = {}  # each with its input nodes
         self._observers = Observers()
         self._timer: Any = None
+        self._resident: Any = None
+        self._scan: Any = None  # node of the resident
 
     def start(
         self,
@@ -29,30 +35,59 @@ class Running:
         wait: bool,
         progress: Callable[[Any], None] | None,
         beside: dict[str, Any] | None = None,
+        stays: bool = False,
     ) -> Any:
         """A child process with its scans in a folder of its own.
 
         :param nodes: where one of them is removed from the scene, the run ends
         :param wait: whether to block until the end and give what `finish` made
+        :param stays: whether the process is one that stays with the volume, and is asked again for the same one
         :return: the run, or what `finish` made
         """
         from CycleINRLib.child.run import Run
 
-        run = Run(job, volume, finish, slicer.app.temporaryPath, on_close=self._forget, beside=beside)
-        if not self.runs:
-            scene = nodes[0].GetScene() if nodes else slicer.mrmlScene
-            self._observers.add(scene, scene.StartCloseEvent, self._scene_closes)
-            self._observers.add(scene, scene.NodeAboutToBeRemovedEvent, self._node_goes)
+        resident = self._resident_of(volume, nodes[0]) if stays else None
+        if nodes and not stays:
+            self.end_resident()
+        home = slicer.app.temporaryPath
+        run = Run(job, volume, finish, home, on_close=self._forget, beside=beside, resident=resident)
+        self._observe(nodes[0].GetScene() if nodes else slicer.mrmlScene)
         self.runs[run] = nodes
-        if wait:
-            return run.wait(progress)
-        self._look_after()
-        return run
+        if stays or not wait:
+            self._look_after()
+        return run.wait(progress) if wait else run
 
     def stop_all(self, why: str) -> None:
         """Ends all jobs at once and forgets them; no node is made of them."""
         for run in list(self.runs):
             run.discard(why)
+        self.end_resident()
+
+    def end_resident(self) -> None:
+        """Ends the process that stays, and what it was asked."""
+        resident, self._resident, self._scan = self._resident, None, None
+        if resident is not None:
+            for run in [run for run in self.runs if run.asks(resident)]:
+                run.discard(_("Another job was started"))
+            resident.end()
+            self._let_go()
+
+    def _resident_of(self, volume: Any, node: Any) -> Any:
+        """The process that stays with this scan as it is now, else a new one in its place; None: it is busy."""
+        from CycleINRLib.child.resident import Resident
+
+        if self._resident is not None and self._resident.busy:
+            return None
+        if self._resident is None or not self._resident.holds(volume):
+            self.end_resident()
+            self._resident = Resident(volume, slicer.app.temporaryPath)
+        self._scan = node
+        return self._resident
+
+    def _observe(self, scene: Any) -> None:
+        if not self._observers.of():
+            self._observers.add(scene, scene.StartCloseEvent, self._scene_closes)
+            self._observers.add(scene, scene.NodeAboutToBeRemovedEvent, self._node_goes)
 
     def _look_after(self) -> None:
         """A run that nobody asks about is looked at here: its pipes are read and its child knows that we live.
@@ -72,12 +107,18 @@ class Running:
     def _look(self) -> None:
         for run in list(self.runs):  # each of them, since asking is what looks after it
             _ = run.done
-        if all(run.done for run in self.runs):
+        if self._resident is not None and self._resident.idle:
+            self.end_resident()  # nobody asked for long: the copy of the scan goes too
+        if self._resident is None and all(run.done for run in self.runs):
             self._timer.stop()
 
     def _forget(self, run) -> None:
         self.runs.pop(run, None)
-        if not self.runs:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Listens to the scene no longer where nothing is left that ends with it."""
+        if not self.runs and self._resident is None:
             self._observers.drop()
 
     def _scene_closes(self, caller, event) -> None:
@@ -87,3 +128,5 @@ class Running:
     def _node_goes(self, caller, event, node) -> None:
         for run in [run for run, sources in self.runs.items() if any(source is node for source in sources)]:
             run.discard(_("The input volume was removed"))
+        if node is self._scan:
+            self.end_resident()

@@ -1,6 +1,6 @@
 """The scan beside the result, in linked views across the slices, in layouts of the module's own."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import slicer
 import vtk
@@ -83,6 +83,15 @@ class SideBySide:
         self.link([scan, *dict.fromkeys(results.values())] if alike else [])
         self._to_fit = logics, place
         self._fit_soon(0, RETRIES)
+
+    def jump(self, results: dict, place) -> None:
+        """The views that `show` filled, at another place; their zoom stays.
+
+        :param results: direction -> volume node, as they were shown
+        """
+        for direction, side in product(results, SIDES):
+            widget = slicer.app.layoutManager().sliceWidget(f"{OWN_VIEWS}{direction}{side}")
+            widget.sliceLogic().GetSliceNode().JumpSliceByOffsetting(*place)
 
     def link(self, nodes) -> None:
         """From now on each of the nodes is shown with the window and level of the one that was changed last."""

@@ -2,10 +2,11 @@
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 
 from CycleINRLib.imaging.geometry import AXES
 from CycleINRLib.scene.region import to_frame_of
-from CycleINRLib.scene.volumes import SOURCE_ROLE
+from CycleINRLib.scene.volumes import SOURCE_ROLE, plane_node
 
 DIRECTIONS = ("Sagittal", "Coronal", "Axial")  # by the RAS component across the plane
 OWN_VIEWS = "CycleINR"  # how the layout names of the module's own views begin
@@ -44,6 +45,24 @@ def place_across(volume, name: str, direction: str, place) -> float:
     at = AXES.index(name)
     row = int(np.clip(np.rint(volume.geometry.kji_of(place)[at]), 0, volume.geometry.shape[at] - 1))
     return volume.geometry.coordinate_of(direction.lower(), row)
+
+
+def fill_planes(source, planes: dict, into: dict, provisional: bool = False) -> dict:
+    """Planes of a preview as nodes by direction of view, those of `into` filled anew where they are still there.
+
+    :param source: volume node of the scan
+    :param planes: name -> Volume one row thick
+    """
+    return {
+        name.capitalize(): plane_node(
+            source.GetScene(),
+            plane,
+            source,
+            f"{source.GetName()} preview {name}" + (_(" (provisional)") if provisional else ""),
+            into.get(name.capitalize()),
+        )
+        for name, plane in planes.items()
+    }
 
 
 def _crosshair(scene):

@@ -9,15 +9,18 @@
 | cancel | parent | nothing: it asks to stop |
 | output.npy; NAME.npy; model.safetensors | child | the result; each plane of a preview; an adapted model |
 | result.json | child | "report", and "volume" or "volumes"; it comes last, so whoever sees it sees everything |
+| asked_1, asked_2, ... | parent | folders, where the child stays (task "stay"): the files of one question each |
 
-The child's files come by rename, and are taken back where a later one fails.
+The child's files come by rename, and are taken back where a later one fails. So do the folders of questions, which hold
+job.json without a volume, `cancel` and what the child answers.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from .claim import Claim
 from .parent import is_stale, lives, read_sign, sign_of_life
 
 JOB, RESULT, ALIVE, _CANCEL = "job.json", "result.json", "alive", "cancel"
+ASKED = "asked_"
 INPUT, OUTPUT, MODEL = "input.npy", "output.npy", "model.safetensors"
 HEARTBEAT_S = 1.0  # how often the parent touches `alive` while it can
 STALE_S = 60.0  # then the child looks whether the parent's process lives
@@ -94,6 +98,34 @@ def write_job(
     (folder / JOB).write_text(json.dumps(facts), encoding="utf-8")
 
 
+def ask(folder: Path, number: int, job: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> Path:
+    """A question to the child that stays in `folder`, whole when the child sees it; the folder of its answer.
+
+    Raises
+    ------
+    ResourceError : it cannot be written
+    """
+    made, asked = folder / f".{ASKED}{number}", folder / f"{ASKED}{number}"
+    try:
+        made.mkdir()
+        write_job(made, job, None, beside)
+        return made.rename(asked)
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise ResourceError("The computing process cannot be asked", str(error), "free some space") from error
+
+
+def holds(folder: Path, volume: Volume) -> bool:
+    """Whether this very scan was handed over there, to the last voxel."""
+    try:
+        told, held = json.loads((folder / JOB).read_text("utf-8")), np.load(folder / INPUT, mmap_mode="r")
+        return told["volume"] == json.loads(json.dumps(volume_facts(volume))) and (
+            held.dtype == volume.values.dtype and np.array_equal(held, volume.values)
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def keep_alive(folder: Path) -> None:
     """Say that the parent lives, once a second at most."""
     alive = folder / ALIVE
@@ -143,14 +175,23 @@ def read_planes(facts: Mapping[str, Any]) -> dict[str, float | None]:
     return planes
 
 
+def next_asked(folder: Path, answered: Container[str]) -> Path | None:
+    """The first question that was not answered yet."""
+    names = (path.name for path in folder.glob(f"{ASKED}*"))
+    numbers = [int(name.removeprefix(ASKED)) for name in names if name.removeprefix(ASKED).isdecimal()]
+    left = [number for number in numbers if f"{ASKED}{number}" not in answered]
+    return folder / f"{ASKED}{min(left)}" if left else None
+
+
 class StopSign:
     """Whether the parent asked to stop, or is gone.
 
     It is gone where `alive` is stale and the process that it names lives no more, or where the folder was removed.
+    The folder of a question has no `alive`: it lies in that of the child, `home`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.cancel, self.alive = folder, folder / _CANCEL, folder / ALIVE
+    def __init__(self, folder: Path, home: Path | None = None) -> None:
+        self.folder, self.cancel, self.alive = folder, folder / _CANCEL, (home or folder) / ALIVE
         self._next_look, self._gone = 0.0, False
 
     def __call__(self) -> bool:

@@ -43,7 +43,10 @@ CRASHED = {  # endings that no Python code chose -> in words
 
 
 def launch(
-    folder: str | Path, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+    folder: str | Path,
+    command: Sequence[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    stays: bool = False,
 ) -> Child:
     """The child that runs the job in `folder`, started.
 
@@ -52,12 +55,13 @@ def launch(
     folder : holds what the child needs and receives what it makes; the caller removes it
     command : the whole command line; None for this library's own child, `__main__.py run FOLDER`
     environment : variables set on top of those of this process
+    stays : it answers questions (`resident`): an error is that of one of them, and it ends without a result
 
     Raises
     ------
     CycleINRError : the command cannot be started
     """
-    return Child(Path(folder), list(command or own_command(folder)), child_environment(environment))
+    return Child(Path(folder), list(command or own_command(folder)), child_environment(environment), stays)
 
 
 def own_command(folder: str | Path) -> list[str]:
@@ -87,8 +91,8 @@ class Child:
     `poll`, `cancel`, `kill` and `result` are for one thread, the one that started it.
     """
 
-    def __init__(self, folder: Path, command: list[str], environment: dict[str, str]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, command: list[str], environment: dict[str, str], stays: bool = False) -> None:
+        self.folder, self._stays = folder, stays
         self.log: deque[str] = deque(maxlen=LOG_LINES)  # last lines that are no events
         self.failure: Failed | None = None
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -174,7 +178,7 @@ class Child:
             self._finish(status)
 
     def _receive(self, event: Event) -> None:
-        if isinstance(event, Failed):
+        if isinstance(event, Failed) and not self._stays:
             self.failure = self.failure or event
         self._waiting.append(event)
 
@@ -214,7 +218,8 @@ class Child:
             todo = "check the environment (Advanced), then report this with the log"
             return Failed(CycleINRError.code, f"The computing process {how}. Found: {said}", todo)
         try:
-            read_result(self.folder)
+            if not self._stays:
+                read_result(self.folder)
         except CycleINRError as error:
             return Failed.of(error)
         return None

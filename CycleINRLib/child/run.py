@@ -5,7 +5,7 @@
     outcome = run.result()             # what `finish` made of the child's files
 
 The hand-over folder lives from the start to `result` or `discard`; where this process is killed meanwhile, the child or
-the next run removes it. One thread owns a run.
+the next run removes it. A run may ask a child that stays (`resident`) instead of one of its own. One thread owns a run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from ..errors import Cancelled, CycleINRError
 from ..events import Event
 from ..imaging.volume import Volume
+from .claim import Claim
 from .folder import hand_over
-from .launcher import launch
-
-KILL_WAIT_S = 5.0
+from .launcher import Child, launch
+from .resident import KILL_WAIT_S, Asked, Resident
 
 
 class Run:
@@ -36,6 +36,7 @@ class Run:
     home : where the hand-over folder is made; None: the system's temporary folder
     on_close : called with the run when its folder is removed
     beside : what job.json tells beside the job, such as the "planes" of a preview
+    resident : the child that is asked, which has the volume already; None: one of its own
 
     Raises
     ------
@@ -51,11 +52,17 @@ class Run:
         home: str | Path | None = None,
         on_close: Callable[[Run], None] | None = None,
         beside: dict[str, Any] | None = None,
+        resident: Resident | None = None,
     ) -> None:
         self._finish, self._on_close = finish, on_close
         self._outcome: Any = None
         self._error: CycleINRError | None = None
         self._finished = False
+        self._claim: Claim | Asked
+        self._child: Child | Asked
+        if resident is not None:
+            self._claim = self._child = resident.ask(job, beside)
+            return
         self._claim = hand_over(job, volume, home, beside)
         try:
             self._child = launch(self.folder)
@@ -77,6 +84,10 @@ class Run:
     def log(self) -> str:
         """The last lines that the child said beside its events."""
         return "\n".join(self._child.log)
+
+    def asks(self, resident: Resident) -> bool:
+        """Whether it is that child that is asked."""
+        return isinstance(self._child, Asked) and self._child.resident is resident
 
     def poll(self) -> list[Event]:
         """The events since the last call, without waiting."""

@@ -1,6 +1,7 @@
 """The child's side of design section 4.4: one job in a folder, arrays instead of image files (floor 4).
 
-What stands in the folder is the matter of `folder`; here each task is done.
+What stands in the folder is the matter of `folder`; here each task is done. A child that answers several questions
+about one scan is the matter of `staying`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ from .folder import (
     StopSign,
     read_facts,
     read_like,
-    read_planes,
     read_source,
     read_sources,
     volume_facts,
-    write_planes,
     write_result,
     write_volume,
 )
+from .staying import answer_planes, stay
 
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
@@ -62,15 +62,17 @@ def _do_job(folder: Path, emit: Emit) -> None:
             "measure": _measure,
             "preview": _preview,
             "difference": _difference,
-            "speed": _speed,
             "adapt": _adapt,
         }
-        if task not in tasks:
-            raise RequestError("The task is unknown", repr(task), f"choose one of {', '.join([*tasks, 'check'])}")
+        if task not in (*tasks, "stay"):
+            known = ", ".join([*tasks, "stay", "check"])
+            raise RequestError("The task is unknown", repr(task), f"choose one of {known}")
         stop = StopSign(folder)
         emit(Progress("read", 0, 1))  # said before torch is loaded, which may take seconds
         source: Any = read_sources(folder, facts) if task == "adapt" else read_source(folder, facts)
         stop.check()
+        if task == "stay":
+            return stay(folder, source, stop, emit)
         report, files = tasks[task](folder, facts, source, stop, emit)
     emit(Finished(report, files))
 
@@ -99,17 +101,9 @@ def _measure(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign
 
 def _preview(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Answer:
     """Single planes of the result: "planes" {name: coordinate in mm across it, None: the middle} -> one array each."""
-    from ..upsampling.preview import previews
+    from ..upsampling.preview import Planes
 
-    job, asked = UpsampleJob.from_json(facts.get("job") or {}), read_planes(facts)
-    watch = Stopwatch("preview", len(asked), emit)
-    planes = {}
-    for name, plane in previews(volume, asked, cancelled=stop, **job.computing()):
-        stop.check()
-        planes[name] = plane
-        watch.step()
-    report = {"task": "preview", "planes": list(planes), "job": job.to_json()}
-    return report, write_planes(folder, report, planes)
+    return answer_planes(folder, facts, Planes(volume, UpsampleJob.from_json(facts.get("job") or {})), stop, emit)
 
 
 def _difference(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Answer:
@@ -146,13 +140,6 @@ def _adapt(folder: Path, facts: dict[str, Any], volumes: list[Volume], stop: Sto
 def _named(card: Any, output: str | None) -> Any:
     """The card with the name of the file that the model will be, where that is known."""
     return dataclasses.replace(card, name=Path(output).stem) if output else card
-
-
-def _speed(folder: Path, facts: dict[str, Any], volume: Volume, stop: StopSign, emit: Emit) -> Answer:
-    from ..upsampling.speed import measured_speed
-
-    report = measured_speed(volume, UpsampleJob.from_json(facts.get("job") or {})).to_json()
-    return report, write_result(folder, report)
 
 
 def _check(folder: Path) -> Answer:

@@ -69,6 +69,14 @@ class SliceBrightness:
         """How much brighter one of two neighbors is, in the mean, as a part of their brightness."""
         return float(np.mean(np.abs(np.diff(np.log(self.factors)))))
 
+    @property
+    def warning(self) -> str:
+        """What is said of it."""
+        return (
+            f"Slices are brighter and darker by turns, by {self.difference:.1%}, as interleaving leaves them: that is "
+            "linear between slices, not sharpened, and consistency is that of even slices."
+        )
+
     def part(self, limits: tuple[tuple[int, int], ...] | None) -> SliceBrightness:
         """Of the slices within `limits` of a scan's slices, rows and columns; None: of all."""
         return self if limits is None else SliceBrightness(self.factors[slice(*limits[0])])

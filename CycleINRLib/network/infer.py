@@ -44,6 +44,7 @@ def corrections(
     conditions: Conditions,
     window: int | None = None,
     tick: Callable[[], None] = lambda: None,
+    codes: Tensor | None = None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The correction at each output place, for some rows of a block.
 
@@ -57,43 +58,100 @@ def corrections(
     z_scale, conditions : what the network is told
     window : slices that are encoded at once, beside those that they depend on; None: all
     tick : called after every piece of work; may raise to stop
+    codes : what `codes_of` gave for these rows and columns; None: they are encoded now
 
     Yields
     ------
     (slice of M, (m, rows, columns) float32 corrections in normalized intensities)
     """
-    kernel = network.enter.weight
-    device, dtype = kernel.device, kernel.dtype
-    N, R, width = source.shape
-    values = torch.from_numpy(np.ascontiguousarray(source)).to(device)
-    values = F.pad(values[None], (0, width % 2, 0, R % 2), mode="replicate")[0] if width % 2 or R % 2 else values
-    condition = torch.tensor([conditions.of_scan()], device=device, dtype=dtype)
-    down = _Window.of(rows, values.shape[1])
-    across = _Window.of(columns or slice(0, width), values.shape[2])
-    decoder, unfold = Decoder(network, down.size, across.size), _Unfold.of(network)
+    block = _Block.of(network, source, rows, columns, detail, conditions)
+    N = len(source)
+    decoder = Decoder(network, block.down.size, block.across.size)
     below_of = np.clip(np.floor(positions + 1e-9).astype(int), 0, max(N - 2, 0))
     held: dict[int, SliceCodes] = {}
-    fetch = Fetch(device)
+    fetch = Fetch(block.values.device)
     for pairs, read in _windows(N, window, len(network.blocks) + 1):
-        folded = folded_features(values[read], detail, dtype)
-        encoded = encode_streamed(network, folded, condition, tick, (down.folded, across.folded))
-        folded = folded[:, down.folded, across.folded]
-
-        def slice_at(k: int, encoded: Tensor = encoded, folded: Tensor = folded, first: int = read.start) -> SliceCodes:
-            codes = unfold(encoded[k - first], folded[k - first])[down.cut, across.cut]
-            return decoder.of_slice(_rimmed(codes, down.missing, across.missing))
-
+        codes_at = block.encoded(read, tick) if codes is None else codes.__getitem__
         for k in pairs:
             at = np.flatnonzero(below_of == k)
             if len(at):
-                held = {n: held[n] if n in held else slice_at(n) for n in (k, min(k + 1, N - 1))}
+                near = (k, min(k + 1, N - 1))
+                held = {n: held[n] if n in held else decoder.of_slice(codes_at(n).contiguous()) for n in near}
                 ts = np.clip(positions[at] - k, 0, 1).tolist()
                 query = [conditions.of_place(t, z_scale) for t in ts]
                 out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query)
                 yield from fetch.put(slice(at[0], at[-1] + 1), out.mul_(detail))
             tick()
-        del folded, encoded, slice_at  # before the next ones are made
+        del codes_at  # before the next ones are made
     yield from fetch.rest()
+
+
+@torch.inference_mode()
+def codes_of(
+    network: CycleINR,
+    source: np.ndarray,
+    rows: slice,
+    columns: slice,
+    detail: float,
+    conditions: Conditions,
+    tick: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """(N, rows + 2, columns + 2, D): the codes from which `corrections` decodes rows and columns, one around them.
+
+    Parameters are those of `corrections`; any part of what is given, with one around it, serves for that part.
+    """
+    codes_at = _Block.of(network, source, rows, columns, detail, conditions).encoded(slice(0, len(source)), tick)
+    first = codes_at(0)
+    codes = first.new_empty((len(source), *first.shape))
+    codes[0] = first
+    for k in range(1, len(source)):
+        codes[k] = codes_at(k)
+    return codes
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """The scan's rows with their halo on the device of the network, and the rows and columns that are decoded."""
+
+    network: CycleINR
+    values: Tensor  # (N, R, I), both even
+    detail: float
+    condition: Tensor
+    down: _Window
+    across: _Window
+    unfold: _Unfold
+
+    @classmethod
+    def of(
+        cls,
+        network: CycleINR,
+        source: np.ndarray,
+        rows: slice,
+        columns: slice | None,
+        detail: float,
+        conditions: Conditions,
+    ) -> _Block:
+        kernel = network.enter.weight
+        _, R, width = source.shape
+        values = torch.from_numpy(np.ascontiguousarray(source)).to(kernel.device)
+        values = F.pad(values[None], (0, width % 2, 0, R % 2), mode="replicate")[0] if width % 2 or R % 2 else values
+        condition = torch.tensor([conditions.of_scan()], device=kernel.device, dtype=kernel.dtype)
+        down = _Window.of(rows, values.shape[1])
+        across = _Window.of(columns or slice(0, width), values.shape[2])
+        return cls(network, values, detail, condition, down, across, _Unfold.of(network))
+
+    def encoded(self, read: slice, tick: Callable[[], None]) -> Callable[[int], Tensor]:
+        """The slices `read`, encoded together; gives the codes (rows + 2, columns + 2, D) of each."""
+        down, across = self.down, self.across
+        folded = folded_features(self.values[read], self.detail, self.condition.dtype)
+        encoded = encode_streamed(self.network, folded, self.condition, tick, (down.folded, across.folded))
+        folded = folded[:, down.folded, across.folded]
+
+        def codes_at(k: int) -> Tensor:
+            codes = self.unfold(encoded[k - read.start], folded[k - read.start])[down.cut, across.cut]
+            return _rimmed(codes, down.missing, across.missing)
+
+        return codes_at
 
 
 def _windows(slices: int, window: int | None, reach: int) -> list[tuple[range, slice]]:

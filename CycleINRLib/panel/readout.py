@@ -201,7 +201,7 @@ def information(
             _("Expected time"),
             "",
             time,
-            _("From a short test of this computer, made in the background."),
+            _("From the first run that computed on this computer; until then it is not known."),
         ),
     )
 

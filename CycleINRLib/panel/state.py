@@ -74,6 +74,7 @@ class Panel:
         self._adapted = ""
         self._adapting = False
         self._message = self._details = ""
+        self._before = ""  # said before what the running job says
         self._percent: int | None = None
         self._information: tuple[Compared, ...] = ()
         self._readout: tuple[Row, ...] = ()
@@ -140,7 +141,7 @@ class Panel:
         if self.state in BUSY or reason:
             raise CycleINRError("A job was started twice, or without being possible", reason or self.state.value)
         self.state, self._details, self._percent, self._warnings = State.RUNNING, "", 0, ()
-        self._made, self._failures, self._listed = [], [], ()
+        self._made, self._failures, self._listed, self._before = [], [], (), ""
 
     def hear(self, event: Event) -> None:
         """The running job said something; what comes after its end is of no interest."""
@@ -149,7 +150,8 @@ class Panel:
         if isinstance(event, Warned) and event.message not in self._warnings:
             self._warnings += (event.message,)
         if isinstance(event, Progress) and self.state is State.RUNNING:
-            self._message, self._percent = self._turn() + progress_text(event), percent(event)
+            text = " ".join(part for part in (self._before, self._turn() + progress_text(event)) if part)
+            self._message, self._percent = text, percent(event)
 
     def note(self, message: str) -> None:
         """Something that the user asked for was done, beside any job."""
@@ -172,6 +174,11 @@ class Panel:
         self._readout = readout(report)
         self._warnings = tuple(report.get("warnings") or ())
         self._next()
+
+    def preview_is_provisional(self) -> None:
+        """The planes are in the views, without the network's part yet."""
+        self._before = _("Provisional picture, interpolated.")
+        self._message = " ".join([self._before, _("The network is computing it…")])
 
     def preview_shown(self) -> None:
         """The planes are in the views."""

@@ -305,21 +305,28 @@ def _value_of(text: str) -> Any:
         return text
 
 
-def plane_node(scene: Any, plane: Volume, source_node: Any, name: str) -> Any:
+def plane_node(scene: Any, plane: Volume, source_node: Any, name: str, into: Any = None) -> Any:
     """A hidden node with one plane of a result, to look at; it is not saved with the scene.
 
     Parameters
     ----------
     plane : values (K, J, I), one of them 1, at its place in the source's own frame
+    into : a node of an earlier plane, filled anew where it is still in the scene; its display stays
     """
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
-    node.SetSaveWithScene(False)
-    node.SetHideFromEditors(True)
+    node = into if into is not None and into.GetScene() is scene else None
+    is_new = node is None
+    if node is None:
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", scene.GenerateUniqueName(name))
+        node.SetSaveWithScene(False)
+        node.SetHideFromEditors(True)
+    elif node.GetName() != name:
+        node.SetName(name)
     slicer.util.updateVolumeFromArray(node, _native(plane.values))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.array(plane.geometry.ijk_to_ras)))
     node.SetAndObserveTransformNodeID(source_node.GetTransformNodeID())
     node.SetAttribute(f"{PREFIX}preview", source_node.GetID())
-    _copy_display(node, source_node)
+    if is_new:
+        _copy_display(node, source_node)
     return node
 
 

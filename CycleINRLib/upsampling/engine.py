@@ -36,8 +36,8 @@ from .memory import (
     slab_for_rows,
     working_bytes,
 )
-from .plan import Plan, doubts
-from .protocols import AddedNoise, Rows
+from .plan import Plan, conditions_of, doubts
+from .protocols import AddedNoise, KnownCodes, Rows
 from .stored import as_stored, evened, slices_from_zero
 
 
@@ -122,10 +122,7 @@ class Engine:
         for message in (*plan.warnings, *doubts(card, plan, volume)):
             engine.warn(message)
         if brightness is not None:
-            engine.warn(
-                f"Slices are brighter and darker by turns, by {brightness.difference:.1%}, as interleaving leaves "
-                "them: that is linear between slices, not sharpened, and consistency is that of even slices."
-            )
+            engine.warn(brightness.warning)
         return engine
 
     # --- running ----------------------------------------------------------------------------------------------
@@ -139,12 +136,14 @@ class Engine:
         renewal: AddedNoise | None = None,
         body: Rectangle | None = None,
         brightness: SliceBrightness | None = None,
+        codes: KnownCodes | None = None,
     ) -> tuple[np.ndarray, Remainder, AcquiredQuery | None]:
         """Output slices of (N, J, I) `values` on the target part of `grid`, for all of it, some rows or one column.
 
         renewal : adds noise to what the network gave, before it is stored
         body : rows and columns beyond which there is nothing to correct; None: everywhere there is
         brightness : that the slices had as acquired, which the result gets back
+        codes : of these rows and columns at least; None: they are encoded now
 
         Returns
         -------
@@ -172,7 +171,9 @@ class Engine:
             slab = slabs[done]
             try:
                 near = body and body.seen_from(slab.read_first, 0)
-                find = partial(self.corrections, grid=grid, gain=settings.gain, watch=watch, window=window, body=near)
+                seen = codes and codes.seen_from(slab.read_first)
+                of_grid = partial(self.corrections, grid=grid, gain=settings.gain, watch=watch)
+                find = partial(of_grid, window=window, body=near, codes=seen)
                 x, extra = self._slab(values, slab, columns, grid, wanted, find, errors)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -246,14 +247,15 @@ class Engine:
         watch: Stopwatch,
         window: int | None = None,
         body: Rectangle | None = None,
+        codes: KnownCodes | None = None,
     ) -> np.ndarray:
         """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32.
 
         normalized : (N, R, I) float32, the scan's rows with their halo, divided by its scale
         body : of these rows and columns; nothing is corrected beyond it
+        codes : of these rows and columns, see `run`
         """
         from ..network.infer import corrections
-        from ..network.model import Conditions
 
         plan, scale = self.plan, self.scale
         output = np.zeros((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
@@ -264,9 +266,8 @@ class Engine:
             return output
         mine = inside.seen_from(rows.start, columns.start)
         target = output[:, mine.rows, mine.columns]
+        known = None if codes is None else codes.of(inside)
         inside = inside.seen_from(near.rows.start, near.columns.start)
-        anisotropy = self.spacing_mm[0] / min(self.spacing_mm[1:])
-        ratio, seen = min(plan.ratio, self.card.ratio_range[1]), (scale.through, scale.within)
         parts = corrections(
             self.network,
             normalized[:, near.rows, near.columns],
@@ -275,9 +276,10 @@ class Engine:
             columns=inside.columns,
             detail=scale.detail,
             z_scale=1 / grid.step,
-            conditions=Conditions(ratio, float(plan.gaussian), anisotropy, *seen),
+            conditions=conditions_of(plan, self.card, scale, self.spacing_mm),
             window=window,
             tick=watch.step,
+            codes=known,
         )
         for part, found in parts:
             at = counting[part]  # without gaps: only slices themselves are left out

@@ -6,13 +6,14 @@ Needs no torch, so that the panel, `cycleinr info` and a machine without torch c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..errors import RequestError, VolumeError
 from ..imaging.consistency import KEEP_RATIO, Grid, resolve_consistency
 from ..imaging.geometry import AXES, Geometry, coarsest_axis, isotropic_z_scale
-from ..imaging.intensity import doubtful_values
+from ..imaging.intensity import IntensityScale, doubtful_values
 from ..imaging.profile import SKIP_RATIO, believed_ratio, resolve_profile
 from ..imaging.spectrum import band_end
 from ..imaging.volume import Volume, check_usable, choose_slice_axis, guess_modality
@@ -209,6 +210,14 @@ def _shared_grid(geometry: Geometry, reference: Geometry) -> tuple[float, float,
 
 def _within(value: float, low: float, high: float) -> bool:
     return low * (1 - TOLERANCE) <= value <= high * (1 + TOLERANCE)
+
+
+def conditions_of(planned: Plan, card: ModelCard, scale: IntensityScale, spacing_mm: tuple[float, ...]) -> Any:
+    """What the network is told of a scan with `spacing_mm` (slices, rows, columns): network.model.Conditions."""
+    from ..network.model import Conditions
+
+    ratio, (through, *within) = min(planned.ratio, card.ratio_range[1]), spacing_mm
+    return Conditions(ratio, float(planned.gaussian), through / min(within), scale.through, scale.within)
 
 
 def doubts(card: ModelCard, planned: Plan, volume: Volume) -> list[str]:

@@ -1,24 +1,33 @@
-"""Single planes of the result across its slices, each computed alone: its rows and their halo (floor 3)."""
+"""Single planes of the result across its slices, each computed alone: its rows and their halo (floor 3).
+
+`Planes` are those of one scan and job: what is settled for them is settled once, and the codes of the rows around a
+plane may be kept, so that a plane that is moved among them costs the decoder alone.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..errors import RequestError
-from ..imaging.body import body_seen
-from ..imaging.geometry import AXES, PLANES, Geometry
+from ..imaging.body import Rectangle, body_of
+from ..imaging.geometry import AXES
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
-from .grain import part_of, slices_first_region
+from .codes import HeldCodes, bytes_of_codes, codes_for
+from .grain import Part, part_of, slices_first_region
 from .memory import slab_for_rows
 from .plan import plan
+from .planes import plane_at, row_of
 from .settings import Settled, settle
 from .split import SPLIT_HALO
 from .strips import Region
+
+AT_HAND = 32  # rows around a plane whose codes are kept: 22 mm of 0.7 mm pixels
+AT_HAND_BYTES = 4e8  # that may be held while they are made
 
 
 def preview(
@@ -56,63 +65,129 @@ def previews(
     planes : place in mm of each plane, None: the middle
     cancelled : asked between layers; true stops with Cancelled
     """
-    job = UpsampleJob(z_scale=z_scale, **fields)
-    planned = plan(volume, job)
-    scan, volume = volume, volume.part(job.region)
-    rows = {plane: _row_of(volume.geometry, planned.axis, plane, at_mm) for plane, at_mm in planes.items()}
-    settled = settle(scan, job, planned, None, cancelled)
-    limits = slices_first_region(job.region, planned.axis) or tuple((0, n) for n in settled.source.values.shape)
-    for plane, (name, row) in rows.items():
-        found = settled.engine.stored(_plane(settled, limits, name, row))
-        stored = np.moveaxis(found, 0, AXES.index(planned.axis))
-        first = [0, 0, 0]
-        first[AXES.index(name)] = row
-        geometry = planned.target.cropped((first[0], first[1], first[2]), stored.shape)
-        yield plane, dataclasses.replace(volume, values=stored, geometry=geometry, slice_axis=planned.axis)
+    yield from Planes(volume, UpsampleJob(z_scale=z_scale, **fields)).at(planes, cancelled)
 
 
-def _plane(settled: Settled, limits: Region, name: str, row: int) -> np.ndarray:
-    """(M, 1, I) or (M, J, 1) float32: the row across the in-plane axis `name` of what lies within `limits` of the scan
-    (N, J, I)."""
-    engine, source = settled.engine, settled.source
-    along_rows = name == _in_plane(engine.plan.axis)[0]
-    first, last = limits[1 if along_rows else 2]
-    slab = slab_for_rows(row, row + 1, last - first, engine.halo)
-    read = first + slab.read_first, first + slab.read_last
-    near = (limits[0], read, limits[2]) if along_rows else (limits[0], limits[1], read)
-    fewer = max(SPLIT_HALO // 2, SPLIT_HALO - engine.halo)  # enough: the ends of the network's halo tell on nothing
-    halo = (fewer, SPLIT_HALO) if along_rows else (SPLIT_HALO, fewer)
-    part = part_of(source.values, settled.noise, engine.plan, source.spacing_mm, near, engine.check_cancelled, halo)
-    at = row - slab.read_first
-    wanted = {"rows": (at, at + 1)} if along_rows else {"column": at}
-    body = body_seen(source.values, near)
-    brightness = engine.brightness and engine.brightness.part(limits)
-    return engine.run(
-        part.signal,
-        engine.plan.grid,
-        settled.settings,
-        renewal=part.renewal,
-        body=body,
-        brightness=brightness,
-        **wanted,
-    )[0]
+@dataclass(eq=False)
+class _Band:
+    """Rows `first` to before `last` across an in-plane axis, of the region, and all that they depend on.
+
+    begin : of the rows that are read; body : of these, see `imaging.body`
+    codes : of the rows, where they are kept
+    """
+
+    first: int
+    last: int
+    begin: int
+    part: Part
+    body: Rectangle | None
+    codes: HeldCodes | None = None
 
 
-def _in_plane(axis: str) -> list[str]:
-    return [name for name in AXES if name != axis]
+class Planes:
+    """Planes of one scan and job, one after another, as `preview` gives them.
 
+    What is settled for the scan, and the rows that were last at hand across each axis, are kept from one to the next.
+    """
 
-def _row_of(geometry: Geometry, axis: str, plane: str, at_mm: float | None) -> tuple[str, int]:
-    """The in-plane axis across a coronal, sagittal or axial plane, and the row there."""
-    if plane not in PLANES:
-        raise RequestError("There is no such plane", plane, f"choose one of {', '.join(PLANES)}")
-    name = geometry.axis_across(plane)
-    if name == axis:
-        raise RequestError(f"The slices themselves are {plane}", f"slice axis {axis}", "choose another plane")
-    rows = geometry.shape[AXES.index(name)]
-    if at_mm is None:
-        return name, rows // 2
-    row = np.rint(geometry.kji_of(geometry.on_center_line(plane, at_mm))[AXES.index(name)])
-    if not 0 <= row < rows:
-        raise RequestError("The plane lies outside the volume", f"{at_mm:g} mm", "choose a place inside")
-    return name, int(row)
+    def __init__(self, volume: Volume, job: UpsampleJob) -> None:
+        self._scan, self._volume, self._job = volume, volume.part(job.region), job
+        self._plan = plan(volume, job)
+        self._cancelled: Callable[[], bool] | None = None
+        self._bands: dict[str, _Band] = {}
+
+    def at(
+        self, planes: Mapping[str, float | None], cancelled: Callable[[], bool] | None = None
+    ) -> Iterator[tuple[str, Volume]]:
+        """The planes by name, each as it is made.
+
+        Parameters
+        ----------
+        planes : place in mm of each plane, None: the middle
+        cancelled : asked between layers; true stops with Cancelled
+        """
+        rows = {plane: row_of(self._volume.geometry, self._plan.axis, plane, mm) for plane, mm in planes.items()}
+        self._cancelled = cancelled
+        for plane, (name, row) in rows.items():
+            values = self._settled.engine.stored(self._values(name, row))
+            yield plane, plane_at(self._volume, self._plan, (name, row), values)
+
+    def look_around(self, cancelled: Callable[[], bool]) -> None:
+        """Encodes the rows around the planes that were given last, so that those among them cost the decoder alone.
+
+        Raises
+        ------
+        Cancelled : where `cancelled` says so; what is at hand stays
+        """
+        self._cancelled = cancelled
+        for name, band in list(self._bands.items()):
+            count, rows = self._count(name), self._at_hand(name)
+            if band.codes is not None and rows and band.last - band.first < min(rows, count):
+                first = max(0, min((band.first + band.last - rows) // 2, count - rows))
+                first -= first % 2
+                self._bands[name] = self._band(name, first, min(first + rows, count))
+
+    # --- what is kept -----------------------------------------------------------------------------------------
+    @cached_property
+    def _settled(self) -> Settled:
+        return settle(self._scan, self._job, self._plan, None, self._stops)
+
+    @cached_property
+    def _body(self) -> Rectangle | None:
+        return body_of(self._settled.source.values)
+
+    @cached_property
+    def _limits(self) -> Region:
+        shape = self._settled.source.values.shape
+        return slices_first_region(self._job.region, self._plan.axis) or tuple((0, n) for n in shape)
+
+    def _stops(self) -> bool:
+        return self._cancelled is not None and self._cancelled()
+
+    def _values(self, name: str, row: int) -> np.ndarray:
+        """(M, 1, I) or (M, J, 1) float32: the row across the in-plane axis `name`."""
+        band = self._bands.get(name)
+        if band is None or not band.first <= row < band.last:
+            first = row - row % 2  # two rows are folded to one
+            band = self._bands[name] = self._band(name, first, min(first + 2, self._count(name)))
+        settled, part, at = self._settled, band.part, row - band.begin
+        rows, column = ((at, at + 1), None) if self._is_row(name) else (None, at)
+        brightness = settled.engine.brightness and settled.engine.brightness.part(self._limits)
+        known = part.renewal, band.body, brightness, band.codes
+        return settled.engine.run(part.signal, self._plan.grid, settled.settings, rows, column, *known)[0]
+
+    def _band(self, name: str, first: int, last: int) -> _Band:
+        """Rows across the in-plane axis `name`, their signal split from noise, and their codes."""
+        settled, limits = self._settled, self._limits
+        engine, source, is_row = settled.engine, settled.source, self._is_row(name)
+        slab = slab_for_rows(first, last, self._count(name), engine.halo)
+        begin, _ = limits[1 if is_row else 2]
+        read = begin + slab.read_first, begin + slab.read_last
+        near = (limits[0], read, limits[2]) if is_row else (limits[0], limits[1], read)
+        fewer = max(SPLIT_HALO // 2, SPLIT_HALO - engine.halo)  # enough: the ends of the network's halo tell on nothing
+        halo = (fewer, SPLIT_HALO) if is_row else (SPLIT_HALO, fewer)
+        part = part_of(source.values, settled.noise, engine.plan, source.spacing_mm, near, engine.check_cancelled, halo)
+        body = self._body and self._body.seen_from(near[1][0], near[2][0])
+        made = _Band(first, last, slab.read_first, part, body)
+        if settled.settings.gain and self._bytes(name, last - first) <= AT_HAND_BYTES:
+            rows, across = slice(first - made.begin, last - made.begin), slice(0, part.signal.shape[2 if is_row else 1])
+            wanted = Rectangle(rows, across) if is_row else Rectangle(across, rows)
+            made.codes = codes_for(engine, part.signal, wanted, body)
+        return made
+
+    def _at_hand(self, name: str) -> int:
+        """How many rows may be kept; 0: none."""
+        return next((n for n in (AT_HAND, AT_HAND // 2, AT_HAND // 4) if self._bytes(name, n) <= AT_HAND_BYTES), 0)
+
+    def _bytes(self, name: str, rows: int) -> float:
+        """What `rows` at hand take."""
+        shape = tuple(last - first for first, last in self._limits)
+        size = (rows, shape[2]) if self._is_row(name) else (shape[1], rows)
+        return bytes_of_codes(self._settled.engine, shape, *size)
+
+    def _is_row(self, name: str) -> bool:
+        return name == next(axis for axis in AXES if axis != self._plan.axis)
+
+    def _count(self, name: str) -> int:
+        """Rows across the axis that there are."""
+        return self._volume.geometry.shape[AXES.index(name)]

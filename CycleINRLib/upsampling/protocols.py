@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from ..imaging.body import Rectangle
 from ..imaging.consistency import Grid
 from .plan import Plan
 
@@ -29,3 +30,11 @@ class AddedNoise(Protocol):
     def add(
         self, x: np.ndarray, beside: np.ndarray, grid: Grid, wanted: np.ndarray, plan: Plan, rows: slice, columns: slice
     ) -> None: ...
+
+
+class KnownCodes(Protocol):
+    """Codes that were encoded before, see `codes`."""
+
+    def seen_from(self, row: int) -> KnownCodes: ...
+
+    def of(self, part: Rectangle) -> Any: ...

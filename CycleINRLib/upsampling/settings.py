@@ -7,8 +7,11 @@ whatever part of the scan is then computed.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -16,11 +19,13 @@ from ..events import Listener, Stopwatch
 from ..imaging.consistency import noise_level
 from ..imaging.intensity import CT_RANGE_HU
 from ..imaging.volume import Volume
-from ..jobs import UpsampleJob
+from ..jobs import UpsampleJob, is_number
+from ..machine import processor, recall, remember
 from .engine import Engine, Settings
 from .gain import Dropped, settle_gain
 from .grain import NoiseTreatment, settle_noise
 from .memory import is_out_of_memory
+from .noisekept import noise_checksum
 from .plan import Plan
 
 NOISE_SHARE, STEP_SHARE = 0.05, 0.1  # what precisions may differ by (rms): of the noise, or of a whole number if more
@@ -79,7 +84,7 @@ def in_believed_precision(engine: Engine, values: np.ndarray, job: UpsampleJob, 
     noise = engine.noise or noise_level(values, engine.plan.modality) or 0.0
     most = max(NOISE_SHARE * noise, STEP_SHARE if engine.kind.kind in "iu" else 0.0)
     try:
-        off = gain * rounding_error(engine, values)
+        off = gain * _kept_error(engine, values)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -91,6 +96,39 @@ def in_believed_precision(engine: Engine, values: np.ndarray, job: UpsampleJob, 
             f"{engine.precision} changes the result by {off:.2g} (noise {noise:.2g}): float32 would be more exact."
         )
     return engine
+
+
+def _kept_error(engine: Engine, values: np.ndarray) -> float:
+    """`rounding_error` as an earlier run found it, or found now and kept under all that it depends on."""
+    key = _checksum(engine, values)
+    known = (recall("precisions", key) or {}).get("error")
+    if known is not None and is_number(known) and known >= 0:
+        return float(known)
+    found = rounding_error(engine, values)
+    remember("precisions", key, {"error": found})
+    return found
+
+
+def _checksum(engine: Engine, values: np.ndarray) -> str:
+    """Of the scan, the network, what it is told, and the machine that computes it in the engine's precision."""
+    plan = engine.plan
+    told = [
+        noise_checksum(values, engine.spacing_mm, plan.modality), engine.precision, engine.device, *capability(),
+        asdict(engine.scale), plan.ratio, plan.profile, plan.consistency, plan.grid.step, list(engine.card.ratio_range),
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(told).encode())
+    for weight in engine.loaded.state_dict().values():
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def capability() -> tuple[str, ...]:
+    """What decides how this machine rounds: the processor, the instructions that are in use, and torch."""
+    import torch
+
+    limits = (os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__, card, *limits
 
 
 def rounding_error(engine: Engine, values: np.ndarray) -> float:

@@ -345,16 +345,6 @@ def test_a_preview_that_cannot_be_written_leaves_no_plane(tmp_path, thick_ct, mo
     assert names(folder) == {"job.json", "input.npy"}
 
 
-def test_the_child_tells_how_fast_this_machine_is(tmp_path, thick_ct):
-    from CycleINRLib.upsampling.speed import Speed
-
-    folder = prepare(tmp_path / "job", small(thick_ct), "speed", z_scale=2.0, device="cpu", precision="float32")
-    run_folder(folder, lambda event: None)
-    speed = Speed(**json.loads((folder / "result.json").read_text("utf-8"))["report"])
-    assert min(speed.encode_s, speed.decode_s) >= 0 and speed.device.startswith("cpu (")  # differences of times
-    assert speed.slabs is not None and speed.slabs[:2] == [64, 4]
-
-
 # --- adapt ------------------------------------------------------------------------------------------------------
 def prepare_adapt(folder: Path, *volumes: Volume, **job: Any) -> Path:
     """The folder of an adaptation, as the parent leaves it before the start."""

@@ -259,7 +259,7 @@ class Way:
 
     def finish(self) -> None:
         control = self.widget.controller
-        self.shots.until(lambda: control.jobs.run is None and not control.speeds.busy)
+        self.shots.until(lambda: control.jobs.run is None)
 
     def settle(self) -> None:
         end = time.monotonic() + 0.1

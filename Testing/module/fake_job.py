@@ -1,7 +1,8 @@
 """Plays the child of the panel: `fake_job.py FOLDER`, its part in CYCLEINR_TEST_PART. Repeats slices; no torch.
 
-Quiet tasks (speed, check) always succeed; the part is that of upsample, preview, measure and adapt. The adapted model
-is a copy of `light`, and no better than it in the part "no better".
+The quiet task (check) always succeeds; the part is that of upsample, preview, measure and adapt. The adapted model
+is a copy of `light`, and no better than it in the part "no better". The task "stay" answers one question after another,
+each in the part that the file `part` of its home names, where there is one.
 """
 
 import json
@@ -25,10 +26,31 @@ FACTS = {
 
 def main(folder: Path) -> int:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    if job["task"] in ("speed", "check"):
-        speed = {"encode_s": 1e-4, "decode_s": 1e-3, "device": "cpu (2 threads)"}
-        return leave(folder, {"report": speed if job["task"] == "speed" else FACTS})
-    part = os.environ.get("CYCLEINR_TEST_PART", "success")
+    if job["task"] == "check":
+        return leave(folder, {"report": FACTS})
+    if job["task"] == "stay":
+        return stay(folder, job)
+    return play(folder, job, os.environ.get("CYCLEINR_TEST_PART", "success"))
+
+
+def stay(folder: Path, job: dict) -> int:
+    """Until it is killed; in the part "idle" for one answer alone."""
+    answered, parent = set(), os.getppid()
+    while (folder / "alive").exists() and os.getppid() == parent:
+        for asked in sorted(set(folder.glob("asked_*")) - answered):
+            part = os.environ.get("CYCLEINR_TEST_PART", "success")
+            part = (folder / "part").read_text() if (folder / "part").exists() else part
+            (asked / "input.npy").symlink_to(folder / "input.npy")
+            facts = {"volume": job["volume"], **json.loads((asked / "job.json").read_text(encoding="utf-8"))}
+            play(asked, facts, part)
+            answered.add(asked)
+            if part == "idle":
+                return 0
+        time.sleep(0.01)
+    return 0
+
+
+def play(folder: Path, job: dict, part: str) -> int:
     say(event="progress", stage=job["task"], done=1, of=4, remaining_s=3.0)
     if part in PARTS:
         return PARTS[part](folder)

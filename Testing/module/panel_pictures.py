@@ -90,14 +90,12 @@ class Pictures:
 
     def take(self, scan: Any, app: standins.Application, patch: pytest.MonkeyPatch) -> None:
         ui, widget = self.ui, self.widget
-        self.until(lambda: not widget.controller.speeds.busy)
         self.save("idle")
         self.choose_small_region(scan)
         ui.applyButton.click()
         self.until(lambda: (ui.progressBar.value > 20 and ui.progressBar.visible) or widget.controller.jobs.run is None)
         self.save("running")
         self.until(lambda: widget.controller.jobs.run is None)
-        self.until(lambda: not widget.controller.speeds.busy)
         self.save("done")
         ui.compareButton.click()
         self.until(lambda: widget.controller.results.views.fitted)
@@ -124,7 +122,6 @@ class Pictures:
         self.until(lambda: "left" in ui.messageLabel.text or widget.controller.jobs.run is None)
         self.save("adapting")
         self.until(lambda: widget.controller.jobs.run is None)
-        self.until(lambda: not widget.controller.speeds.busy)
         self.save("adapted")
         ui.advancedCollapsibleButton.collapsed = True
         ui.modelFileEdit.currentPath = ""

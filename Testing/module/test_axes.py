@@ -12,6 +12,7 @@ from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.pictures.planes import extract_plane
 from CycleINRLib.upsampling.plan import plan
+from CycleINRLib.upsampling.planes import row_of
 
 SHAPE = (5, 9, 7)
 
@@ -27,7 +28,6 @@ def rotated(seed: int) -> Volume:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_panel_preview_and_pictures_take_the_same_row_of_any_rotation(seed, the_module):
-    preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
     views = importlib.import_module("CycleINRParts.views")
     volume = rotated(seed)
     axis = plan(volume, UpsampleJob(z_scale=2)).axis
@@ -38,7 +38,7 @@ def test_panel_preview_and_pictures_take_the_same_row_of_any_rotation(seed, the_
         at = AXES.index(name)
         row = (3, 6, 2)[at]
         coordinate = views.place_across(volume, name, direction, place)
-        assert preview._row_of(volume.geometry, axis, direction.lower(), coordinate) == (name, row)
+        assert row_of(volume.geometry, axis, direction.lower(), coordinate) == (name, row)
         point = volume.geometry.on_center_line(direction.lower(), coordinate)
         shown = extract_plane(volume, direction.lower(), point).values
         assert set(shown.ravel()) == set(np.take(volume.values, row, axis=at).ravel())

@@ -157,12 +157,6 @@ def scalar_volumes() -> list[str]:
     return [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]
 
 
-def test_the_expected_time_is_measured_in_a_child(the_module, a_ct):
-    speed = the_module.CycleINRLogic().speed(volume_from_node(a_ct), device="cpu", precision="float32")
-    assert speed.encode_s >= 0 <= speed.decode_s and speed.encode_s + speed.decode_s > 0  # a busy machine may hide one
-    assert speed.device.startswith("cpu")
-
-
 def test_a_bad_weight_file_is_told_by_the_real_child(the_module, a_ct, tmp_path, an_app):
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"\x80\x04 a pickle")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import vtk
-from driving import apply, asked, finish, left_behind, rows, run_until, settle, volumes
+from driving import apply, asked, finish, left_behind, remember_a_speed, rows, run_until, settle, volumes
 
 from CycleINRLib.errors import Cancelled, RequestError
 
@@ -17,7 +17,7 @@ pytest.importorskip("slicer.util")
 
 # --- region ----------------------------------------------------------------------------------------------------------
 def test_a_region_is_drawn_on_the_scan_with_its_size_and_time_while_it_is_dragged(a_panel, a_scan, an_app):
-    run_until(a_panel, lambda: not a_panel.controller.speeds.busy)
+    remember_a_speed()
     a_panel.ui.drawButton.click()
     region = asked(a_panel).region
     assert an_app.placing == [region] and region.GetName() == "Scan region"

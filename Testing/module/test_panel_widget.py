@@ -9,7 +9,7 @@ import types
 
 import numpy as np
 import pytest
-from driving import assert_gone, finish, left_behind, rows, run_until, volumes
+from driving import assert_gone, finish, left_behind, remember_a_speed, rows, run_until, volumes
 
 from CycleINRLib.child import launcher
 from CycleINRLib.errors import Cancelled, CycleINRError, RequestError, ResourceError, VolumeError
@@ -39,17 +39,19 @@ def nothing_remembered(monkeypatch, tmp_path):
     monkeypatch.setenv("CYCLEINR_CACHE", str(tmp_path / "cache"))
 
 
-def test_the_expected_time_comes_from_a_quiet_run_and_follows_the_request(nothing_remembered, a_panel, an_app):
+def test_the_expected_time_is_that_of_an_earlier_run_and_follows_the_request(
+    nothing_remembered, a_panel, an_app, monkeypatch
+):
     ui = a_panel.ui
-    assert rows(ui.informationTable)["Expected time"] == ["", "not known yet"]
-    run_until(a_panel, lambda: not a_panel.controller.speeds.busy)
-    assert left_behind(an_app) == [] and ui.applyButton.enabled
+    monkeypatch.setattr(launcher, "own_command", lambda folder: pytest.fail("a child was started"))
+    assert rows(ui.informationTable)["Expected time"] == ["", "not known yet"] and ui.applyButton.enabled
+    remember_a_speed()
+    a_panel.controller.look()
     before = rows(ui.informationTable)["Expected time"][1]
     ui.targetComboBox.setCurrentText("z-scale")
     ui.zScaleSpinBox.value = 8.0
     after = rows(ui.informationTable)["Expected time"][1]
     assert 0 < int(before.removesuffix(" s")) < int(after.removesuffix(" s"))
-    assert not a_panel.controller.speeds.busy  # known for this model and device
 
 
 def test_without_a_scan_apply_is_disabled_and_says_why(open_panel, a_scene, fake_child):
@@ -443,7 +445,6 @@ def test_preview_shows_two_planes_beside_the_scan_and_gives_the_layout_back(a_pa
     planes = [slicer.util.getNode(f"Scan preview {name}") for name in ("coronal", "sagittal")]
     assert [slicer.util.arrayFromVolume(node).shape for node in planes] == [(6, 1, 7), (6, 8, 1)]
     assert all(node.GetHideFromEditors() and not node.GetSaveWithScene() for node in planes)
-    assert left_behind(an_app) == []
     assert a_panel.ui.compareButton.text == "&Back to the earlier layout"
     a_panel.ui.compareButton.click()
     assert arrangement(an_app) == before and volumes() == ["Scan"]
@@ -509,7 +510,7 @@ def test_side_by_side_links_the_views_keeps_one_window_and_restores_the_layout(a
     assert mine.GetWindow() == 400
 
 
-def test_a_layout_that_the_user_chose_meanwhile_stays(a_panel, a_scan, an_app):
+def test_a_layout_that_the_user_chose_meanwhile_stays(a_panel, a_scan, an_app, fake_child):
     a_scan.CreateDefaultDisplayNodes()
     a_panel.ui.applyButton.click()
     finish(a_panel)
@@ -517,6 +518,7 @@ def test_a_layout_that_the_user_chose_meanwhile_stays(a_panel, a_scan, an_app):
     an_app.manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
     a_panel.controller.show()
     assert a_panel.ui.compareButton.text == "Show side &by side"
+    fake_child("slow")
     a_panel.ui.previewButton.click()
     a_panel.ui.applyButton.click()
     finish(a_panel)

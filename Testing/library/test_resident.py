@@ -1,0 +1,281 @@
+"""A child that stays: asked again without a new process, ended with all that it had; by fake_job.py, and real."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from CycleINRLib.child import folder as protocol
+from CycleINRLib.child import launcher, staying
+from CycleINRLib.child.folder import StopSign, ask, hand_over, result_planes
+from CycleINRLib.child.resident import Resident
+from CycleINRLib.child.run import Run
+from CycleINRLib.errors import Cancelled, CycleINRError, ResourceError
+from CycleINRLib.events import Failed, Finished, Progress
+from CycleINRLib.imaging.geometry import Geometry
+from CycleINRLib.imaging.volume import Volume
+from CycleINRLib.jobs import UpsampleJob
+
+FAKE = Path(__file__).resolve().parents[1] / "module" / "fake_job.py"
+JOB = {**UpsampleJob(z_scale=2.0, device="cpu", precision="float32", gain=1.0).to_json(), "task": "preview"}
+ROW, COLUMN = {"planes": {"coronal": None}}, {"planes": {"sagittal": None}}
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """The child is fake_job.py; call with the name of its part."""
+    monkeypatch.setattr(launcher, "own_command", lambda folder: [sys.executable, str(FAKE), str(folder)])
+    return lambda name: monkeypatch.setenv("CYCLEINR_TEST_PART", name)
+
+
+@pytest.fixture
+def a_volume() -> Volume:
+    values = np.arange(5 * 8 * 6, dtype=np.int16).reshape(5, 8, 6)
+    return Volume(values, Geometry.from_spacing(values.shape, (4.0, 1.0, 1.0)), "CT", "HU", 3.0, "k", ("Tilted.",))
+
+
+@pytest.fixture
+def staying_one(fake, a_volume, tmp_path):
+    made = Resident(a_volume, tmp_path)
+    yield made
+    made.end()
+    assert list(tmp_path.iterdir()) == []
+
+
+def asked(one: Resident, beside=ROW) -> Run:
+    return Run(JOB, None, result_planes, beside=beside, resident=one)
+
+
+def gone(pid: int) -> bool:
+    end = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_one_process_answers_again_and_again_and_leaves_no_question(staying_one, a_volume):
+    pid = staying_one.child.pid
+    for beside, expected in ((ROW, a_volume.values[:, 4:5]), (COLUMN, a_volume.values[:, :, 3:4]), (ROW, None)):
+        heard: list = []
+        (plane,) = asked(staying_one, beside).wait(heard.append).values()
+        assert expected is None or np.array_equal(plane.values, expected)
+        assert [type(event) for event in heard] == [Progress, Finished]
+        assert staying_one.child.pid == pid and not staying_one.busy
+    assert sorted(path.name for path in staying_one._claim.folder.iterdir()) == [
+        "alive", "input.npy", "job.json", "lock",
+    ]  # fmt: skip
+
+
+def test_it_holds_that_very_scan(staying_one, a_volume):
+    assert staying_one.holds(a_volume) and staying_one.holds(a_volume.with_values(a_volume.values.copy()))
+    changed = a_volume.values.copy()
+    changed[2, 3, 4] += 1
+    moved = Geometry.from_spacing(a_volume.values.shape, (4.0, 1.0, 1.1))
+    for other in (
+        a_volume.with_values(changed),
+        a_volume.with_values(a_volume.values.astype(np.int32)),
+        a_volume.with_values(a_volume.values, moved),
+        Volume(a_volume.values, a_volume.geometry, "MR"),
+    ):
+        assert not staying_one.holds(other)
+
+
+def test_an_error_is_that_of_one_question(staying_one):
+    pid = staying_one.child.pid
+    part = staying_one._claim.folder / "part"
+    part.write_text("failure")
+    with pytest.raises(ResourceError, match="needs 9 GB"):
+        asked(staying_one).wait()
+    part.write_text("success")
+    assert list(asked(staying_one).wait()) == ["coronal"] and staying_one.child.pid == pid
+
+
+def test_a_cancelled_question_leaves_the_process_for_the_next_one(staying_one, fake):
+    pid = staying_one.child.pid
+    part = staying_one._claim.folder / "part"
+    part.write_text("slow")
+    run = asked(staying_one)
+    with pytest.raises(CycleINRError, match="busy"):
+        asked(staying_one)
+    with pytest.raises(CycleINRError, match="still running"):
+        run.result()
+    run.cancel()
+    with pytest.raises(Cancelled):
+        run.wait()
+    part.write_text("success")
+    assert list(asked(staying_one).wait()) == ["coronal"] and staying_one.child.pid == pid
+
+
+def test_one_that_does_not_hear_is_ended_with_its_children_and_the_next_question_starts_another(staying_one):
+    pid, part = staying_one.child.pid, staying_one._claim.folder / "part"
+    part.write_text("deaf")
+    run = asked(staying_one)
+    while not (run.folder / "grandchild").exists() or not (run.folder / "grandchild").read_text():
+        time.sleep(0.02)
+    grandchild = int((run.folder / "grandchild").read_text())
+    run.cancel()
+    with pytest.raises(Cancelled):
+        run.wait()
+    assert gone(pid) and gone(grandchild)
+    part.write_text("success")
+    assert list(asked(staying_one).wait()) == ["coronal"] and staying_one.child.pid != pid
+
+
+def test_a_discarded_question_ends_the_process_at_once(staying_one):
+    pid, part = staying_one.child.pid, staying_one._claim.folder / "part"
+    part.write_text("slow")
+    run = asked(staying_one)
+    run.discard("The scene was closed")
+    with pytest.raises(Cancelled, match="The scene was closed"):
+        run.result()
+    assert gone(pid) and staying_one.idle
+
+
+@pytest.mark.parametrize("part, error", [("killed", ResourceError), ("crashed", CycleINRError)])
+def test_the_death_of_the_process_is_told_and_the_next_question_starts_another(staying_one, part, error):
+    told = staying_one._claim.folder / "part"
+    told.write_text(part)
+    with pytest.raises(error, match="computing process"):
+        asked(staying_one).wait()
+    told.write_text("success")
+    assert list(asked(staying_one).wait()) == ["coronal"]
+
+
+def test_one_that_ended_by_itself_is_started_again_by_a_question_also_in_that_moment(staying_one, monkeypatch):
+    part = staying_one._claim.folder / "part"
+    part.write_text("idle")
+    assert list(asked(staying_one).wait()) == ["coronal"]
+    assert staying_one.child.wait(60) and staying_one.idle
+    assert list(asked(staying_one).wait()) == ["coronal"]  # it was seen to have ended
+    assert staying_one.child.wait(60)
+    monkeypatch.setattr(type(staying_one.child), "done", property(lambda self: self._done and False), raising=True)
+    run = asked(staying_one)  # it was not
+    monkeypatch.undo()
+    assert list(run.wait()) == ["coronal"]
+
+
+def test_where_none_can_be_started_nothing_stays(fake, a_volume, tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "own_command", lambda folder: [str(tmp_path / "nothing")])
+    with pytest.raises(CycleINRError, match="cannot be started"):
+        Resident(a_volume, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the other side -----------------------------------------------------------------------------------------------
+@pytest.fixture
+def a_claim(tmp_path, thick_ct):
+    values = np.ascontiguousarray(thick_ct.values[:8, 30:62, 30:62])
+    volume = thick_ct.with_values(values, thick_ct.geometry.cropped((0, 30, 30), values.shape))
+    claim = hand_over({"task": "stay"}, volume, tmp_path)
+    yield claim, volume
+    claim.remove()
+
+
+def stay_until(claim, volume, stops, monkeypatch) -> list:
+    """What the child says, in this process, until `stops` says so; it looks without pause."""
+    monkeypatch.setattr(staying, "QUESTION_S", 0.0)
+    heard: list = []
+    staying.stay(claim.folder, volume, stops(heard), heard.append)
+    return heard
+
+
+class Until(StopSign):
+    def __init__(self, folder, heard, count) -> None:
+        super().__init__(folder)
+        self._heard, self._count = heard, count
+
+    def __call__(self) -> bool:
+        return sum(isinstance(event, (Finished, Failed)) for event in self._heard) >= self._count
+
+
+def test_planes_are_those_of_the_library_settled_once_and_a_bad_question_is_told(a_claim, monkeypatch):
+    preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
+    claim, volume = a_claim
+    settled: list = []
+    real = preview.settle
+    monkeypatch.setattr(preview, "settle", lambda *rest: settled.append(1) or real(*rest))
+    places = [{"coronal": None}, {"coronal": 1e5}, {"coronal": None}, {"sagittal": None}]
+    folders = [ask(claim.folder, n + 1, JOB, {"planes": planes}) for n, planes in enumerate(places)]
+    ask(claim.folder, 5, {"task": "upsample"})
+    heard = stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 5), monkeypatch)
+    ends = [event for event in heard if not isinstance(event, Progress)]
+    assert [type(event) for event in ends] == [Finished, Failed, Finished, Finished, Failed]
+    assert "outside" in ends[1].message and "previews alone" in ends[4].message and len(settled) == 1
+    expected = preview.preview(volume, "coronal", **UpsampleJob.from_json(JOB).computing())
+    for n in (0, 2):
+        found = result_planes(folders[n], protocol.read_result(folders[n]))["coronal"]
+        np.testing.assert_array_equal(found.values, expected.values)
+        assert found.geometry.same_place_as(expected.geometry)
+    assert not (folders[1] / "result.json").exists()
+
+
+def test_another_job_is_settled_anew(a_claim, monkeypatch):
+    preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
+    claim, volume = a_claim
+    scales: list = []
+    real = preview.settle
+    monkeypatch.setattr(preview, "settle", lambda *rest: scales.append(rest[1].z_scale) or real(*rest))
+    for n, z_scale in enumerate((2.0, 3.0, 3.0)):
+        ask(claim.folder, n + 1, {**JOB, "z_scale": z_scale}, ROW)
+    stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 3), monkeypatch)
+    assert scales == [2.0, 3.0]
+
+
+def test_it_ends_when_nobody_asks_or_the_parent_is_gone(a_claim, monkeypatch):
+    claim, volume = a_claim
+    monkeypatch.setattr(staying, "IDLE_S", 0.0)
+    assert stay_until(claim, volume, lambda heard: StopSign(claim.folder), monkeypatch) == []
+    monkeypatch.setattr(staying, "IDLE_S", 1e9)
+    (claim.folder / "alive").touch()
+    os.utime(claim.folder / "alive", (0, 0))
+    assert stay_until(claim, volume, lambda heard: StopSign(claim.folder), monkeypatch) == []
+
+
+def test_the_real_child_answers_twice_and_is_ended(a_claim, tmp_path, monkeypatch):
+    preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
+    _, volume = a_claim
+    home = tmp_path / "home"
+    home.mkdir()
+    one = Resident(volume, home)
+    pid = one.child.pid
+    expected = preview.preview(volume, "coronal", **UpsampleJob.from_json(JOB).computing())
+    for _ in range(2):
+        found = asked(one).wait()["coronal"]
+        np.testing.assert_allclose(found.values.astype(int), expected.values.astype(int), atol=1)
+    assert one.child.pid == pid
+    one.end()
+    assert gone(pid) and list(home.iterdir()) == []
+
+
+OWNER = """
+import sys, os, signal
+sys.path.insert(0, {root!r})
+import numpy as np
+from CycleINRLib.child.resident import Resident
+from CycleINRLib.imaging.geometry import Geometry
+from CycleINRLib.imaging.volume import Volume
+values = np.arange(5 * 8 * 6, dtype=np.int16).reshape(5, 8, 6)
+one = Resident(Volume(values, Geometry.from_spacing(values.shape, (4.0, 1.0, 1.0)), "CT"), {home!r})
+while not one.child.poll():
+    pass
+print(one.child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_where_the_parent_is_killed_the_child_ends_and_removes_what_they_had(tmp_path, monkeypatch):
+    """The child sees a stale sign of life, made stale by the test, of a process that is gone."""
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", OWNER.format(root=root, home=str(tmp_path))], capture_output=True, text=True, timeout=120
+    )
+    pid = int(done.stdout.split()[0])
+    (folder,) = tmp_path.iterdir()
+    os.utime(folder / "alive", (0, 0))
+    assert gone(pid) and list(tmp_path.iterdir()) == []
