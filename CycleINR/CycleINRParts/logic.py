@@ -249,9 +249,9 @@ class Logic(ScriptedLoadableModuleLogic):
         planes = {direction.lower(): place_across(volume, axis, direction, place) for direction, axis in axes.items()}
 
         told = {"source": inputVolume, "place": self.toWorld(inputVolume, place)}
-        made = dict(into or {})
+        made = into or {}
         if provisional is not None:
-            made.update(fill_planes(inputVolume, dict(provisional_planes(volume, planned, planes)), made, True))
+            made = fill_planes(inputVolume, dict(provisional_planes(volume, planned, planes)), made, True)
             provisional({**made, **told})
 
         def finish(folder: Path, facts: dict[str, Any]):

@@ -67,6 +67,7 @@ class Results:
         :param planes: as `CycleINRLogic.preview` gives them
         """
         nodes, moved = _nodes_of(planes), self.views.shows(planes["source"]) and self.holds(planes)
+        _remove(node for node in _nodes_of(self._previews).values() if node not in nodes.values())
         self._previews = planes
         if moved:
             self.views.jump(nodes, planes["place"])
@@ -86,9 +87,7 @@ class Results:
         """The planes of a preview are gone with the views that show them."""
         if self._previews:
             self.views.restore()
-        for node in _nodes_of(self._previews).values():
-            if node.GetScene() is not None:
-                slicer.mrmlScene.RemoveNode(node)
+        _remove(_nodes_of(self._previews).values())
         self._previews = {}
 
     def close(self) -> None:
@@ -136,3 +135,10 @@ class Results:
 def _nodes_of(planes: dict) -> dict:
     """Direction -> node."""
     return {name: node for name, node in planes.items() if name not in ("source", "place")}
+
+
+def _remove(nodes) -> None:
+    """From the scene, those that are still there."""
+    for node in nodes:
+        if node.GetScene() is not None:
+            slicer.mrmlScene.RemoveNode(node)

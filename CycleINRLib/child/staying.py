@@ -79,6 +79,7 @@ class _Scan:
         self._prepared = True
         try:
             self._planes.look_around(cancelled)
+            self._planes.note_speed()
         except Cancelled:
             pass
         return True

@@ -7,7 +7,7 @@ folded: the scanner ended the band there and interpolated (zero-filled) it, and 
 
 from __future__ import annotations
 
-import numpy as np  # scipy within functions alone: the panel opens without it
+import numpy as np  # scipy within `half_band` alone: panel and `cycleinr info` answer without loading it
 
 ENDING_AT_NYQUIST = (
     1e-3  # share of scans whose band ends just there; a careful guess, so that only clear evidence tells
@@ -27,9 +27,17 @@ def spectrum_along_z(values: np.ndarray, body: np.ndarray) -> np.ndarray:
     A cosine transform: the ends of a scan differ, and a Fourier transform would take that for detail.
     """
     columns = np.asarray(values[:, body], np.float64)
-    from scipy.fft import dct
+    return np.mean(_cosines(columns - columns.mean(0)) ** 2, axis=1)
 
-    return np.mean(dct(columns - columns.mean(0), axis=0, norm="ortho") ** 2, axis=1)
+
+def _cosines(columns: np.ndarray) -> np.ndarray:
+    """The orthonormal cosine transform (DCT-II) along the first axis: Fourier's, of the columns and their mirror."""
+    count = len(columns)
+    m = np.arange(count)[:, None]
+    waves = np.fft.rfft(np.concatenate([columns, columns[::-1]]), axis=0)[:count]
+    found = (waves * np.exp(-0.5j * np.pi * m / count)).real / np.sqrt(2 * count)
+    found[0] /= np.sqrt(2)
+    return found
 
 
 def probability_of_detail(power: np.ndarray) -> float:
@@ -73,13 +81,11 @@ def band_end(values: np.ndarray) -> float | None:
     """
     if len(values) < LEAST_CUT:
         return None
-    from scipy.fft import dct
-
     step = max(1, int(np.sqrt(values[0].size / COLUMNS_USED)))
     columns = np.asarray(values[:, ::step, ::step], np.float64).reshape(len(values), -1)
     columns = columns[:, (spans := np.ptp(columns, axis=0)) >= np.median(spans)]
     columns = columns - columns.mean(0)
-    cosines = np.mean(dct(columns, axis=0, norm="ortho") ** 2, axis=1)
+    cosines = np.mean(_cosines(columns) ** 2, axis=1)
     waves = np.mean(np.abs(np.fft.rfft(columns, axis=0)) ** 2, axis=1)
     fall, at = max(_cut(cosines), _cut(waves))
     return at if fall > CUT else None

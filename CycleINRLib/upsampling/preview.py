@@ -23,6 +23,7 @@ from .memory import slab_for_rows
 from .plan import plan
 from .planes import plane_at, row_of
 from .settings import Settled, settle
+from .speed import note_speed
 from .split import SPLIT_HALO
 from .strips import Region
 
@@ -126,6 +127,10 @@ class Planes:
                 first = max(0, min((band.first + band.last - rows) // 2, count - rows))
                 first -= first % 2
                 self._bands[name] = self._band(name, first, min(first + rows, count))
+
+    def note_speed(self) -> None:
+        """For `speed.known_speed`, where this machine's is not known; a Cancelled where it is to stop."""
+        note_speed(self._settled.engine, self._settled.source.values, self._settled.timed)
 
     # --- what is kept -----------------------------------------------------------------------------------------
     @cached_property

@@ -112,6 +112,17 @@ def test_new_noise_is_timed_beside_acquired_noise_and_a_preview_beside_the_next(
     assert all(float(row[3]) > 0 and row[4].endswith(" s wall") for row in rows[2:])
 
 
+def test_previews_of_a_process_that_stays_are_timed_beside_those_of_a_process_each():
+    pytest.importorskip("torch")
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("needs /proc")
+    lines = ran("answers.py", "--size", "64", "64", "8", "--planes", "coronal").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert [row[0] for row in rows[2:5]] == ["import CycleINRLib", "python alone", "cycleinr info"]
+    taken = {row[0]: [float(cell) for cell in row[1:5] if cell] for row in rows[7:]}
+    assert len(taken) == 9 and taken["moved a little, one that stays"][0] < taken["moved a little, a process each"][0]
+
+
 def test_precisions_are_compared_beside_the_noise_and_in_decibels():
     pytest.importorskip("torch")
     thin = FOLDER.parent / "data" / "ct_thin.nrrd"

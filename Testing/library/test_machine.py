@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from CycleINRLib import machine
 from CycleINRLib.jobs import UpsampleJob
 from CycleINRLib.upsampling.speed import known_speed
 
+SAMPLES = Path(__file__).parents[2] / "Resources" / "SampleData"
 HEAVY = ("torch", "matplotlib", "vtk", "scipy")
 
 
@@ -41,6 +43,12 @@ def test_info_loads_no_network_and_tells_the_time_once_a_run_has_made_the_table(
     cycleinr.upsample(thick_ct, z_scale=2, gain=1.0)
     facts, loaded = info(path)
     assert facts["upsample"]["seconds"] > 0 and loaded == set()
+
+
+@pytest.mark.parametrize("name", ["CT_abdomen_5mm", "MR_knee_4.3mm"])
+def test_info_on_a_clinical_scan_loads_none_of_the_heavy_packages(empty_cache, name):
+    """Of so many slices the spectrum is looked at too."""
+    assert info(SAMPLES / f"{name}.nrrd")[1] == set()
 
 
 def test_a_speed_is_that_of_one_size_device_and_precision(empty_cache, thick_ct, tmp_path):

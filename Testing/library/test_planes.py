@@ -20,6 +20,7 @@ from CycleINRLib.upsampling import settings, strips  # noqa: E402
 from CycleINRLib.upsampling.plan import plan  # noqa: E402
 from CycleINRLib.upsampling.planes import provisional_planes  # noqa: E402
 from CycleINRLib.upsampling.preview import Planes  # noqa: E402
+from CycleINRLib.upsampling.speed import known_speed  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[2]
 JOB = UpsampleJob(z_scale=3, device="cpu", precision="float32", gain=1.0)
@@ -116,6 +117,15 @@ def test_no_more_is_kept_than_there_is_memory_for(scan, work, monkeypatch):
     planes.look_around(never)
     assert work == []
     alike(made, cycleinr.preview(scan, "coronal", **JOB.computing()))
+
+
+def test_planes_make_the_time_of_a_volume_known(scan, tmp_path, monkeypatch):
+    monkeypatch.setenv("CYCLEINR_CACHE", str(tmp_path))
+    planes = Planes(scan, JOB)
+    dict(planes.at({"coronal": None}))
+    assert known_speed(JOB) is None
+    planes.note_speed()
+    assert known_speed(JOB) is not None
 
 
 # --- the provisional picture ------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("slicer.util")
 
 
+SAGITTAL = [[0, 0, 4.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]  # of slices
+
+
 @pytest.fixture
 def crosshair(a_scene):
     node = a_scene.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
@@ -88,6 +91,13 @@ def test_moving_the_crosshair_asks_the_same_process_and_fills_the_same_nodes_at_
     preview(a_panel)
     assert child(a_panel) == pid and set(planes().values()) == nodes and left_behind(an_app) == [folder]
     assert view.GetFieldOfView()[:2] == (11, 12) and abs(view.GetSliceOffset()) == pytest.approx(2, abs=0.5)
+
+
+def test_another_slice_axis_shows_its_own_directions_and_leaves_no_other_plane(a_panel, a_scan):
+    preview(a_panel)
+    a_scan.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.array(SAGITTAL)))
+    preview(a_panel)
+    assert set(planes()) == {"Scan preview coronal", "Scan preview axial"}
 
 
 def test_a_scan_that_was_changed_gets_another_process(a_panel, a_scan):
