@@ -118,8 +118,8 @@ def ask(folder: Path, number: int, job: Mapping[str, Any], beside: Mapping[str, 
 def holds(folder: Path, volume: Volume) -> bool:
     """Whether this very scan was handed over there, to the last voxel."""
     try:
-        told, held = json.loads((folder / JOB).read_text("utf-8")), np.load(folder / INPUT, mmap_mode="r")
-        return told["volume"] == json.loads(json.dumps(volume_facts(volume))) and (
+        told, held = parse_json((folder / JOB).read_text("utf-8")), np.load(folder / INPUT, mmap_mode="r")
+        return told["volume"] == parse_json(json.dumps(volume_facts(volume))) and (
             held.dtype == volume.values.dtype and np.array_equal(held, volume.values)
         )
     except (OSError, ValueError, KeyError):

@@ -85,7 +85,7 @@ def row_of(truth: Volume, protocol: Acquisition, model: str) -> Row:
         precision="float32",  # one for all gains, of which `auto` makes its choice
     )
     engine = Engine.of(source, job, plan(source, job), None, None)
-    fit_s, fitted = _timed(lambda: fit_gain(engine, source.values, 0.0 if engine.plan.interpolated else None))
+    fit_s, fitted = _timed(lambda: fit_gain(engine, engine.source.values, 0.0 if engine.plan.interpolated else None))
     _, base = _timed(lambda: cycleinr.upsample(source, replace(job, gain=0.0)).volume.values)
     whole_s, network = _timed(lambda: cycleinr.upsample(source, replace(job, gain=1.0)).volume.values)
     places = case.positions
