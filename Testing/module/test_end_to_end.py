@@ -27,6 +27,8 @@ pytest.importorskip("safetensors", reason="needs safetensors")
 
 from CycleINRLib.scene.volumes import volume_from_node  # noqa: E402
 
+ENDLESS = MODULE.parents[1] / "Testing" / "library" / "endless.py"
+
 
 @pytest.fixture(autouse=True)
 def few_threads(monkeypatch):
@@ -116,8 +118,10 @@ def test_a_user_clicks_from_the_scan_to_a_saved_result(the_module, widgets, a_ct
     at = volume_from_node(plane).geometry.ras_of(np.zeros(3))
     j = round(volume_from_node(a_ct).geometry.kji_of(at)[1])
 
-    ui.applyButton.click()
-    run(widget, lambda: ui.messageLabel.text.startswith("Upsampling: "))
+    with pytest.MonkeyPatch.context() as patch:  # its end cannot come before the click
+        patch.setattr(launcher, "own_command", endless_command)
+        ui.applyButton.click()
+    run(widget, lambda: not ui.messageLabel.text.startswith(("Starting", "Reading")))
     ui.applyButton.click()
     run(widget, lambda: widget.controller.jobs.run is None)
     assert ui.messageLabel.text == "Stopped; the scene is as it was."
@@ -140,6 +144,11 @@ def test_a_user_clicks_from_the_scan_to_a_saved_result(the_module, widgets, a_ct
     assert np.array_equal(slicer.util.arrayFromVolume(slicer.util.getNode("CT z2")), made)
     widget.cleanup()
     assert list(Path(an_app.temporaryPath).iterdir()) == []
+
+
+def endless_command(folder) -> list[str]:
+    """The real child, whose first slab never ends."""
+    return [sys.executable, str(ENDLESS), "run", str(folder)]
 
 
 def run(widget, until, timeout_s: float = 400.0) -> None:
@@ -201,6 +210,7 @@ def test_a_disk_that_is_full_when_the_child_writes_is_told(the_module, a_ct, an_
 @pytest.mark.parametrize("moment", ["at the start", "while upsampling"])
 def test_cancel_ends_the_real_child(the_module, a_ct, an_app, monkeypatch, moment):
     monkeypatch.setattr(launcher, "GRACE_S", 120.0)  # the child must stop by itself, by the file `cancel`
+    monkeypatch.setattr(launcher, "own_command", endless_command)
     run = the_module.CycleINRLogic().upsample(a_ct, zScale=8.0, wait=False)
     while moment == "while upsampling" and not any(isinstance(event, Progress) for event in run.poll()):
         assert not run.done
