@@ -183,7 +183,6 @@ class Asked:
 
     def _start_again(self) -> None:
         self._starts += 1
-        failure: CycleINRError | None = None
         if self._starts <= STARTS:
             with contextlib.suppress(CycleINRError):
                 return self.resident.start_again()
