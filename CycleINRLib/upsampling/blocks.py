@@ -1,7 +1,9 @@
 """Overlapping blocks of pixels, taken out of a slice and added up again (floor 3), in memory that is used again.
 
-Blocks of 8 x 8 pixels begin at every second place. A slice is held as planes (2, 2, j, i): the pixels of even and of
-odd rows and columns, 2 x 2 of them a cell; then a block is 16 of their shifts, each a copy of whole rows.
+Blocks of 8 x 8 pixels begin at every fourth place, and as many others half-way between them, down and across: a
+quincunx, which does half the work of all blocks at every second place, and takes the same. A slice is held as planes
+(4, 4, j, i): the pixels of every fourth row and column, 4 x 4 of them a cell; then a block is 4 or 9 of their shifts,
+each a copy of whole rows.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import numpy as np
 
 from .noisemodel import BLOCK, STRIDE
 
-SHIFTS = BLOCK // STRIDE  # cells of a block, along rows or columns
+LATTICES = 2  # of blocks; the second is half a stride further down and across
+HALF = STRIDE // LATTICES
+AROUND = BLOCK // STRIDE  # cells that blocks reach beyond the one in which they begin
 
 
 def as_planes(image: np.ndarray) -> Any:
-    """(2 j, 2 i) to (2, 2, j, i)."""
+    """(4 j, 4 i) to (4, 4, j, i)."""
     import torch
 
     rows, columns = (n // STRIDE for n in image.shape)
@@ -25,12 +29,22 @@ def as_planes(image: np.ndarray) -> Any:
 
 
 def as_image(planes: Any) -> np.ndarray:
-    """(2, 2, j, i) to (2 j, 2 i)."""
+    """(4, 4, j, i) to (4 j, 4 i)."""
     return planes.permute(2, 0, 3, 1).flatten(2).flatten(0, 1).numpy()
 
 
+def _parts(lattice: int) -> list[tuple[slice, slice, int]]:
+    """Along rows or columns: the pixels of a block that lie in one cell, where in that cell, how many cells away."""
+    edges = sorted({0, BLOCK, *range((-lattice * HALF) % STRIDE, BLOCK, STRIDE)})
+    return [
+        (slice(a, b), slice((at := (a + lattice * HALF) % STRIDE), at + b - a), (a + lattice * HALF) // STRIDE)
+        for a, b in zip(edges[:-1], edges[1:])
+    ]
+
+
 class Blocks:
-    """Blocks (64, j i) that begin in j x i cells of a slice, and their sums over the cells that they reach.
+    """Blocks (64, 2 j i), of both lattices, that begin in j x i cells of a slice, and their weighted sums over the
+    cells that they reach.
 
     rows, columns : j, i
     """
@@ -38,42 +52,46 @@ class Blocks:
     def __init__(self, rows: int, columns: int) -> None:
         import torch
 
-        self.shape = rows, columns
-        self.pixels = torch.empty(BLOCK**2, rows * columns)
-        self._weights = torch.empty(rows, columns)
-        self._sums = torch.empty(STRIDE, STRIDE, rows + SHIFTS - 1, columns + SHIFTS - 1)
-        self._all_weights = torch.empty(rows + SHIFTS - 1, columns + SHIFTS - 1)
-        parts = self.pixels.view(SHIFTS, STRIDE, SHIFTS, STRIDE, rows, columns)
-        steps = [(y, x) for y in reversed(range(SHIFTS)) for x in range(SHIFTS)]  # earlier blocks first
-        self._parts = [(parts[y, :, x], y, x) for y, x in steps]
-
-        def near(of: Any) -> list[Any]:
-            return [of[..., y : y + rows, x : x + columns] for y, x in steps]
-
-        self._near, self._near_weights = near(self._sums), near(self._all_weights)
+        self.rows = rows
+        self.pixels = torch.empty(BLOCK**2, LATTICES * rows * columns)
+        self.weights = torch.empty(LATTICES * rows * columns)
+        reach = rows + AROUND, columns + AROUND
+        self._sums = torch.empty(STRIDE, STRIDE, *reach)
+        self._all_weights = torch.empty(LATTICES, LATTICES, *reach)  # alike within the quarters of a cell
+        pixels = self.pixels.view(BLOCK, BLOCK, LATTICES, rows, columns)
+        weights = self.weights.view(LATTICES, rows, columns)
+        self._steps = []
+        for n in range(LATTICES):
+            for pixel_rows, cell_rows, y in _parts(n):
+                for pixel_columns, cell_columns, x in _parts(n):
+                    near = slice(y, y + rows), slice(x, x + columns)
+                    cell = cell_rows, cell_columns, *near
+                    quarters = *(slice(of.start // HALF, of.stop // HALF) for of in (cell_rows, cell_columns)), *near
+                    parts = pixels[pixel_rows, pixel_columns, n], weights[n]
+                    self._steps.append((-y, n, *parts, cell, self._sums[cell], self._all_weights[quarters]))
+        self._steps.sort(key=lambda step: step[:2])  # earlier blocks first
 
     def take(self, planes: Any) -> Any:
-        """From (2, 2, j + 3, i + 3) planes."""
-        rows, columns = self.shape
-        for part, y, x in self._parts:
-            part.copy_(planes[:, :, y : y + rows, x : x + columns])
+        """From (4, 4, j + 2, i + 2) planes."""
+        for _, _, part, _, cell, _, _ in self._steps:
+            part.copy_(planes[cell])
         return self.pixels
 
-    def add(self, weights: Any, before: tuple[Any, Any]) -> tuple[Any, Any]:
-        """Sums (2, 2, j + 3, i + 3) of the blocks, and (j + 3, i + 3) of their (j, i) weights.
+    def add(self, before: tuple[Any, Any]) -> Any:
+        """The mean (4, 4, j + 2, i + 2) of `pixels` by `weights`.
 
-        before : the same of the first 3 rows, as the blocks before gave them; takes in those of the last ones
+        before : sums of both in the first 2 rows, as the blocks before gave them; takes in those of the last ones
         """
-        for sums, parts, nears, carried in (
-            (self._sums, [part for part, _, _ in self._parts], self._near, before[0]),
-            (self._all_weights, [weights] * SHIFTS**2, self._near_weights, before[1]),
-        ):
-            sums[..., : SHIFTS - 1, :] = carried
-            sums[..., SHIFTS - 1 :, :] = 0
-            for near, part in zip(nears, parts):
-                near += part
-            carried.copy_(sums[..., self.shape[0] :, :])
-        return self._sums, self._all_weights
+        for sums, carried in zip((self._sums, self._all_weights), before):
+            sums[..., :AROUND, :] = carried
+            sums[..., AROUND:, :] = 0
+        for _, _, part, weights, _, near, near_weights in self._steps:
+            near.addcmul_(part, weights)
+            near_weights += weights
+        for sums, carried in zip((self._sums, self._all_weights), before):
+            carried.copy_(sums[..., self.rows :, :])
+        quarters = self._sums.view(LATTICES, HALF, LATTICES, HALF, *self._sums.shape[2:])
+        return (quarters / self._all_weights[:, None, :, None]).view(self._sums.shape)
 
 
 class Evidence:

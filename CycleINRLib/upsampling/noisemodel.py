@@ -19,7 +19,7 @@ from ..imaging.noise import LAPLACIAN_GAIN, Flatness, gradient_parts
 from ..imaging.pieces import multiplied
 from .filters import constant, smoothed
 
-BLOCK, STRIDE = 8, 2  # pixels of a block, and from block to block
+BLOCK, STRIDE = 8, 4  # pixels of a block, and from block to block
 BLOB = 2.2  # full width at half maximum, in pixels, of the matched filter
 BLOB_SIGMA = BLOB / 2.3548  # the same as standard deviation of a Gaussian
 SURROUND = 1.8  # how many times wider its negative part is
@@ -122,9 +122,9 @@ class NoiseModel:
             level = self.level_at(one.k, 0, values.shape[1], 0, values.shape[2])
             ratio = np.asarray(values[one.k], np.float32) / level
             levels.append(float(np.median(np.abs(finest(ratio)[one.mask])) / NORMAL_MAD))
-            found = cosines(ratio, 2 * STRIDE).numpy()
+            found = cosines(ratio, STRIDE).numpy()
             whole = ndimage.minimum_filter(one.mask, BLOCK, origin=-1)  # block that ends 3 before to 4 after
-            start = np.arange(found.shape[1]) * 2 * STRIDE - BLOCK, np.arange(found.shape[2]) * 2 * STRIDE - BLOCK
+            start = np.arange(found.shape[1]) * STRIDE - BLOCK, np.arange(found.shape[2]) * STRIDE - BLOCK
             inside = [(s >= 0) & (s + BLOCK <= n) for s, n in zip(start, ratio.shape)]
             centers = np.ix_(start[0][inside[0]] + BLOCK // 2 - 1, start[1][inside[1]] + BLOCK // 2 - 1)
             coefficients.append(found[:, inside[0]][:, :, inside[1]][:, whole[centers]])

@@ -1,6 +1,6 @@
 """The split of acquired slices into signal and noise (floor 3; design section 5.1).
 
-Within each slice, blocks of 8 x 8 pixels at every second place are written as cosines. A coefficient whose size is that
+Within each slice, blocks of 8 x 8 pixels that overlap (see `blocks`) are written as cosines. A coefficient of the size
 of noise, in this slice alone and together with its neighbors (whose noise is independent), is noise; any other is
 signal. Blocks without much signal count more where they overlap with others, so that flat places beside an edge are
 divided as well. What is broader than two slice spacings is never taken, and of waves of more than 2 mm hardly
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .blocks import SHIFTS, Blocks, Evidence, as_image, as_planes
+from .blocks import AROUND, LATTICES, Blocks, Evidence, as_image, as_planes
 from .filters import constant, largest_near, smoothed
 from .noisemodel import BLOCK, STRIDE, NoiseModel, basis, cells, finest, reflected, small_things
 
@@ -125,17 +125,16 @@ def _divide(
     waves = basis()[used].flatten(1)
     forward = waves / torch.from_numpy(spectrum * np.float32(width))
     back = (waves * torch.from_numpy(spectrum * (1 - model.left.reshape(-1, 1)[used]) * np.float32(width))).T
-    down, across = (n - SHIFTS + 1 for n in planes[0].shape[2:])
-    carried = [
-        tuple(torch.zeros(*size, SHIFTS - 1, across + SHIFTS - 1) for size in ((STRIDE, STRIDE), ())) for _ in slices
-    ]
-    size = min(down, max(1, _CACHED // (len(used) * across)))
+    down, across = (n - AROUND for n in planes[0].shape[2:])
+    carried = [tuple(torch.zeros(n, n, AROUND, across + AROUND) for n in (STRIDE, LATTICES)) for _ in slices]
+    size = min(down, max(1, _CACHED // (len(used) * LATTICES * across)))
     for rows, starts in ((size, range(0, down - size + 1, size)), (down % size, range(down - down % size, down))):
         if not starts:
             continue
-        blocks, evidence = Blocks(rows, across), Evidence((len(used), rows * across))
+        blocks = Blocks(rows, across)
+        evidence = Evidence((len(used), len(blocks.weights)))
         for first in starts[:1] if rows < size else starts:
-            some = slice(first, first + rows + SHIFTS - 1)
+            some = slice(first, first + rows + AROUND)
 
             def see(k: int, out: Any, some: slice = some, blocks: Blocks = blocks) -> None:
                 torch.mm(forward, blocks.take(planes[k][:, :, some]), out=out)
@@ -143,11 +142,9 @@ def _divide(
             row = first * STRIDE - BLOCK
             for n, (k, coefficients, most) in enumerate(evidence.sizes(see, slices, len(planes), True)):
                 share = evidence.none(most, KEPT[0] / width)
-                weights = 1 / (SPARSE + BLOCK**2 - evidence.total(share))
-                torch.mm(back, coefficients.mul_(share).mul_(weights), out=blocks.pixels)
-                sums, of_weights = blocks.add(weights.view(blocks.shape), carried[n])
-                whole = slice(0, None if first + rows == down else rows)
-                taken = as_image(sums[:, :, whole] / of_weights[whole])
+                torch.mm(back, coefficients.mul_(share), out=blocks.pixels)
+                torch.reciprocal(SPARSE + BLOCK**2 - evidence.total(share), out=blocks.weights)
+                taken = as_image(blocks.add(carried[n])[:, :, slice(0, None if first + rows == down else rows)])
                 noise[k, max(0, row) : max(0, row + len(taken))] = taken[
                     max(0, -row) : max(0, noise.shape[1] - row), BLOCK : BLOCK + noise.shape[2]
                 ]
