@@ -18,6 +18,11 @@ from .jobs import parse_json
 from .wholefile import write_text
 
 GROUPS = Path("/sys/fs/cgroup")
+SHORT_WAITS = {  # of threads for each other; read where the libraries are loaded
+    "GOMP_SPINCOUNT": "1000",  # torch on Linux: turns, about 50 us, before a thread sleeps, instead of 300,000
+    "KMP_BLOCKTIME": "1",  # torch elsewhere: ms, instead of 200
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy: its products are made in pieces that one thread takes anyway
+}
 _MOST = 200  # entries of a kind: the oldest go first, also where the file would be too large
 _MOST_BYTES = 2_000_000  # a file larger than this is not ours
 
@@ -81,6 +86,17 @@ def _quotas() -> list[str]:
     except (OSError, ValueError, IndexError):
         pass
     return found
+
+
+def keep_waits_short() -> None:
+    """Threads that wait for others soon give their core away, in a process that has loaded neither torch nor NumPy yet.
+
+    Where another program has one of two cores, a thread that waits in a loop holds up the very one that it waits for.
+    What the user set stays.
+    """
+    for name, value in SHORT_WAITS.items():
+        if "OMP_WAIT_POLICY" not in os.environ or name == "OPENBLAS_NUM_THREADS":
+            os.environ.setdefault(name, value)
 
 
 # --- what is remembered ----------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ if str(REPOSITORY) not in sys.path:  # tests run from a bare checkout too
 
 from CycleINRLib.imaging.geometry import Geometry  # noqa: E402
 from CycleINRLib.imaging.volume import UNITS, Volume  # noqa: E402
+from CycleINRLib.machine import keep_waits_short  # noqa: E402
+
+keep_waits_short()  # as the command does: before torch is loaded
 
 DATA = Path(__file__).resolve().parent / "data"
 

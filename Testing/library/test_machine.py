@@ -1,6 +1,7 @@
 """What is kept between runs, and what is answered from it at once."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,27 @@ def test_cores_are_those_that_a_control_group_grants(monkeypatch):
     for quotas, cores in (([], 64), (["max 100000"], 64), (["200000 100000"], 2), (["50000 100000"], 1)):
         monkeypatch.setattr(machine, "_quotas", lambda quotas=quotas: quotas)
         assert machine.usable_cores() == cores
+
+
+@pytest.mark.parametrize(
+    "asked, kept",
+    [
+        ({}, ["1000", "1", "1"]),
+        ({"OMP_WAIT_POLICY": "active"}, ["-", "-", "1"]),
+        ({"GOMP_SPINCOUNT": "7", "OPENBLAS_NUM_THREADS": "2"}, ["7", "1", "2"]),
+    ],
+)
+def test_threads_of_the_command_wait_shortly_for_each_other_unless_the_user_says_how(asked, kept):
+    """Seen by a process that it starts, as by libraries that it loads; and none of them was loaded before."""
+    program = (
+        "import os, subprocess, sys; from CycleINRLib.cli import main as command;"
+        "command.main = lambda: print('numpy' in sys.modules, 'torch' in sys.modules, flush=True) or subprocess.call("
+        "[sys.executable, '-c', 'import os, sys; print(*(os.environ.get(name, chr(45)) for name in sys.argv[1:]))',"
+        "*sys.argv[1:]]); sys.exit(command.entry())"
+    )
+    waits = [*machine.SHORT_WAITS, "OMP_WAIT_POLICY"]
+    environment = {name: value for name, value in os.environ.items() if name not in waits} | asked
+    done = subprocess.run(
+        [sys.executable, "-c", program, *machine.SHORT_WAITS], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.split() == ["False", "False", *kept], done.stderr
