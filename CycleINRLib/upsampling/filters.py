@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-_ABREAST = 16  # neighboring columns that one step of a convolution gives
+ABREAST = 16  # neighboring columns that one step of a convolution gives
 
 
 def smoothed(one: np.ndarray, sigma: float, less: float = 0.0, truncate: float = 4.0) -> np.ndarray:
@@ -17,27 +17,32 @@ def smoothed(one: np.ndarray, sigma: float, less: float = 0.0, truncate: float =
     import torch
 
     weights, reach = _weights(sigma, less, truncate)
-    padded = np.pad(one, ((reach, reach), (reach, reach + -one.shape[1] % _ABREAST)), mode="symmetric")
+    padded = np.pad(one, ((reach, reach), (reach, reach + -one.shape[1] % ABREAST)), mode="symmetric")
     with torch.inference_mode():
-        found = torch.nn.functional.conv2d(torch.from_numpy(padded)[None, None], weights, stride=(1, _ABREAST))
+        found = torch.nn.functional.conv2d(torch.from_numpy(padded)[None, None], weights, stride=(1, ABREAST))
         return found[0].permute(1, 2, 0).flatten(1)[:, : one.shape[1]].numpy()
 
 
 @lru_cache(maxsize=8)
 def _weights(sigma: float, less: float, truncate: float) -> tuple[Any, int]:
-    """(16, 1, 2 reach + 1, 2 reach + 16) and reach: the kernel at each of so many neighboring columns."""
-    import torch
-
+    """The kernel `abreast`, and its reach."""
     reach = int(truncate * max(sigma, less) + 0.5)
     point = np.zeros((2 * reach + 1, 2 * reach + 1))
     point[reach, reach] = 1
     kernel = ndimage.gaussian_filter(point, sigma, truncate=truncate, mode="constant")
     if less:
         kernel -= ndimage.gaussian_filter(point, less, truncate=truncate, mode="constant")
-    weights = np.zeros((_ABREAST, 1, 2 * reach + 1, 2 * reach + _ABREAST), np.float32)
+    return abreast(kernel.astype(np.float32)), reach
+
+
+def abreast(kernel: np.ndarray) -> Any:
+    """(2 R + 1, 2 R + 1) float32 to (16, 1, 2 R + 1, 2 R + 16): the kernel at each of so many neighboring columns."""
+    import torch
+
+    weights = np.zeros((ABREAST, 1, len(kernel), len(kernel) + ABREAST - 1), np.float32)
     for column, of in enumerate(weights):
-        of[0, :, column : column + 2 * reach + 1] = kernel
-    return torch.from_numpy(weights).contiguous(memory_format=torch.channels_last), reach
+        of[0, :, column : column + len(kernel)] = kernel
+    return torch.from_numpy(weights)
 
 
 def largest_near(one: np.ndarray) -> np.ndarray:

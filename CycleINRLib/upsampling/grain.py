@@ -2,7 +2,7 @@
 
 The noise of an acquired slice belongs to that slice. Drawn along the slice axis it is a streak in the other views. So
 slices are split into signal and noise (`split`), the signal is upsampled, and the result gets noise that is new in each
-slice (`imaging.noisefield`), of the spectrum and local strength of the scan's. Averaged over the slice profile it is
+slice (`noisefield`), of the spectrum and local strength of the scan's. Averaged over the slice profile it is
 nothing, so the result still agrees with the acquired slices, but for their own noise.
 """
 
@@ -19,15 +19,16 @@ from ..imaging.geometry import AXES
 from ..imaging.intensity import step_of
 from ..imaging.interpolation import weighted
 from ..imaging.noise import Flatness, gradient_parts
-from ..imaging.noisefield import NoiseField, seed_of
 from ..jobs import UpsampleJob
 from .memory import rows_at_once
+from .noisefield import NoiseField, seed_of
 from .noisekept import NoiseFound, keep_noise, kept_noise, noise_checksum
 from .noisemodel import BLOCK, NoiseModel, finest, wave_amplitudes
 from .plan import Plan
 from .protocols import Rows
 from .split import SHARE_CELL, SPLIT_HALO, take
 from .strips import Region, Signal, Strip
+from .workers import divided
 
 SAMPLE = (9, 192, 192)  # slices, rows and columns, from the middle, on which the split is examined
 _LEAST_PIXELS, _LEAST_SLICES = 1000, 5  # flat ones from which the noise is known
@@ -216,23 +217,40 @@ def slices_first_region(region: Region | None, axis: str) -> Region | None:
 class Strength:
     """Standard deviation of new noise beside what is left of the old, for some rows and columns.
 
-    variance : (N, rows, columns) float32 in acquired slices, linear between them; level : of the noise there
+    variance : (N, rows, columns) float32 in acquired slices, linear between them; level : of the noise there, where
+        what is touched depends on it
     """
 
     variance: np.ndarray
-    level: np.ndarray
+    level: np.ndarray | None
     model: NoiseModel
+
+    def add(self, x: np.ndarray, unit: np.ndarray, positions: np.ndarray, spread: np.ndarray) -> None:
+        """To the signal x (M, rows, columns) noise of the deviations `spread` (M,), as strong as it is to be."""
+
+        def add_some(some: slice) -> None:
+            for one, new, t, left in zip(x[some], unit[some], positions[some], spread[some]):
+                self.scale(new, one, float(t), float(left))
+                one += new
+
+        divided(add_some, len(x))
 
     def scale(self, new: np.ndarray, x: np.ndarray, t: float, unit: float = 1.0) -> None:
         """Makes noise (rows, columns) of deviation `unit` as strong as it is to be in the signal x at position `t` in
         slices."""
-        below = int(np.clip(np.floor(t), 0, len(self.level) - 1))
-        above, part = min(below + 1, len(self.level) - 1), np.float32(t - below)
-        part_of_both = (1 - part, below), (part, above)
-        level = sum(part * self.level[k] for part, k in part_of_both)
-        variance = sum(np.float32(part / unit**2) * self.variance[k] for part, k in part_of_both)
-        new *= np.sqrt(variance, out=variance)
-        new *= self.model.touched(x, level)
+        deviation = self._between(self.variance, t)
+        new *= np.sqrt(deviation, out=deviation)
+        if unit != 1:
+            new *= np.float32(1 / unit)
+        self.model.touch(new, x, None if self.level is None else self._between(self.level, t))
+
+    def _between(self, slices: np.ndarray, t: float) -> np.ndarray:
+        below = int(np.clip(np.floor(t), 0, len(slices) - 1))
+        above, part = min(below + 1, len(slices) - 1), np.float32(t - below)
+        found = slices[below] * (1 - part)
+        if part:
+            found += part * slices[above]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,11 +293,11 @@ class Renewal:
                     continue
                 unit = self.field.at(self.origin[0] + np.concatenate([grid.positions, wanted]), *whole)
                 null.reduce(unit)
-                parts = (x, grid.crop, inside[grid.crop]), (beside, slice(len(inside), None), wanted)
-                for out, of, positions in parts:
-                    for one, new, t, left in zip(out[:, at, near], unit[of], positions, null.spread[of]):
-                        strength.scale(new, one, float(t), float(left))
-                        one += new
+                for out, of, places in (
+                    (x[:, at, near], grid.crop, inside[grid.crop]),
+                    (beside[:, at, near], slice(len(inside), None), wanted),
+                ):
+                    strength.add(out, unit[of], places, null.spread[of])
         if plan.consistency == "keep" and len(wanted):
             beside[:] = self.signal.acquired[wanted, rows, columns]
 
@@ -309,10 +327,11 @@ class Renewal:
         at = row + rows.start, down, column + columns.start, across
         level = np.stack([self.model.level_at(self.origin[0] + k, *at) for k in range(len(self.signal))])
         variance = strip.kept(rows, columns)
-        variance *= -np.float32(DRAWN[consistency])
-        variance += 1
-        variance *= np.square(level * np.float32(self.strength))
-        return Strength(variance, level, self.model)
+        for one, of in zip(variance, level):
+            one *= -np.float32(DRAWN[consistency])
+            one += 1
+            one *= np.square(of * np.float32(self.strength))
+        return Strength(variance, level if self.model.is_rician else None, self.model)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ SLICES = 12  # of the scan, at most, on which the noise is measured
 CELL = 16  # pixels of a cell in which the level is one number
 LEAST_LEVEL = 0.2  # of the scan's own level: what no cell falls below
 CT_AIR_HU, CT_METAL_HU = (-960.0, -920.0), (1500.0, 2500.0)  # nothing is taken beyond; a part between
+ONE_BY_ONE = 0.1  # part of the pixels that are looked at one by one
 RICIAN = (1.5, 3.0)  # signal / noise below which MR noise is no longer Gaussian, and nothing is taken
 
 
@@ -78,12 +79,26 @@ class NoiseModel:
         across = weights_at(levels.shape[1], (np.arange(first_column, first_column + columns) + 0.5) / CELL - 0.5)
         return multiplied(down, multiplied(levels, across.T)).astype(np.float32)
 
-    def touched(self, smooth: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """(J, I) in [0, 1]: 1 where noise is taken and made; 0 in air, metal, and where MR noise is not Gaussian."""
-        touched = _ramp(smooth, *self.low) * (1 - _ramp(smooth, *self.high))
-        if self.modality != "CT":
-            touched *= _ramp(smooth / (level * np.float32(self.total)), *RICIAN)
-        return touched
+    @property
+    def is_rician(self) -> bool:
+        return self.modality != "CT"
+
+    def touch(self, noise: np.ndarray, smooth: np.ndarray, level: np.ndarray | None) -> None:
+        """Leaves of noise (J, I) what may be taken and made: nothing in air, metal, and where MR noise is not Gaussian.
+
+        level : (J, I) of the noise; None where it is not Rician
+        """
+        limits = [(smooth, self.low, False), (smooth, self.high, True)]
+        if level is not None:
+            limits.append((smooth / (level * np.float32(self.total)), RICIAN, False))
+        for values, (low, high), falls in limits:
+            where = values > low if falls else values < high
+            at: Any = np.flatnonzero(where)
+            if not len(at):
+                continue
+            at = np.divmod(at, where.shape[1]) if len(at) < ONE_BY_ONE * where.size else ...
+            part = _ramp(values[at], low, high)
+            noise[at] *= 1 - part if falls else part
 
     @classmethod
     def of(cls, values: np.ndarray, spacing_mm: tuple[float, ...], modality: str) -> NoiseModel | None:
@@ -233,9 +248,7 @@ def small_things(ratio: np.ndarray) -> np.ndarray:
 
 
 def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below `low`, 1 above `high`, smooth between; 0 where both are infinite."""
-    if np.isinf(low):
-        return np.zeros_like(values)
+    """0 below `low`, 1 above `high`, smooth between."""
     part = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
     return part * part * (3 - 2 * part)
 

@@ -99,7 +99,7 @@ def take(
             rests[k] = np.rint(255 * rest)
             level, one = level_of(k), np.asarray(values[k], np.float32)
             rest *= level
-            rest *= model.touched(smoothed(one, 1.0), level)
+            model.touch(rest, smoothed(one, 1.0), level if model.is_rician else None)
             rest *= ~constant(one)
             noise[k] *= rest
             tick()

@@ -51,9 +51,14 @@ class Strip:
         slices, _, cells = self.share.shape
         down, across = down.astype(np.float32), across.T.astype(np.float32)
         wide = multiplied(self.share.reshape(-1, cells), across).reshape(slices, -1, across.shape[1])
-        share = np.clip(np.stack([multiplied(down, one) for one in wide]), 0, 1)
-        rest = self.rest[:, rows, columns] / np.float32(255)
-        return 1 - share * rest * (2 - rest)  # the amplitude that stays is 1 - rest
+        kept = np.empty((slices, len(down), across.shape[1]), np.float32)
+        for one, of, rest in zip(kept, wide, self.rest[:, rows, columns]):  # one at a time: within the cache
+            multiplied(down, of, one)
+            left = rest * np.float32(1 / 255)
+            one *= left
+            one *= np.subtract(2, left, out=left)  # the amplitude that stays is 1 - rest
+            np.subtract(1, one, out=one)
+        return kept
 
 
 class Signal:

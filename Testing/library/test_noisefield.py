@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from CycleINRLib.imaging.noisefield import NoiseField, seed_of
+torch = pytest.importorskip("torch")
+
+from CycleINRLib.upsampling.noisefield import NoiseField, seed_of  # noqa: E402
 
 KERNEL = np.exp(-np.add.outer(np.arange(-5, 6) ** 2, np.arange(-5, 6) ** 2) / 2.0)
 POSITIONS = np.arange(0, 6, 0.25)
@@ -47,10 +49,30 @@ def test_slabs_and_threads_do_not_change_it(field, noise):
     assert np.concatenate(parts, axis=1).tobytes() == noise.tobytes()
 
 
+def test_the_threads_of_torch_do_not_change_it(field, noise):
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert field.at(POSITIONS, *WHOLE).tobytes() == noise.tobytes()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("step", [1.0, 0.5, 0.25, 0.1, 1 / 16])
+@pytest.mark.parametrize("alike", [0.02, 0.3, 0.7])
+def test_the_correlation_across_slices_is_that_of_every_spacing(step, alike):
+    """However many planes the lattice has for it."""
+    found = NoiseField(7, (64, 64), KERNEL, alike, step).at(np.arange(12) * step, (0, 64), (0, 64))
+    assert found.std() == pytest.approx(1, abs=0.05)
+    assert np.mean(found[1:] * found[:-1]) == pytest.approx(alike, abs=0.07)
+    assert np.mean(found[2:] * found[:-2]) == pytest.approx(alike**4, abs=0.07)
+
+
 def test_it_is_the_same_on_every_machine(noise):
     """Whole numbers in, whole numbers out: the digest is that of every processor and library version."""
     whole = np.rint(noise[:4] / np.abs(noise[:4])[noise[:4] != 0].min()).astype("<i4")
-    assert hashlib.sha256(whole.tobytes()).hexdigest()[:16] == "96ccf34b29b40d11"
+    assert hashlib.sha256(whole.tobytes()).hexdigest()[:16] == "d5d51bf90bd0f8e5"
 
 
 def test_another_seed_gives_noise_that_has_nothing_in_common(field):

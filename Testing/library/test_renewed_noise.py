@@ -14,10 +14,10 @@ import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.cli.main import main  # noqa: E402
 from CycleINRLib.errors import Cancelled, RequestError  # noqa: E402
 from CycleINRLib.imaging.consistency import Grid  # noqa: E402
-from CycleINRLib.imaging.noisefield import NoiseField  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
 from CycleINRLib.upsampling import preview as previewing  # noqa: E402
+from CycleINRLib.upsampling.noisefield import NoiseField  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[2]
 OLD = REPOSITORY / "Testing" / "data" / "revision_8443a11"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -9,7 +11,7 @@ from scipy import ndimage
 pytest.importorskip("torch")
 
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
-from CycleINRLib.upsampling.noisemodel import NoiseModel, finest  # noqa: E402
+from CycleINRLib.upsampling.noisemodel import RICIAN, NoiseModel, finest  # noqa: E402
 from CycleINRLib.upsampling.split import SPLIT_HALO, take  # noqa: E402
 
 SPACING = (5.0, 0.8, 0.8)
@@ -112,6 +114,26 @@ def test_air_metal_and_padding_are_left_alone(scan, model, clean):
     assert not found[:, :, :19].any()
     deep = ndimage.maximum_filter(clean, (1, 9, 9)) < -995
     assert found[deep].std() < 0.01 * LEVEL and np.abs(found[clean > 2900]).max() < 0.01 * LEVEL
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.9])
+def test_what_is_touched_fades_at_its_limits_be_they_many_pixels_or_few(model, modality, share):
+    model = dataclasses.replace(model, modality=modality)
+    rng = np.random.default_rng(5)
+    smooth = np.where(rng.random((40, 50)) < share, rng.uniform(-1000, 3000, (40, 50)), 900).astype(np.float32)
+    level = rng.uniform(5, 400, smooth.shape).astype(np.float32)
+
+    def ramp(values, low, high):
+        part = np.clip((values - low) / (high - low), 0, 1)
+        return part * part * (3 - 2 * part)
+
+    expected = ramp(smooth, *model.low) * (1 - ramp(smooth, *model.high))
+    if modality == "MR":
+        expected *= ramp(smooth / (level * model.total), *RICIAN)
+    noise = np.ones((40, 100), np.float32)[:, ::2]  # neighbors in memory that are no neighbors
+    model.touch(noise, smooth, level if model.is_rician else None)
+    np.testing.assert_allclose(noise, expected, atol=1e-5)
 
 
 def test_an_empty_scan_has_no_noise_to_be_measured():

@@ -11,9 +11,9 @@ pytest.importorskip("torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import Cancelled  # noqa: E402
-from CycleINRLib.imaging.noisefield import NoiseField  # noqa: E402
 from CycleINRLib.upsampling import strips  # noqa: E402
 from CycleINRLib.upsampling.grain import Renewal  # noqa: E402
+from CycleINRLib.upsampling.noisefield import NoiseField  # noqa: E402
 from CycleINRLib.upsampling.noisemodel import NoiseModel  # noqa: E402
 from CycleINRLib.upsampling.split import take  # noqa: E402
 from CycleINRLib.upsampling.strips import Signal  # noqa: E402

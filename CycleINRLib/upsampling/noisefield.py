@@ -1,10 +1,10 @@
-"""Noise as a pure function of the position in the scan (floor 1; design section 5.1).
+"""Noise as a pure function of the position in the scan (floor 3; design section 5.1).
 
-White noise lives on a fixed lattice: the pixels of the whole scan, and 16 planes from one slice to the next. Each of
-its values is a whole number that follows from its place and the seed by a counter-based generator (Philox, Salmon et
-al., SC 2011), so any block can be computed alone. A Gaussian along z and a kernel within slices, both of whole numbers,
-shape it. Every sum stays below 2^24, where float32 is exact in any order, and what a Fourier transform adds is far less
-than one half, and rounded away: threads, slabs and machines agree to the byte.
+White noise lives on a fixed lattice: the pixels of the whole scan, and some planes from one slice to the next, as many
+as its correlation across slices asks for. Each of its values is a whole number that follows from its place and the seed
+by a counter-based generator (Philox, Salmon et al., SC 2011), so any block can be computed alone. A Gaussian along z
+and a kernel within slices, both of whole numbers, shape it. Every sum stays below 2^24, where float32 is exact in any
+order: threads, slabs and machines agree to the byte.
 
 A byte of the generator makes one value, of 256 quantiles of the normal distribution: its tails end at 2.9 standard
 deviations, those of the noise, which sums up many, do not.
@@ -18,12 +18,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy import fft
 from scipy.special import ndtri
 
-from .pieces import summed
+from ..imaging.pieces import summed
+from .filters import ABREAST, abreast
+from .workers import divided
 
-_PLANES = 16  # of the lattice from slice to slice: the largest z-scale
+_PLANES = (1, 2, 4, 8, 16, 32)  # of the lattice from slice to slice; up to the largest z-scale, 16
+_LEAST_WIDTH_IN_PLANES = 0.5  # standard deviation of the Gaussian along z from which it is sampled finely enough
 ORIGIN = 1 << 20  # plane number of the first slice: the output may begin before it
 WHITE = 32  # standard deviation of the white noise, in whole numbers
 ALONG_Z = 31  # largest weight along z
@@ -65,26 +67,39 @@ class NoiseField:
         Rows and columns are those of the whole scan, last ones exclusive. The slices go on beyond their edges.
         """
         kernel = np.rint(self.kernel * (WITHIN / np.abs(self.kernel).max()))
-        reach = len(kernel) // 2
-        size = (rows[1] - rows[0], columns[1] - columns[0])
-        output = np.empty((len(positions), *size), np.float32)
-        planes = _Planes(
-            self.seed, self.shape, (rows[0] - reach, rows[1] + reach), (columns[0] - reach, columns[1] + reach)
-        )
-        padded = [fft.next_fast_len(n + 2 * reach, real=True) for n in size]
-        response = fft.rfft2(kernel.astype(np.float32), padded)
+        weights = abreast(kernel[::-1, ::-1].astype(np.float32))
         scale = np.float32(1 / (np.sqrt(np.sum(kernel**2)) * LEVEL))
-        level = np.zeros((BATCH_OF_FIELD, *padded), np.float32)
+        output = np.empty((len(positions), rows[1] - rows[0], columns[1] - columns[0]), np.float32)
+
+        def make(some: slice) -> None:
+            self._make(positions[some], rows, columns, weights, scale, output[some])
+
+        divided(make, len(positions), 2 * BATCH_OF_FIELD)
+        return output
+
+    def _make(
+        self,
+        positions: np.ndarray,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        weights: Any,
+        scale: np.float32,
+        output: np.ndarray,
+    ) -> None:
+        import torch
+
+        reach = len(self.kernel) // 2
+        around = tuple((first - reach, last + reach) for first, last in (rows, columns))
+        planes = _Planes(self.seed, self.shape, *around)
+        wide = output.shape[2] + -output.shape[2] % ABREAST
+        level = np.zeros((BATCH_OF_FIELD, 1, output.shape[1] + 2 * reach, wide + 2 * reach), np.float32)
         for first in range(0, len(positions), BATCH_OF_FIELD):
             found = output[first : first + BATCH_OF_FIELD]
-            self._mix(positions[first : first + BATCH_OF_FIELD], planes, level)
-            transform = fft.rfft2(level[: len(found)])
-            transform *= response
-            whole = fft.irfft2(transform, padded, overwrite_x=True)
-            np.rint(whole[:, 2 * reach : 2 * reach + size[0], 2 * reach : 2 * reach + size[1]], out=found)
-            found *= scale  # the transform was off by less than 0.1
-            found += np.float32(0)  # no negative zeros
-        return output
+            self._mix(positions[first : first + BATCH_OF_FIELD], planes, level[:, 0])
+            with torch.inference_mode():
+                made = torch.nn.functional.conv2d(torch.from_numpy(level[: len(found)]), weights, stride=(1, ABREAST))
+                whole = made.permute(0, 2, 3, 1).flatten(2).numpy()
+            np.multiply(whole[:, :, : found.shape[2]], scale, out=found)
 
     def _mix(self, positions: np.ndarray, planes: _Planes, output: np.ndarray) -> None:
         """Whole numbers of standard deviation `LEVEL` into the first rows and columns of (n, ...) `output`."""
@@ -103,14 +118,17 @@ class NoiseField:
     def _along_z(self, t: float) -> tuple[int, np.ndarray]:
         """Number of the first plane of the lattice, and the whole weights of it and those after it, for position t."""
         correlation = min(max(self.correlation, LEAST_WIDTH), MOST_CORRELATION)
-        width = self.step * _PLANES / (2 * np.sqrt(-np.log(correlation)))  # planes; Gaussian correlation at one step
+        width = self.step / (2 * np.sqrt(-np.log(correlation)))  # slices; Gaussian correlation at one step
+        planes = next((n for n in _PLANES if n * width >= _LEAST_WIDTH_IN_PLANES), _PLANES[-1])
+        width *= planes
         reach = int(np.ceil(2.5 * width)) + 1
-        first = int(np.floor(t * _PLANES + 1e-6)) - reach + 1
-        away = np.arange(first, first + 2 * reach) - t * _PLANES
+        first = int(np.floor(t * planes + 1e-6)) - reach + 1
+        away = np.arange(first, first + 2 * reach) - t * planes
         weights = np.rint(ALONG_Z * np.exp(-0.5 * (away / width) ** 2))
         if not weights.any():
             weights[np.argmin(np.abs(away))] = ALONG_Z
-        return first, weights.astype(np.float32)
+        counts = np.flatnonzero(weights)
+        return first + int(counts[0]), weights[counts[0] : counts[-1] + 1].astype(np.float32)
 
 
 class _Planes:
