@@ -130,7 +130,7 @@ def test_training_by_the_clock_comes_nearer_to_the_truth_than_linear_interpolati
     from CycleINRLib.training.patches import Scan
 
     seconds = iter(range(10**6))
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(training, "time", SimpleNamespace(process_time=lambda: next(seconds)))
     k, j, i = np.meshgrid(np.arange(60), np.arange(40), np.arange(40), indexing="ij")
     waves = 500 + 200 * np.sin(2 * np.pi * k / 12 + 0.2 * j + 0.1 * i)  # linear interpolation flattens them
     volume = cycleinr.Volume(waves.astype(np.float32), Geometry.from_spacing(waves.shape, (1, 1, 1)), "MR")
@@ -138,12 +138,13 @@ def test_training_by_the_clock_comes_nearer_to_the_truth_than_linear_interpolati
     samples = training.SampleConfig(slices=6, crop=16, z_scale=(2.0, 2.0), **plain)
     recipe = replace(training.RECIPES["arssr"], make=Bend, samples=samples, rate=0.1)
     scans = [Scan.of(volume)]
-    trained = training.fit(recipe, scans, minutes=2.0, say=lambda text: None)
+    trained = training.fit(recipe, scans, minutes=2.0, held_out=scans, say=lambda text: None)
     assert 40 <= trained.steps <= 120  # the clock is read once or twice a step
     assert trained.parameters == 1 and 0.7 < float(trained.network.share) < 1.6
     batch = training.draw_batch(scans, samples, 8, 99, 0)
-    ours, linear = (float(recipe.loss(network, batch).detach()) for network in (trained.network, Bend()))
+    ours, linear = (float(recipe.loss(network, batch, "float32").detach()) for network in (trained.network, Bend()))
     assert ours < 0.5 * linear and trained.loss < 0.7 * linear
+    assert len(trained.held_out) >= training.LOOKS and trained.held_out[-1] < 0.8 * trained.held_out[0]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -152,7 +153,7 @@ def test_the_loss_reaches_every_weight_of_a_peer(name: str):
 
     network = untied(name)
     batch = training.draw_batch([read_scan(DATA / "mr_thin.nrrd", "MR")], training.SampleConfig(crop=16), 1, 0, 0)
-    training.RECIPES[name].loss(network, batch).backward()
+    training.RECIPES[name].loss(network, batch, "float32").backward()
     still = [part for part, parameter in network.named_parameters() if not parameter.grad.abs().max() > 0]
     assert still == []
 
@@ -162,9 +163,9 @@ def test_a_trained_peer_comes_back_from_disk(name: str, tmp_path: Path, monkeypa
     monkeypatch.setitem(training.RECIPES, name, replace(training.RECIPES[name], make=SMALL[name]))
     path = tmp_path / "peer.safetensors"
     network = untied(name)
-    training.save(name, training.Trained(network, 7, 60.04, 0.25), 1.0, path)
+    training.save(name, training.Trained(network, 7, 60.04, 0.25, (0.5, 0.3)), 1.0, path)
     back = training.load(name, path)
-    assert (back.steps, back.seconds, back.loss) == (7, 60.0, 0.25)
+    assert (back.steps, back.seconds, back.loss, back.held_out) == (7, 60.0, 0.25, (0.5, 0.3))
     source = torch.randn(3, 8, 8)
     assert torch.equal(*(next(training.slices(one, source, [0.5])) for one in (network, back.network)))
 

@@ -87,7 +87,7 @@ class ArSSRStyle(nn.Module):
 
     def encode(self, source: Tensor) -> Tensor:
         """Source slices [B, N, H, W], normalized -> codes [B, 128, N, H, W]."""
-        return self.encoder(source[:, None])
+        return self.encoder(source[:, None]).float()
 
     def decode(self, codes: Tensor, row: Tensor, below: Tensor, t: Tensor, rim: int) -> Tensor:
         """What is added to linear interpolation at P places, without a rim of the image: [P, h, w].

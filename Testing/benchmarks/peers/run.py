@@ -82,7 +82,8 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", choices=[*training.RECIPES, "eclare"], help="what runs beside the others")
     parser.add_argument("--train", type=Path, help="thin-slice scans to train on")
     parser.add_argument("--facts", type=Path, help="which of them, and which are held out, as cycleinr train --scans")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of each of the three trainings")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of processor time, for each of the trainings")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the trainings")
     parser.add_argument("--eclare", type=Path, help="the program run-eclare, in an environment of its own")
     parser.add_argument("--patches", type=int, default=2560, help="that ECLARE trains on in each case")
     parser.add_argument(
@@ -149,20 +150,22 @@ def _eclare_title(asked: argparse.Namespace) -> str:
     return f"ECLARE, trained on {asked.patches} patches of each case, within the seconds"
 
 
-def _scans(asked: argparse.Namespace) -> Iterator[Any]:
+def _scans(asked: argparse.Namespace) -> Iterator[tuple[Any, bool]]:
+    """Scans to train on, each with whether it is held out."""
     for stored, facts in find_scans([asked.train], str(asked.facts) if asked.facts else None):
-        if not facts["held_out"]:
-            yield read_scan(stored, facts["modality"])
+        yield read_scan(stored, facts["modality"]), facts["held_out"]
 
 
-def _trained(name: str, scans: list[Any], asked: argparse.Namespace) -> Compared:
+def _trained(name: str, scans: list[tuple[Any, bool]], asked: argparse.Namespace) -> Compared:
     asked.work.mkdir(parents=True, exist_ok=True)
     path = asked.work / f"{name}_{asked.minutes:g}min.safetensors"
     recipe = training.RECIPES[name]
     if not path.exists():
-        training.save(name, training.fit(recipe, scans, asked.minutes, say=_say), asked.minutes, path)
+        seen, held_out = ([scan for scan, out in scans if out is kept] for kept in (False, True))
+        made = training.fit(recipe, seen, asked.minutes, held_out, asked.precision, say=_say)
+        training.save(name, made, asked.minutes, path)
     trained = training.load(name, path)
-    facts = {"minutes": asked.minutes, "steps": trained.steps, "loss": trained.loss}
+    facts = {"minutes": asked.minutes, "steps": trained.steps, "loss": trained.loss, "held_out": trained.held_out}
     if name == "light":
         title = f"CycleINR light, trained from scratch for {asked.minutes:g} minutes on CPU"
         return Compared(title, ev.product(model=str(path)), trained.parameters, facts)

@@ -54,7 +54,7 @@ class SAINRStyle(nn.Module):
         shallow = self.head(source[:, None])
         codes = shallow + self.body(shallow)
         keys, values = (_of_each(layer, codes) for layer in (self.key, self.value))
-        return F.pad(torch.cat([codes, keys, values], 1), (REACH, REACH, REACH, REACH, 0, 0), mode="replicate")
+        return F.pad(torch.cat([codes, keys, values], 1).float(), (REACH, REACH, REACH, REACH, 0, 0), mode="replicate")
 
     def decode(self, codes: Tensor, row: Tensor, below: Tensor, t: Tensor, rim: int) -> Tensor:
         """What is added to linear interpolation at P places, without a rim of the image: [P, h, w].
@@ -67,7 +67,7 @@ class SAINRStyle(nn.Module):
         center = (..., slice(REACH, REACH + h), slice(REACH, REACH + w))
         low, high = (code[center] for code, _, _ in slices)
         blend = torch.lerp(low, high, t[:, None, None, None])  # [P, C, h, w]
-        heard = blend + _attended(_of_each(self.query, blend), slices)
+        heard = blend + _attended(_of_each(self.query, blend).float(), slices)
         return self.perceptron(heard.permute(0, 2, 3, 1))[..., 0]
 
 

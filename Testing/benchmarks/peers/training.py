@@ -2,17 +2,19 @@
 
 Each network keeps its own loss, batch and rate (`Recipe`); optimizer, warm-up and cosine over the minutes, clipping and
 averaging of the weights are shared. What is minimized is the error in units of the scan's detail, as CycleINR does, so
-that noisy and smooth scans count alike.
+that noisy and smooth scans count alike. Minutes are those of the processor: other programs beside it take none away.
+The loss on scans that are held out is looked at ten times on the way, and tells whether longer would help.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ WARMUP = 0.03  # of the minutes
 LAST_RATE = 0.01  # of the peak
 CLIP = 1.0
 EMA = 0.999
+LOOKS = 10  # at the held-out scans
+SHOWN = 12  # batches of them, the same at each look
 LIGHT = TrainConfig()  # least error, the one thing that the peers are made for
 
 
@@ -41,24 +45,30 @@ LIGHT = TrainConfig()  # least error, the one thing that the peers are made for
 class Recipe:
     """What differs between the networks.
 
-    loss : (network, batch) to what is minimized
+    loss : (network, batch, precision) to what is minimized
     batch : patches a step; a voxel costs the peers 10 to 30 times more than `light`, so theirs are fewer and smaller
     rate : peak of the learning rate; the papers' 1e-4 is for days of training
     """
 
     title: str
     make: Callable[[], nn.Module]
-    loss: Callable[[Any, Batch], Tensor]
+    loss: Callable[[Any, Batch, str], Tensor]
     samples: SampleConfig
     batch: int
     rate: float
     decay: float
 
 
-def _peer_loss(network: nn.Module, batch: Batch) -> Tensor:
+def _peer_loss(network: nn.Module, batch: Batch, precision: str) -> Tensor:
     """L1, as published for both peers."""
-    error = (answer(network, batch) - batch.truth) / batch.detail[:, None, None, None]
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        made = answer(network, batch)
+    error = (made - batch.truth) / batch.detail[:, None, None, None]
     return (error.abs() * batch.weight).sum() / batch.weight.sum()
+
+
+def _own_loss(network: nn.Module, batch: Batch, precision: str) -> Tensor:
+    return replace(LIGHT.objective, precision=precision).loss(network, batch)
 
 
 SMALL = SampleConfig(crop=24)
@@ -66,7 +76,7 @@ RECIPES = {
     "light": Recipe(
         "CycleINR light",
         lambda: CycleINR(CONFIGS["light"]),
-        LIGHT.objective.loss,
+        _own_loss,
         LIGHT.samples,
         LIGHT.batch,
         LIGHT.rate,
@@ -110,8 +120,9 @@ class Trained:
 
     network: nn.Module
     steps: int
-    seconds: float
+    seconds: float  # of the processor
     loss: float  # mean over the last tenth of the steps
+    held_out: tuple[float, ...] = ()  # loss of the averaged weights on held-out scans, ten looks on the way
 
     @property
     def parameters(self) -> int:
@@ -119,29 +130,47 @@ class Trained:
 
 
 def fit(
-    recipe: Recipe, scans: Sequence[Scan], minutes: float, seed: int = 0, say: Callable[[str], None] = print
+    recipe: Recipe,
+    scans: Sequence[Scan],
+    minutes: float,
+    held_out: Sequence[Scan] = (),
+    precision: str = "float32",
+    seed: int = 0,
+    say: Callable[[str], None] = print,
 ) -> Trained:
-    """Trains for `minutes`, at least one step; the learning rate follows the clock, so each run ends its cosine."""
+    """Trains for `minutes` of processor time, at least one step; the rate follows that clock to its end."""
     torch.manual_seed(seed)
     network = recipe.make().train()
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.decay)
     losses: list[float] = []
-    start = told = time.monotonic()
+    looks: list[float] = []
+    # far from the training's own numbers, whatever its length
+    shown = [draw_batch(held_out, recipe.samples, recipe.batch, seed + 1, n) for n in range(SHOWN if held_out else 0)]
+    start = told = time.process_time()
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(draw_batch, scans, recipe.samples, recipe.batch, seed, 0)
-        while (passed := (time.monotonic() - start) / (60 * minutes)) < 1 or not losses:
+        while (passed := (time.process_time() - start) / (60 * minutes)) < 1 or not losses:
             batch = coming.result()
             coming = ahead.submit(draw_batch, scans, recipe.samples, recipe.batch, seed, len(losses) + 1)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * share_of_rate(passed)
-            losses.append(_step(recipe, network, average, optimizer, batch, len(losses)))
-            if time.monotonic() - told > 30:
-                told = time.monotonic()
+            losses.append(_step(recipe, network, average, optimizer, batch, len(losses), precision))
+            if shown and passed >= (len(looks) + 1) / LOOKS:
+                looks.append(_look(recipe, average, shown, precision))
+            if time.process_time() - told > 30:
+                told = time.process_time()
                 done = f"{100 * min(passed, 1):.0f} % of {minutes:g} min"
-                say(f"{recipe.title}: step {len(losses)}, {done}, loss {_end(losses):.4f}")
-    seconds = time.monotonic() - start
-    return Trained(average.eval().requires_grad_(False), len(losses), seconds, _end(losses))
+                say(f"{recipe.title}: step {len(losses)}, {done}, loss {_end(losses):.4f}, held out {looks[-1:]}")
+    if shown:
+        looks.append(_look(recipe, average, shown, precision))
+    seconds = time.process_time() - start
+    return Trained(average.eval().requires_grad_(False), len(losses), seconds, _end(losses), tuple(looks))
+
+
+@torch.no_grad()
+def _look(recipe: Recipe, average: nn.Module, shown: Sequence[Batch], precision: str) -> float:
+    return sum(float(recipe.loss(average, batch, precision)) for batch in shown) / len(shown)
 
 
 def share_of_rate(passed: float) -> float:
@@ -152,8 +181,10 @@ def share_of_rate(passed: float) -> float:
     return LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _step(recipe: Recipe, network: nn.Module, average: nn.Module, optimizer: Any, batch: Batch, step: int) -> float:
-    loss = recipe.loss(network, batch)
+def _step(
+    recipe: Recipe, network: nn.Module, average: nn.Module, optimizer: Any, batch: Batch, step: int, precision: str
+) -> float:
+    loss = recipe.loss(network, batch, precision)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
@@ -172,13 +203,14 @@ def _end(losses: list[float]) -> float:
 # --- on disk ----------------------------------------------------------------------------------------------------
 def save(name: str, trained: Trained, minutes: float, path: Path) -> None:
     """A safetensors file, replaced as a whole; that of `light` is a model file that CycleINR reads."""
-    facts = {"minutes": minutes, "steps": trained.steps, "seconds": round(trained.seconds, 1), "loss": trained.loss}
+    facts: dict[str, Any] = {"minutes": minutes, "steps": trained.steps, "seconds": round(trained.seconds, 1)}
+    facts |= {"loss": trained.loss, "held_out": list(trained.held_out)}
     if name == "light":
         text = f"Trained from scratch for {minutes:g} minutes on CPU, beside the peers of a benchmark; not for use."
         card = ModelCard("light", CONFIGS["light"].to_dict(), description=text, training=facts)
         save_model(trained.network, card, path)
         return
-    told = {key: str(value) for key, value in facts.items()}
+    told = {key: json.dumps(value) for key, value in facts.items()}
     write_whole(path, lambda part: save_file(trained.network.state_dict(), part, told))
 
 
@@ -190,6 +222,6 @@ def load(name: str, path: Path) -> Trained:
     else:
         network = RECIPES[name].make()
         network.load_state_dict(load_file(path))
-        facts = tensor_header(path)["__metadata__"]
+        facts = {key: json.loads(value) for key, value in tensor_header(path)["__metadata__"].items()}
     network.eval().requires_grad_(False)
-    return Trained(network, int(facts["steps"]), float(facts["seconds"]), float(facts["loss"]))
+    return Trained(network, facts["steps"], facts["seconds"], facts["loss"], tuple(facts["held_out"]))
