@@ -2,8 +2,8 @@
 
 Blocks of 8 x 8 pixels begin at every fourth place, and as many others half-way between them, down and across: a
 quincunx, which does half the work of all blocks at every second place, and takes the same. A slice is held as planes
-(4, 4, j, i): the pixels of every fourth row and column, 4 x 4 of them a cell; then a block is 4 or 9 of their shifts,
-each a copy of whole rows.
+(4, 4, j i): the pixels of every fourth row and column, 4 x 4 of them a cell, row after row. Then a block is 4 or 9 of
+their shifts, each a copy of many rows in one; those that would go round at the end of a row get no weight.
 """
 
 from __future__ import annotations
@@ -20,12 +20,27 @@ HALF = STRIDE // LATTICES
 AROUND = BLOCK // STRIDE  # cells that blocks reach beyond the one in which they begin
 
 
+def cells_along(pixels: int) -> int:
+    """Of a slice with what its blocks see around it, see `noisemodel.reflected`."""
+    return -(-(pixels + BLOCK) // STRIDE) + AROUND
+
+
+def nothing_before(columns: int) -> tuple[Any, Any]:
+    """What `Blocks.add` takes as sums of blocks before the first ones, of so many columns."""
+    import torch
+
+    return torch.zeros(STRIDE, STRIDE, AROUND * columns), torch.zeros(LATTICES, LATTICES, AROUND * columns)
+
+
 def as_planes(image: np.ndarray) -> Any:
-    """(4 j, 4 i) to (4, 4, j, i)."""
+    """(4 j, 4 i) to (4, 4, j i + 2), the last two of them 0."""
     import torch
 
     rows, columns = (n // STRIDE for n in image.shape)
-    return torch.from_numpy(image.reshape(rows, STRIDE, columns, STRIDE).transpose(1, 3, 0, 2).copy())
+    planes = np.zeros((STRIDE, STRIDE, rows * columns + AROUND), np.float32)
+    cells = image.reshape(rows, STRIDE, columns, STRIDE).transpose(1, 3, 0, 2)
+    planes[..., : rows * columns].reshape(cells.shape)[:] = cells
+    return torch.from_numpy(planes)
 
 
 def as_image(planes: Any) -> np.ndarray:
@@ -35,63 +50,69 @@ def as_image(planes: Any) -> np.ndarray:
 
 def _parts(lattice: int) -> list[tuple[slice, slice, int]]:
     """Along rows or columns: the pixels of a block that lie in one cell, where in that cell, how many cells away."""
-    edges = sorted({0, BLOCK, *range((-lattice * HALF) % STRIDE, BLOCK, STRIDE)})
+    ahead = lattice * HALF
+    edges = [0, *range(STRIDE - ahead, BLOCK, STRIDE), BLOCK]
+    starts = [(a + ahead) % STRIDE for a in edges[:-1]]
     return [
-        (slice(a, b), slice((at := (a + lattice * HALF) % STRIDE), at + b - a), (a + lattice * HALF) // STRIDE)
-        for a, b in zip(edges[:-1], edges[1:])
+        (slice(a, b), slice(start, start + b - a), (a + ahead) // STRIDE)
+        for a, b, start in zip(edges[:-1], edges[1:], starts)
     ]
 
 
 class Blocks:
-    """Blocks (64, 2 j i), of both lattices, that begin in j x i cells of a slice, and their weighted sums over the
-    cells that they reach.
+    """Blocks (64, 2 j i), of both lattices, that begin in j rows of i cells, and their weighted sums over the cells
+    that they reach. Those of the last 2 columns go round.
 
-    rows, columns : j, i
+    rows, columns : j; i, all that the slice has
     """
 
     def __init__(self, rows: int, columns: int) -> None:
         import torch
 
-        self.rows = rows
-        self.pixels = torch.empty(BLOCK**2, LATTICES * rows * columns)
-        self.weights = torch.empty(LATTICES * rows * columns)
-        reach = rows + AROUND, columns + AROUND
-        self._sums = torch.empty(STRIDE, STRIDE, *reach)
-        self._all_weights = torch.empty(LATTICES, LATTICES, *reach)  # alike within the quarters of a cell
-        pixels = self.pixels.view(BLOCK, BLOCK, LATTICES, rows, columns)
-        weights = self.weights.view(LATTICES, rows, columns)
+        self.shape = rows, columns
+        count, reach = rows * columns, (rows + AROUND) * columns + AROUND
+        self.pixels = torch.empty(BLOCK**2, LATTICES * count)
+        self.weights = torch.empty(LATTICES * count)
+        self._round = self.weights.view(-1, columns)[:, columns - AROUND :]
+        self._sums = torch.empty(STRIDE, STRIDE, reach)
+        self._all_weights = torch.empty(LATTICES, LATTICES, reach)  # alike within the quarters of a cell
+        pixels = self.pixels.view(BLOCK, BLOCK, LATTICES, count)
+        weights = self.weights.view(LATTICES, count)
         self._steps = []
         for n in range(LATTICES):
             for pixel_rows, cell_rows, y in _parts(n):
                 for pixel_columns, cell_columns, x in _parts(n):
-                    near = slice(y, y + rows), slice(x, x + columns)
-                    cell = cell_rows, cell_columns, *near
-                    quarters = *(slice(of.start // HALF, of.stop // HALF) for of in (cell_rows, cell_columns)), *near
+                    near = slice(y * columns + x, y * columns + x + count)
+                    cell = cell_rows, cell_columns, near
+                    quarters = *(slice(of.start // HALF, of.stop // HALF) for of in (cell_rows, cell_columns)), near
                     parts = pixels[pixel_rows, pixel_columns, n], weights[n]
                     self._steps.append((-y, n, *parts, cell, self._sums[cell], self._all_weights[quarters]))
         self._steps.sort(key=lambda step: step[:2])  # earlier blocks first
 
-    def take(self, planes: Any) -> Any:
-        """From (4, 4, j + 2, i + 2) planes."""
+    def take(self, planes: Any, first: int) -> Any:
+        """From (4, 4, ...) planes, from their row `first` on."""
+        planes = planes[..., first * self.shape[1] :]
         for _, _, part, _, cell, _, _ in self._steps:
             part.copy_(planes[cell])
         return self.pixels
 
     def add(self, before: tuple[Any, Any]) -> Any:
-        """The mean (4, 4, j + 2, i + 2) of `pixels` by `weights`.
+        """The mean (4, 4, j + 2, i) of `pixels` by `weights`.
 
         before : sums of both in the first 2 rows, as the blocks before gave them; takes in those of the last ones
         """
-        for sums, carried in zip((self._sums, self._all_weights), before):
-            sums[..., :AROUND, :] = carried
-            sums[..., AROUND:, :] = 0
+        (rows, columns), carried = self.shape, AROUND * self.shape[1]
+        self._round.zero_()
+        for sums, held in zip((self._sums, self._all_weights), before):
+            sums[..., :carried] = held
+            sums[..., carried:] = 0
         for _, _, part, weights, _, near, near_weights in self._steps:
             near.addcmul_(part, weights)
             near_weights += weights
-        for sums, carried in zip((self._sums, self._all_weights), before):
-            carried.copy_(sums[..., self.rows :, :])
-        quarters = self._sums.view(LATTICES, HALF, LATTICES, HALF, *self._sums.shape[2:])
-        return (quarters / self._all_weights[:, None, :, None]).view(self._sums.shape)
+        for sums, held in zip((self._sums, self._all_weights), before):
+            held.copy_(sums[..., rows * columns : rows * columns + carried])
+        quarters = self._sums.view(LATTICES, HALF, LATTICES, HALF, -1) / self._all_weights[:, None, :, None]
+        return quarters.view(STRIDE, STRIDE, -1)[..., :-AROUND].unflatten(-1, (-1, columns))
 
 
 class Evidence:

@@ -7,6 +7,7 @@ the size of the finest detail, place by place. `split` takes such noise out of s
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,6 @@ from scipy import ndimage
 from ..imaging.figures import NORMAL_MAD
 from ..imaging.intensity import BODY_MR, value_range
 from ..imaging.noise import LAPLACIAN_GAIN, Flatness, gradient_parts
-from ..imaging.pieces import multiplied
 from .filters import constant, smoothed
 
 BLOCK, STRIDE = 8, 4  # pixels of a block, and from block to block
@@ -31,6 +31,7 @@ SLICES = 12  # of the scan, at most, on which the noise is measured
 CELL = 16  # pixels of a cell in which the level is one number
 LEAST_LEVEL = 0.2  # of the scan's own level: what no cell falls below
 CT_AIR_HU, CT_METAL_HU = (-960.0, -920.0), (1500.0, 2500.0)  # nothing is taken beyond; a part between
+SMOOTH, SMOOTH_REACH = 1.0, 4  # pixels of the Gaussian that tells where noise is touched, and how far it reaches
 ONE_BY_ONE = 0.1  # part of the pixels that are looked at one by one
 RICIAN = (1.5, 3.0)  # signal / noise below which MR noise is no longer Gaussian, and nothing is taken
 
@@ -74,10 +75,27 @@ class NoiseModel:
 
     def level_at(self, k: float, first_row: int, rows: int, first_column: int, columns: int) -> np.ndarray:
         """(rows, columns) float32 level at position `k` in slices."""
-        levels = between(self.level, self.at, np.array([k]))[0]
-        down = weights_at(levels.shape[0], (np.arange(first_row, first_row + rows) + 0.5) / CELL - 0.5)
-        across = weights_at(levels.shape[1], (np.arange(first_column, first_column + columns) + 0.5) / CELL - 0.5)
-        return multiplied(down, multiplied(levels, across.T)).astype(np.float32)
+        return self.level_within(first_row, rows, first_column, columns)(k)
+
+    def level_within(self, first_row: int, rows: int, first_column: int, columns: int) -> Callable[[float], np.ndarray]:
+        """The same as a function of the position in slices."""
+        across = weights_at(self.level.shape[2], (np.arange(first_column, first_column + columns) + 0.5) / CELL - 0.5)
+        wide = (self.level @ across.T).astype(np.float32)  # (n, j, columns)
+        down = np.clip((np.arange(first_row, first_row + rows) + 0.5) / CELL - 0.5, 0, self.level.shape[1] - 1)
+        above = down.astype(int)
+        part = (down - above).astype(np.float32)[:, None]
+
+        def level(k: float) -> np.ndarray:
+            at = float(np.interp(k, self.at, np.arange(len(self.at))))
+            front = int(at)
+            one = wide[front] + np.float32(at - front) * (wide[min(front + 1, len(wide) - 1)] - wide[front])
+            steps = np.diff(one, axis=0, append=one[-1:])
+            found = steps[above]
+            found *= part
+            found += one[above]
+            return found
+
+        return level
 
     @property
     def is_rician(self) -> bool:
@@ -99,6 +117,18 @@ class NoiseModel:
             at = np.divmod(at, where.shape[1]) if len(at) < ONE_BY_ONE * where.size else ...
             part = _ramp(values[at], low, high)
             noise[at] *= 1 - part if falls else part
+
+    def touch_smoothed(self, noise: np.ndarray, one: np.ndarray, level: np.ndarray | None) -> None:
+        """The same by a slice (J, I) that is to be smoothed first: only where any value of it is beyond a limit."""
+        least: Any = self.low[1]
+        if level is not None:
+            least = np.maximum(level * np.float32(RICIAN[1] * self.total), np.float32(least))
+        beyond = np.flatnonzero(np.any((one < least) | (one > self.high[0]), axis=1))
+        if not len(beyond):
+            return
+        wide, near = (slice(max(0, beyond[0] - n), beyond[-1] + 1 + n) for n in (2 * SMOOTH_REACH, SMOOTH_REACH))
+        smooth = smoothed(one[wide], SMOOTH)[near.start - wide.start :][: len(one[near])]
+        self.touch(noise[near], smooth, None if level is None else level[near])
 
     @classmethod
     def of(cls, values: np.ndarray, spacing_mm: tuple[float, ...], modality: str) -> NoiseModel | None:
@@ -255,20 +285,16 @@ def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def cells(one: np.ndarray, size: int) -> np.ndarray:
     """(J, I) to (j, i): sums over cells of size x size pixels; the last ones may be smaller."""
-    padded = np.pad(one, [(0, -n % size) for n in one.shape])
-    return padded.reshape(padded.shape[0] // size, size, -1, size).sum((1, 3), dtype=np.float64)
+    if any(n % size for n in one.shape):
+        one = np.pad(one, [(0, -n % size) for n in one.shape])
+    rows = one.reshape(-1, size, one.shape[1]).sum(1)  # along whole rows, which is faster
+    return rows.reshape(len(rows), -1, size).sum(2, dtype=np.float64)
 
 
 def weights_at(count: int, at: np.ndarray) -> np.ndarray:
     """(n, count) weights of linear interpolation at `at`, held constant beyond both ends."""
     at = np.clip(at, 0, count - 1)
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(count)))
-
-
-def between(slices: np.ndarray, at: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """(M, j, i): linear interpolation of (n, j, i) that lie `at` (n,), held constant beyond both ends."""
-    index = np.interp(positions, at, np.arange(len(at)))
-    return np.tensordot(weights_at(len(at), index), slices, 1)
 
 
 def _ratio(measured: np.ndarray) -> float:

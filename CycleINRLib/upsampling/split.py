@@ -16,16 +16,17 @@ Starck and Murtagh (Astronomical Image and Data Analysis, 2006).
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from .blocks import AROUND, LATTICES, Blocks, Evidence, as_image, as_planes
-from .filters import constant, largest_near, smoothed
+from .blocks import AROUND, LATTICES, Blocks, Evidence, as_image, as_planes, cells_along, nothing_before
+from .filters import blurred, constant, largest_near
 from .noisemodel import BLOCK, STRIDE, NoiseModel, basis, cells, finest, reflected, small_things
+from .workers import divided
 
 KEPT = (3.0, 3.6)  # standard deviations of the noise from which a coefficient counts as signal: in part, in full
 SPARSE = 12.0  # coefficients that are signal in a block whose weight is half of one without any
@@ -33,7 +34,7 @@ FOUND = (2.5, 3.1)  # standard deviations, of noise that was not yet divided, fr
 GIVEN_BACK = 0.4  # the width by which it fades, what is given back of 3 x 3 pixels around what was found
 USUAL = 2.5  # standard deviations of the finest detail: what is beyond is structure
 SHARE_CELL = 4  # pixels of a cell of `Taken.share`
-THREADS = 2  # slices at a time
+SLICES_A_THREAD = 8  # that one thread takes, since it looks at two more on each side
 _CACHED = 120_000  # coefficients that are looked at at once, so that they stay in the cache
 SLICES_AROUND = 3  # slices on each side that the split of one depends on
 SPLIT_HALO = 24  # pixels on each side that the split of one pixel depends on; a multiple of SHARE_CELL
@@ -66,24 +67,28 @@ def take(
     tick : called now and then; may raise
     """
     count, rows, columns = values.shape
-    inside = slice(BLOCK, BLOCK + rows), slice(BLOCK, BLOCK + columns)
     planes: list[Any] = [None] * count  # of slices in units of the level, with what blocks see around them
     shares: list[Any] = [None] * count
     width = FOUND[1] - FOUND[0]
     noise = np.empty(values.shape, np.float32)
     rests = np.empty(values.shape, np.uint8)
 
+    level = model.level_within(origin[1], rows, origin[2], columns)
+
     def level_of(k: int) -> np.ndarray:
-        return model.level_at(origin[0] + k, origin[1], rows, origin[2], columns)
+        return level(origin[0] + k)
+
+    def compared(k: int) -> np.ndarray:
+        return np.asarray(values[k], np.float32) / level_of(k)
 
     def compare(slices: np.ndarray) -> None:
         for k in slices:
-            planes[k] = as_planes(reflected(np.asarray(values[k], np.float32) / level_of(k), STRIDE))
+            planes[k] = as_planes(reflected(compared(k), STRIDE))
 
     def divide(slices: np.ndarray) -> None:
         _divide(planes, model, slices, noise, tick)
         for k in slices:
-            fine, whole = (np.clip(finest(one), -USUAL, USUAL) for one in (noise[k], as_image(planes[k])[inside]))
+            fine, whole = (np.clip(finest(one), -USUAL, USUAL) for one in (noise[k], compared(k)))
             shares[k] = np.clip(_around(fine * (2 * whole - fine)), 0, 1)  # 1 - variance of the noise in the signal
             tick()
 
@@ -95,20 +100,22 @@ def take(
         evidence = Evidence((rows, columns))
         for k, _, most in evidence.sizes(lambda k, out: out.numpy().__setitem__(..., planes[k]), slices, count, False):
             found = 1 - evidence.none(most, FOUND[0] / width).numpy()
-            rest = 1 - smoothed(largest_near(found), GIVEN_BACK)
+            rest = 1 - blurred(largest_near(found), GIVEN_BACK)
             rests[k] = np.rint(255 * rest)
-            level, one = level_of(k), np.asarray(values[k], np.float32)
+            one, level = np.asarray(values[k], np.float32), level_of(k)
             rest *= level
-            model.touch(rest, smoothed(one, 1.0), level if model.is_rician else None)
+            model.touch_smoothed(rest, one, level if model.is_rician else None)
             rest *= ~constant(one)
             noise[k] *= rest
             tick()
 
-    parts = [part for part in np.array_split(np.arange(count), THREADS) if len(part)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        for step in (compare, divide, filtered, give_back):
-            list(pool.map(step, parts))
+    for step in (compare, divide, filtered, give_back):
+        divided(partial(_of_some, step, np.arange(count)), count, SLICES_A_THREAD)
     return Taken(noise, np.stack(shares), rests)
+
+
+def _of_some(step: Callable[[np.ndarray], None], slices: np.ndarray, some: slice) -> None:
+    step(slices[some])
 
 
 def _divide(
@@ -125,8 +132,8 @@ def _divide(
     waves = basis()[used].flatten(1)
     forward = waves / torch.from_numpy(spectrum * np.float32(width))
     back = (waves * torch.from_numpy(spectrum * (1 - model.left.reshape(-1, 1)[used]) * np.float32(width))).T
-    down, across = (n - AROUND for n in planes[0].shape[2:])
-    carried = [tuple(torch.zeros(n, n, AROUND, across + AROUND) for n in (STRIDE, LATTICES)) for _ in slices]
+    down, across = cells_along(noise.shape[1]) - AROUND, cells_along(noise.shape[2])
+    carried = [nothing_before(across) for _ in slices]
     size = min(down, max(1, _CACHED // (len(used) * LATTICES * across)))
     for rows, starts in ((size, range(0, down - size + 1, size)), (down % size, range(down - down % size, down))):
         if not starts:
@@ -134,10 +141,9 @@ def _divide(
         blocks = Blocks(rows, across)
         evidence = Evidence((len(used), len(blocks.weights)))
         for first in starts[:1] if rows < size else starts:
-            some = slice(first, first + rows + AROUND)
 
-            def see(k: int, out: Any, some: slice = some, blocks: Blocks = blocks) -> None:
-                torch.mm(forward, blocks.take(planes[k][:, :, some]), out=out)
+            def see(k: int, out: Any, first: int = first, blocks: Blocks = blocks) -> None:
+                torch.mm(forward, blocks.take(planes[k], first), out=out)
 
             row = first * STRIDE - BLOCK
             for n, (k, coefficients, most) in enumerate(evidence.sizes(see, slices, len(planes), True)):
