@@ -62,13 +62,15 @@ class Outputs:
         """
         from ..imaging.volume import choose_slice_axis
         from ..io.files import check_output, check_room
+        from ..upsampling.memory import scratch_folder
 
         known: dict[str, Any] = {"overwrite": self.overwrite, "inputs": self.inputs, "dicom": self.dicom}
         if source is not None:
             known.update(modality=source.modality, slice_axis=choose_slice_axis(source))
         check_output(self.volume, geometry=geometry, **known)
         if geometry is not None and source is not None:
-            check_room(self.volume, math.prod(geometry.shape) * source.values.dtype.itemsize)
+            size = math.prod(geometry.shape) * source.values.dtype.itemsize
+            check_room(self.volume, size, scratch_folder(size))
         if self.report:
             check_file(self.report, [".json"], overwrite=self.overwrite, inputs=self.inputs)
         if self.picture:

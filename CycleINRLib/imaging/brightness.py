@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from .figures import NORMAL_MAD
-from .intensity import MR_PERCENTILE
+from .intensity import MR_PERCENTILE, percentile_of
 from .interpolation import linear_weights, weighted
 
 _PIXELS, _CELLS = 4, 4  # of a cell, along each axis; of a block, in cells
@@ -82,9 +82,10 @@ class SliceBrightness:
         """Of the slices within `limits` of a scan's slices, rows and columns; None: of all."""
         return self if limits is None else SliceBrightness(self.factors[slice(*limits[0])])
 
-    def evened(self, values: np.ndarray) -> np.ndarray:
-        """(N, J, I) float32 slices of even brightness."""
-        return np.asarray(values, np.float32) / self.factors[:, None, None]
+    def evened(self, values: np.ndarray, numbers: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(n, ...) float32 slices of even brightness; `numbers` (n,) of these slices, else they are all of them."""
+        factors = self.factors[numbers]
+        return np.asarray(values, np.float32) / factors.reshape(-1, *[1] * (values.ndim - 1))
 
     def give_back(self, values: np.ndarray, positions: np.ndarray) -> None:
         """Makes slices (M, ...) of even brightness at `positions` (M,) in slices as bright as they were acquired."""
@@ -95,16 +96,29 @@ class SliceBrightness:
 def _beyond_neighbors(values: np.ndarray) -> np.ndarray:
     """(N,) log of a slice over its neighbors, as the median of blocks; not a number where too few of them are body."""
     rows, columns = (n - n % (_PIXELS * _CELLS) for n in values.shape[1:])
-    shape = rows // _PIXELS, _PIXELS, columns // _PIXELS, _PIXELS
     output = np.full(len(values), np.nan)
     if not rows or not columns:
         return output
-    means = np.stack([one[:rows, :columns].reshape(shape).mean((1, 3), dtype=np.float64) for one in values])
-    least = _LEAST_BODY * np.percentile(means, MR_PERCENTILE)
+    count = len(values) * (rows // _PIXELS) * (columns // _PIXELS)
+    each = (_cell_means(one[:rows, :columns]) for one in values)  # made again below: all of them would be a scan
+    least = _LEAST_BODY * percentile_of(each, count, MR_PERCENTILE)
     for first in range(1, len(values) - 1, _AT_ONCE):
         last = min(first + _AT_ONCE, len(values) - 1)
-        output[first:last] = _of_blocks(means[first - 1 : last + 1], least)
+        means = np.stack([_cell_means(values[k][:rows, :columns]) for k in range(first - 1, last + 1)])
+        output[first:last] = _of_blocks(means, least)
     return output
+
+
+def _cell_means(one: np.ndarray) -> np.ndarray:
+    """(j, i) float64 means over cells of (J, I); by sums of shifted pixels, which numpy adds up quickest."""
+    rows = one[::_PIXELS].astype(np.float64)
+    for n in range(1, _PIXELS):
+        rows += one[n::_PIXELS]
+    sums = rows[:, ::_PIXELS].copy()
+    for n in range(1, _PIXELS):
+        sums += rows[:, n::_PIXELS]
+    sums /= _PIXELS**2
+    return sums
 
 
 def _of_blocks(means: np.ndarray, least: float) -> np.ndarray:

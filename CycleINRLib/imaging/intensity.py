@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,7 @@ BODY_CT_HU = -900.0  # what is above is body
 BODY_MR = 0.05  # of the range
 MR_PERCENTILE = 99.9  # its value is the range of an MR scan
 ROWS = 32  # rows of each slice that are looked at
+VALUES_AT_ONCE = 2_000_000  # of what is looked at: some copies of them are made
 
 
 @dataclass(frozen=True)
@@ -36,29 +39,37 @@ class IntensityScale:
     @classmethod
     def of(cls, values: np.ndarray, modality: str, scale: float | None = None) -> IntensityScale:
         """From source slices (N, J, I), in HU for "CT", stored units else; `scale` where it is known already."""
-        sample = np.asarray(values[:, :: max(1, values.shape[1] // ROWS)], np.float32)
+        sample = np.array(values[:, :: max(1, values.shape[1] // ROWS)], np.float32)
         if modality == "CT":
-            scale, sample = CT_SCALE_HU, np.clip(sample, *CT_RANGE_HU)
+            scale = CT_SCALE_HU
+            np.clip(sample, *CT_RANGE_HU, out=sample)
             body = sample > BODY_CT_HU
         else:
             scale = scale or float(max(np.percentile(sample, MR_PERCENTILE), np.abs(sample).max() * 1e-3, 1e-30))
             body = sample > BODY_MR * scale
-        bend, through = _roughness(sample, body, scale)
-        _, within = _roughness(np.moveaxis(sample, 2, 0), np.moveaxis(body, 2, 0), scale)
+        size = max(1, VALUES_AT_ONCE // (sample.shape[0] * sample.shape[2]))
+        parts = [slice(a, a + size) for a in range(0, sample.shape[1], size)]  # rows know nothing of each other
+        bend, through = _roughness([(sample[:, part], body[:, part]) for part in parts], scale)
+        across = [(np.moveaxis(sample[:, part], 2, 0), np.moveaxis(body[:, part], 2, 0)) for part in parts]
+        _, within = _roughness(across, scale)
         return cls(float(scale), max(bend / scale, MIN_DETAIL), through, within)
 
 
-def _roughness(sample: np.ndarray, body: np.ndarray, scale: float) -> tuple[float, float]:
-    """RMS of the second difference along the first axis in the body, and the log of its ratio to the first's."""
-    step = np.diff(sample, axis=0)
-    inside = body[1:-1] if body[1:-1].any() else np.ones_like(body[1:-1])
-    first = _rms(0.5 * (np.abs(step[1:]) + np.abs(step[:-1]))[inside])
-    second = _rms(np.diff(step, axis=0)[inside])
+def _roughness(parts: list[tuple[np.ndarray, np.ndarray]], scale: float) -> tuple[float, float]:
+    """RMS of the second difference along the first axis in the body, and the log of its ratio to the first's.
+
+    parts : of the sample, and the body in them; where there is no body, all counts
+    """
+    somewhere = any(body[1:-1].any() for _, body in parts)
+    squares, count = np.zeros(2), 0
+    for sample, body in parts:
+        step = np.diff(sample, axis=0)
+        inside = body[1:-1] if somewhere else np.ones_like(body[1:-1])
+        of_both = 0.5 * (np.abs(step[1:]) + np.abs(step[:-1]))[inside], np.diff(step, axis=0)[inside]
+        squares += [float(np.sum(np.square(values, dtype=np.float64))) for values in of_both]
+        count += of_both[0].size
+    first, second = (float(np.sqrt(square / max(count, 1))) for square in squares)
     return second, float(np.clip(np.log(max(second, 1e-9 * scale) / max(first, 1e-9 * scale)), -2.0, 1.0))
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if values.size else 0.0
 
 
 # --- against a truth ------------------------------------------------------------------------------------------
@@ -81,6 +92,27 @@ def step_of(values: np.ndarray) -> float:
     """The smallest difference of two values: 1 for most scans as stored, about 0 where they were computed."""
     different = np.unique(values)
     return float(np.diff(different).min()) if len(different) > 1 else 0.0
+
+
+def percentile_of(parts: Iterable[np.ndarray], count: int, percent: float) -> float:
+    """numpy's percentile, linear between two values, of `count` values that come in parts: it holds the fewer ones
+    alone that lie to one side of it."""
+    place = (count - 1) * (percent / 100)
+    upper = percent > 50
+    most = count - int(place) if upper else int(place) + 2
+    held = np.empty(0)
+    for part in parts:
+        values = np.asarray(part, np.float64).ravel()
+        if len(held) == most:
+            values = values[values > held.min()] if upper else values[values < held.max()]
+        held = np.concatenate([held, values])
+        if len(held) > most:
+            held = np.partition(held, -most)[-most:] if upper else np.partition(held, most - 1)[:most]
+    held.sort()
+    first = 0 if upper else int(place)
+    below, above = held[first], held[min(first + 1, len(held) - 1)]
+    part_above, step = place - int(place), above - below
+    return float(below + step * part_above if part_above < 0.5 else above - step * (1 - part_above))
 
 
 def is_whole(values: np.ndarray) -> bool:
@@ -159,30 +191,39 @@ def doubtful_values(values: np.ndarray, modality: str) -> list[str]:
     """
     if modality != "CT":
         return []
-    sample = np.asarray(values[:, ::4, ::4], np.float64).ravel()
-    low, high = np.percentile(sample, [0.1, MR_PERCENTILE])
+    sample = np.ascontiguousarray(values[:, ::4, ::4])  # as stored, and looked at in parts: a part of a large scan
+    size = max(1, VALUES_AT_ONCE // max(1, sample[0].size))
+
+    def parts() -> Iterator[np.ndarray]:
+        return (np.asarray(sample[k : k + size], np.float64).ravel() for k in range(0, len(sample), size))
+
+    def share(count: Callable[[np.ndarray], Any]) -> float:
+        return sum(int(np.count_nonzero(count(part))) for part in parts()) / sample.size
+
+    low, high = (percentile_of(parts(), sample.size, percent) for percent in (LOWEST, MR_PERCENTILE))
     if not HU_RANGE[0] < high - low < HU_RANGE[1]:
         return [f"The values of the CT reach from {low:.4g} to {high:.4g}: they are no HU, by which models go."]
-    if np.mean(sample < -20) < LEAST_IN_RANGE:
+    if share(lambda part: part < -20) < LEAST_IN_RANGE:
         return ["The CT holds nothing below -20 HU: where air is 0, its values are no HU, by which models go."]
-    tissue = np.mean((sample > TISSUE_HU[0]) & (sample < TISSUE_HU[1]))
+    tissue = share(lambda part: (part > TISSUE_HU[0]) & (part < TISSUE_HU[1]))
     if tissue < FEW:
         return [f"Only {tissue:.1%} of the CT is tissue of about 0 HU: are its values HU, by which models go?"]
-    below, number = np.unique(sample[sample < BELOW_AIR_HU], return_counts=True)
+    below, number = np.unique(np.concatenate([part[part < BELOW_AIR_HU] for part in parts()]), return_counts=True)
     if len(below) > 2 and np.sort(number)[:-2].sum() > FEW * sample.size:
         return [f"The CT holds many values below air, from {low:.4g}: are they HU, by which models go?"]
-    for what, (first, last), (least, most), right, share in PEAKS:
-        peak = _peak(sample, first, last, share)
+    for what, (first, last), (least, most), right, least_share in PEAKS:
+        counts = sum(np.histogram(part, np.arange(first, last + 1, PEAK_HU))[0] for part in parts())
+        peak = _peak(np.asarray(counts), first, least_share * sample.size)
         if peak is not None and not least <= peak <= most:
             return [f"Most {what} of the CT lies at {peak:.0f}, not {right} HU: are the values HU, by which models go?"]
     return []
 
 
-def _peak(sample: np.ndarray, first: float, last: float, share: float) -> float | None:
-    """The commonest value between two, to 20; None where few lie there, or where they grow in number to either end."""
-    counts = np.histogram(sample, np.arange(first, last + 1, PEAK_HU))[0]
+def _peak(counts: np.ndarray, first: float, enough: float) -> float | None:
+    """The commonest value, to 20, from the counts of bins that begin at `first`; None where the peak holds not
+    `enough` values, or where they grow in number to either end."""
     smooth = np.convolve(counts, np.ones(3) / 3, "valid")
     at = int(np.argmax(smooth))
-    if 3 * smooth[at] < share * sample.size or at in (0, len(smooth) - 1):
+    if 3 * smooth[at] < enough or at in (0, len(smooth) - 1):
         return None
     return first + PEAK_HU * (at + 1.5)

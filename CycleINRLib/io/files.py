@@ -174,10 +174,11 @@ def check_output(
             raise RequestError("NIfTI cannot hold so many voxels along one axis", found, "write .nrrd")
 
 
-def check_room(path: str | os.PathLike, values_bytes: float) -> None:
+def check_room(path: str | os.PathLike, values_bytes: float, scratch: str | None = None) -> None:
     """Refuses an output for which its disk has no room, before anything is computed.
 
     values_bytes : of the voxels. What compression saves is not known: noise leaves more than a third of them
+    scratch : folder in which the result is made beside it, unpacked; None: in memory
 
     Raises
     ------
@@ -186,9 +187,12 @@ def check_room(path: str | os.PathLike, values_bytes: float) -> None:
     path = Path(path)
     needed = values_bytes * (PACKED if suffix_of(path) in (".nrrd", ".nii.gz", ".mha") else 1.0)
     with contextlib.suppress(OSError):  # a system that does not say
-        free = shutil.disk_usage(path.resolve().parent).free
+        folder = path.resolve().parent
+        if scratch is not None and os.stat(scratch).st_dev == os.stat(folder).st_dev:
+            needed += values_bytes
+        free = shutil.disk_usage(folder).free
         if free < needed:
-            found = f"at least {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free in {path.resolve().parent}"
+            found = f"at least {needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free in {folder}"
             raise ResourceError("The disk has no room for the output", found, "free some space, or choose another disk")
 
 

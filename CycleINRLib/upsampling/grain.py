@@ -18,6 +18,7 @@ from ..imaging.consistency import Grid, along_z, gate, projection
 from ..imaging.geometry import AXES
 from ..imaging.intensity import step_of
 from ..imaging.interpolation import weighted
+from ..imaging.lazy import part_of_slices
 from ..imaging.noise import Flatness, gradient_parts
 from ..jobs import UpsampleJob
 from .memory import rows_at_once
@@ -190,7 +191,7 @@ def part_of(
     """
     limits = limits or tuple((0, n) for n in values.shape)
     if noise.model is None:
-        acquired = values[tuple(slice(*pair) for pair in limits)]
+        acquired = part_of_slices(values, limits)
         return Part(acquired, acquired, None, None)
     signal = Signal(values, noise.model, limits, halo, tick)
     renewal = None

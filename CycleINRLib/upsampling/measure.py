@@ -9,7 +9,8 @@ import numpy as np
 from ..errors import RequestError
 from ..imaging import figures, noise
 from ..imaging.geometry import AXES
-from ..imaging.intensity import from_zero, zero_of
+from ..imaging.intensity import zero_of
+from ..imaging.lazy import read_from_zero
 from ..imaging.volume import UNITS, Volume, choose_slice_axis, guess_modality
 from ..jobs import CHOICES
 
@@ -43,8 +44,8 @@ def measure(volume: Volume, *, axis: str = "auto", modality: str = "auto") -> di
             raise RequestError(f"{name} is unknown", repr(value), f"choose one of {', '.join(CHOICES[name])}")
     axis = choose_slice_axis(volume, axis)
     kind = guess_modality(volume) if modality == "auto" else modality.upper()
-    values = from_zero(volume.values, zero_of(volume.values, kind))
-    sigmas = noise.slice_noise(np.moveaxis(values, AXES.index(axis), 0), kind)
+    slices = np.moveaxis(volume.values, AXES.index(axis), 0)
+    sigmas = noise.slice_noise(read_from_zero(slices, zero_of(volume.values, kind)), kind)
     period = slices_per_thickness(volume, axis)
     measured = int(np.count_nonzero(np.isfinite(sigmas) & (sigmas > 0)))
     return {

@@ -52,13 +52,11 @@ def empty_volume(shape: tuple[int, ...], kind: np.dtype | type) -> np.ndarray:
     ResourceError : the disk has no room for it
     """
     size = math.prod(shape) * np.dtype(kind).itemsize
-    if size <= HELD_SHARE * memory_bytes():
+    folder = scratch_folder(size)
+    if folder is None:
         return np.empty(shape, kind)
-    folder = os.environ.get("CYCLEINR_SCRATCH") or tempfile.gettempdir()
+    check_scratch(size)
     try:
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise OSError(f"{free / 1e9:.1f} GB free")
         with tempfile.TemporaryFile(dir=folder) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)  # taken now, so that the disk cannot fill on the way
@@ -66,11 +64,40 @@ def empty_volume(shape: tuple[int, ...], kind: np.dtype | type) -> np.ndarray:
                 file.truncate(size)
             return np.memmap(file, kind, "r+", shape=shape)
     except OSError as error:
-        raise ResourceError(
-            "The result fits neither into memory nor onto the disk for scratch",
-            f"{size / 1e9:.1f} GB in {folder}: {error}",
-            "free some space, or name a larger disk in CYCLEINR_SCRATCH",
-        ) from error
+        raise _no_scratch(size, folder, error) from error
+
+
+def scratch_folder(size: float) -> str | None:
+    """Where the file of a result of so many bytes is made; None: it is held in memory."""
+    if size <= HELD_SHARE * memory_bytes():
+        return None
+    return os.environ.get("CYCLEINR_SCRATCH") or tempfile.gettempdir()
+
+
+def check_scratch(size: float) -> None:
+    """Refuses a result of so many bytes that is to be made in a file for which its disk has no room.
+
+    Raises
+    ------
+    ResourceError : how much is needed and free
+    """
+    folder = scratch_folder(size)
+    if folder is None:
+        return
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise _no_scratch(size, folder, error) from error
+    if free < size:
+        raise _no_scratch(size, folder, f"{free / 1e9:.1f} GB free")
+
+
+def _no_scratch(size: float, folder: str, why: object) -> ResourceError:
+    return ResourceError(
+        "The result fits neither into memory nor onto the disk for scratch",
+        f"{size / 1e9:.1f} GB in {folder}: {why}",
+        "free some space, or name a larger disk in CYCLEINR_SCRATCH",
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

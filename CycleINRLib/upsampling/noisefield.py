@@ -41,9 +41,15 @@ def seed_of(values: np.ndarray) -> int:
 
     values : (N, J, I), the whole scan; every fourth row is looked at
     """
-    rows = values[:, ::4]
-    rising = rows[:, :, 1:] > rows[:, :, :-1]
-    return int.from_bytes(hashlib.blake2b(np.packbits(rising).tobytes(), digest_size=8).digest(), "little")
+    digest, rest = hashlib.blake2b(digest_size=8), np.empty(0, bool)
+    for one in values:
+        rows = one[::4]
+        rising = np.concatenate([rest, (rows[:, 1:] > rows[:, :-1]).ravel()])
+        whole = len(rising) - len(rising) % 8  # bits of whole bytes
+        digest.update(np.packbits(rising[:whole]).tobytes())
+        rest = rising[whole:]
+    digest.update(np.packbits(rest).tobytes())
+    return int.from_bytes(digest.digest(), "little")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 import numpy as np
 
 from ..imaging.brightness import SliceBrightness
-from ..imaging.intensity import from_zero, zero_of
+from ..imaging.intensity import zero_of
+from ..imaging.lazy import LazySlices, read_from_zero
 from ..imaging.volume import Volume
 from .plan import Plan
 
@@ -16,16 +17,19 @@ CLIPPED_SHARE = 1e-3  # of the voxels beyond the type's range from which it is s
 
 
 def slices_from_zero(volume: Volume, plan: Plan) -> tuple[Volume, float]:
-    """The scan with its slices first and its values from zero, and that zero."""
+    """The scan with its slices first and its values from zero, computed where they are read, and that zero."""
     zero = zero_of(volume.values, plan.modality)
     first = volume.slices_first(plan.axis)
-    return (dataclasses.replace(first, values=from_zero(first.values, zero)) if zero else first), zero
+    return (first.with_values(read_from_zero(first.values, zero)) if zero else first), zero
 
 
 def evened(source: Volume, plan: Plan) -> tuple[Volume, SliceBrightness | None]:
     """Slices of even brightness, and what they had where it alternates; the same volume and None elsewhere."""
     found = SliceBrightness.of(source.values, plan.modality) if plan.consistency in EVENED else None
-    return (source, None) if found is None else (source.with_values(found.evened(source.values)), found)
+    if found is None:
+        return source, None
+    even: Any = LazySlices(source.values, found.evened, np.float32)  # a second scan would not fit beside a large one
+    return source.with_values(even), found
 
 
 def as_stored(values: np.ndarray, kind: np.dtype, zero: float, floor: float, beyond: float) -> tuple[np.ndarray, bool]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..imaging.lazy import part_of_slices
 from ..imaging.pieces import multiplied
 from .noisemodel import NoiseModel, weights_at
 from .split import SHARE_CELL, SLICES_AROUND, SPLIT_HALO, take
@@ -81,7 +82,7 @@ class Signal:
         tick : called while noise is split; may raise
         """
         self._values, self._model, self._limits, self._halo, self._tick = values, model, limits, halo, tick
-        self.acquired = values[tuple(slice(*pair) for pair in limits)]
+        self.acquired = part_of_slices(values, limits)
         self.shape = self.acquired.shape
         self._edges = _edges(self.shape, limits[1][0])
         self._held: dict[int, Strip] = {}

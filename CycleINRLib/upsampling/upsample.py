@@ -22,7 +22,7 @@ from ..errors import RequestError
 from ..events import Listener, Stopwatch
 from ..imaging.body import body_seen
 from ..imaging.geometry import AXES, Geometry
-from ..imaging.intensity import from_zero
+from ..imaging.lazy import read_from_zero
 from ..imaging.noise import noise_readout
 from ..imaging.volume import Volume
 from ..jobs import NOISES, UpsampleJob
@@ -30,6 +30,7 @@ from .difference import taken_volume
 from .engine import Remainder
 from .gain import self_check
 from .grain import part_of, slices_first_region
+from .memory import check_scratch
 from .plan import Plan, plan
 from .settings import Settled, settle
 from .speed import note_speed
@@ -88,6 +89,7 @@ def upsample(
     if job.like is not None and like is None:
         raise RequestError("The reference is not read yet", job.like, "pass like=cycleinr.read(path)")
     planned = plan(scan, job, like)
+    check_scratch(planned.output_mb * 1e6)
     settled = settle(scan, job, planned, progress, cancelled)
     engine, whole, settings = settled.engine, settled.source, settled.settings
     limits = slices_first_region(job.region, planned.axis)
@@ -97,7 +99,7 @@ def upsample(
     values, errors, queried = engine.run(
         part.signal, planned.grid, settings, renewal=part.renewal, body=body, brightness=brightness
     )
-    acquired = from_zero(volume.slices_first(planned.axis).values, engine.zero) if brightness else part.acquired
+    acquired = read_from_zero(volume.slices_first(planned.axis).values, engine.zero) if brightness else part.acquired
     if (engine.zero or brightness) and planned.consistency == "keep" and settled.noise.mode != "remove":
         _copy_acquired(volume.slices_first(planned.axis).values, values, planned)
     watch = Stopwatch("measure", 1, progress)

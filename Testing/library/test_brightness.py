@@ -11,8 +11,11 @@ import CycleINRLib as cycleinr
 from CycleINRLib.imaging.brightness import SliceBrightness
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.interpolation import linear_weights, weighted
+from CycleINRLib.imaging.lazy import LazySlices
 from CycleINRLib.imaging.profile import profile_weights
 from CycleINRLib.upsampling.difference import noise_taken
+from CycleINRLib.upsampling.plan import plan
+from CycleINRLib.upsampling.stored import evened
 
 TURNS = np.where(np.arange(18) % 2, 0.97, 1.03).astype(np.float32)
 ASKED = {"z_scale": 2.0, "device": "cpu", "precision": "float32", "gain": 1.0}
@@ -130,6 +133,13 @@ def test_what_is_taken_as_noise_has_the_brightness_of_its_slice(interleaved):
     assert (
         np.sqrt(np.mean(off**2) / np.mean(taken**2)) < 0.02 < np.sqrt(np.mean((taken - even) ** 2) / np.mean(taken**2))
     )
+
+
+def test_even_slices_are_no_second_scan_in_memory(interleaved):
+    asked = cycleinr.UpsampleJob(**ASKED)
+    source, found = evened(interleaved, plan(interleaved, asked))
+    assert found is not None and isinstance(source.values, LazySlices)
+    np.testing.assert_array_equal(source.values[:, 5:9], found.evened(interleaved.values)[:, 5:9])
 
 
 def test_brightness_given_back_at_the_slices_is_that_of_the_slices(interleaved):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tracemalloc
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -11,8 +12,12 @@ import pytest
 import CycleINRLib as cycleinr
 from CycleINRLib.cli.main import main
 from CycleINRLib.errors import ResourceError, VolumeError
-from CycleINRLib.io import decode
+from CycleINRLib.imaging import brightness, intensity
+from CycleINRLib.imaging.brightness import SliceBrightness
+from CycleINRLib.imaging.intensity import IntensityScale, doubtful_values
+from CycleINRLib.io import decode, files
 from CycleINRLib.upsampling import memory
+from CycleINRLib.upsampling.noisefield import seed_of
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -73,6 +78,46 @@ def test_scratch_without_room_is_told_before_computing(tmp_path, monkeypatch):
     with pytest.raises(ResourceError, match="CYCLEINR_SCRATCH"):
         memory.empty_volume((100, 100, 100), np.int16)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_without_room_is_told_before_anything_is_fitted(tmp_path, thick_ct, monkeypatch):
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 1e5)
+    monkeypatch.setenv("CYCLEINR_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(memory, "shutil", SimpleNamespace(disk_usage=lambda folder: Usage(10**9, 10**9 - 1000, 1000)))
+    monkeypatch.setattr("CycleINRLib.upsampling.upsample.settle", lambda *_: pytest.fail("fitted"))
+    with pytest.raises(ResourceError, match="CYCLEINR_SCRATCH"):
+        cycleinr.upsample(thick_ct, z_scale=2)
+
+
+def test_a_disk_has_to_hold_the_scratch_beside_the_output(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: Usage(10**9, 10**9 - 1200, 1200))
+    files.check_room(tmp_path / "iso.nrrd", 1000)
+    with pytest.raises(ResourceError, match="no room for the output"):
+        files.check_room(tmp_path / "iso.nrrd", 1000, str(tmp_path))
+
+
+LOOKS = {
+    "values that are no HU": lambda values: doubtful_values(values, "CT"),
+    "scale of CT": lambda values: IntensityScale.of(values, "CT"),
+    "scale of MR": lambda values: IntensityScale.of(values, "MR"),
+    "seed of the noise": seed_of,
+    "brightness of slices": lambda values: SliceBrightness.of(values, "MR"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_what_looks_at_a_whole_scan_holds_a_part_of_it(look, monkeypatch):
+    monkeypatch.setattr(intensity, "VALUES_AT_ONCE", 60_000)
+    monkeypatch.setattr(brightness, "_AT_ONCE", 8)
+    values = np.random.default_rng(0).integers(-1000, 1000, (120, 512, 128)).astype(np.int16)
+    look(values[:12])  # what is loaded and kept once
+    tracemalloc.start()
+    try:
+        look(values)
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held < 0.4 * values.nbytes
 
 
 def test_a_disk_that_would_fill_is_told_before_computing(tmp_path, thick_ct, monkeypatch, capsys):
