@@ -96,6 +96,21 @@ def small_scans(thick_ct: Volume, tmp_path: Path):
     return made
 
 
+@pytest.fixture
+def fake_program() -> Path:
+    """Plays the child of the panel."""
+    return DATA.parent / "module" / "fake_job.py"
+
+
+@pytest.fixture
+def fake_child(fake_program, monkeypatch):
+    """The child is fake_job.py; returns a function that chooses its part."""
+    from CycleINRLib.child import launcher
+
+    monkeypatch.setattr(launcher, "own_command", lambda folder: [sys.executable, str(fake_program), str(folder)])
+    return lambda part: monkeypatch.setenv("CYCLEINR_TEST_PART", part)
+
+
 @pytest.fixture(scope="session")
 def thick_mr(mr_thin: Volume) -> Volume:
     """(15, 64, 64): four slices of `mr_thin` averaged, 3.6 mm spacing and thickness."""

@@ -27,7 +27,8 @@ from typing import IO, Any
 
 from ..errors import Cancelled, CycleINRError
 from ..events import Event, Failed, Finished, from_line
-from .folder import ask_to_stop, keep_alive, read_result
+from .awaited import Awaited
+from .folder import keep_alive, read_result
 
 GRACE_S = 1.2  # between the request to stop and the kill; a user waits two seconds at most
 TEND_S = 0.25  # how often the thread that works without the caller looks
@@ -85,21 +86,16 @@ def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1", **(more or {})}
 
 
-class Child:
-    """A running child process; use `launch`.
-
-    `poll`, `cancel`, `kill` and `result` are for one thread, the one that started it.
-    """
+class Child(Awaited):
+    """A running child process; use `launch`."""
 
     def __init__(self, folder: Path, command: list[str], environment: dict[str, str], stays: bool = False) -> None:
-        self.folder, self._stays = folder, stays
+        super().__init__(folder)
+        self._stays = stays
         self.log: deque[str] = deque(maxlen=LOG_LINES)  # last lines that are no events
-        self.failure: Failed | None = None
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._waiting: list[Event] = []
-        self._cancelled_at: float | None = None
         self._ended_at: float | None = None
-        self._killed = self._done = False
+        self._killed = False
         keep_alive(self.folder)
         self._process = _start(command, environment)
         self._readers = [
@@ -115,55 +111,14 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def done(self) -> bool:
-        """Whether the child has ended and all that it said is at hand."""
-        self._tend()
-        return self._done
-
-    def poll(self) -> list[Event]:
-        """What the child said since the last call, without waiting; a child that fails ends with one `Failed`."""
-        self._tend()
-        events, self._waiting = self._waiting, []
-        return events
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits for the end at most `timeout_s`; whether it came. Events stay for `poll`."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self.done and (end is None or time.monotonic() < end):
-            time.sleep(0.02)
-        return self._done
-
-    def cancel(self) -> None:
-        """Asks the child to stop; after a grace period it is killed with its children."""
-        if self._cancelled_at is None and not self.done:
-            self._cancelled_at = time.monotonic()
-            try:
-                ask_to_stop(self.folder)
-            except OSError:  # a full or vanished disk must not keep the child alive
-                self.kill()
-
     def kill(self) -> None:
         """Ends the child and all that it started, at once."""
         if not self._done:
             self._killed = True
             _kill_tree(self._process)
 
-    def result(self) -> dict[str, Any]:
-        """What the child wrote into result.json: "report" and, for volumes, "volume".
-
-        Raises
-        ------
-        CycleINRError : the child failed (with the class of its own error), was cancelled, or is still running
-        """
-        if not self.done:
-            raise CycleINRError("The job is still running", f"process {self.pid}", "wait until it is done")
-        if self.failure is not None:
-            raise self.failure.to_error()
-        return read_result(self.folder)
-
     # --- its life ---------------------------------------------------------------------------------------------
-    def _tend(self) -> None:
+    def _look(self) -> None:
         """Moves events over, keeps the child alive or ends it, and notices its end."""
         if self._done:
             return

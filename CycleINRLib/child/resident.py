@@ -1,6 +1,7 @@
 """The parent's side of a child that stays with one scan (floor 4; `staying` is the other side).
 
     resident = Resident(volume)
+    resident.prepare(job, beside)                                    # where it is to be quick
     run = Run(job, volume, finish, beside=..., resident=resident)    # and another one, when that is done
     resident.end()
 
@@ -11,6 +12,7 @@ One thread owns it.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -18,13 +20,27 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CycleINRError
-from ..events import Event, Failed, Finished
+from ..events import Failed, Finished
 from ..imaging.volume import Volume
-from .folder import ask, ask_to_stop, hand_over, holds, read_result
+from ..machine import memory_bytes, usable_cores
+from .awaited import Awaited
+from .folder import ask, hand_over, holds
 from .launcher import GRACE_S, Child, launch
 
+PREPARE = "CYCLEINR_PREPARE"  # "0": nothing is prepared; "1": also where no window is seen
+HELD_BYTES = 7e8  # by a child with its planes, beside two copies of the scan
+MEMORY_TIMES = 8  # as much the machine has to have
+MOST_SCAN_BYTES = 1.5e8  # of a scan: handing over a larger one holds up the application
 KILL_WAIT_S = 5.0
 STARTS = 2  # of a child for one question: it may have ended, unasked for long, in the moment of asking
+
+
+def may_prepare(volume: Volume) -> bool:
+    """Whether previews of the scan may be prepared before anybody asks: as the user says, on a machine of two cores and
+    enough memory. By what machine and scan are, not by what is free."""
+    size = volume.values.nbytes
+    enough = memory_bytes() >= MEMORY_TIMES * (HELD_BYTES + 2 * size)
+    return os.environ.get(PREPARE) != "0" and usable_cores() > 1 and size <= MOST_SCAN_BYTES and enough
 
 
 class Resident:
@@ -75,6 +91,23 @@ class Resident:
         """
         if self.busy:
             raise CycleINRError("The computing process is busy", str(self._claim.folder), "wait until it is done")
+        self._asked = Asked(self, self._put(job, beside))
+        return self._asked
+
+    def prepare(self, job: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
+        """That this preview will be asked for soon: what it needs is made meanwhile, at low priority, and nothing said.
+
+        Where it is busy nothing happens.
+
+        Raises
+        ------
+        ResourceError, CycleINRError : as `ask`
+        """
+        if not self.busy:
+            self._put({**job, "task": "prepare"}, beside)
+
+    def _put(self, job: Mapping[str, Any], beside: Mapping[str, Any] | None) -> Path:
+        """A question in its folder, and a child that sees it."""
         self._count += 1
         self.child.poll()  # what was said before is of no interest
         folder = ask(self._claim.folder, self._count, job, beside)
@@ -84,8 +117,7 @@ class Resident:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        self._asked = Asked(self, folder)
-        return self._asked
+        return folder
 
     def start_again(self) -> None:
         """Another child in the place of one that ended."""
@@ -101,15 +133,12 @@ class Resident:
         return launch(self._claim.folder, stays=True)
 
 
-class Asked:
+class Asked(Awaited):
     """A question and its answer: to a `Run` what a child with a folder of its own is."""
 
     def __init__(self, resident: Resident, folder: Path) -> None:
-        self.resident, self.folder = resident, folder
-        self.failure: Failed | None = None
-        self._waiting: list[Event] = []
-        self._cancelled_at: float | None = None
-        self._starts, self._done = 1, False
+        super().__init__(folder)
+        self.resident, self._starts = resident, 1
 
     @property
     def pid(self) -> int:
@@ -120,46 +149,10 @@ class Asked:
         """The last lines that are no events."""
         return self.resident.child.log
 
-    @property
-    def done(self) -> bool:
-        """Whether the answer is at hand, or will never be."""
-        self._look()
-        return self._done
-
-    def poll(self) -> list[Event]:
-        """What the child said since the last call, without waiting; a question that fails ends with one `Failed`."""
-        self._look()
-        events, self._waiting = self._waiting, []
-        return events
-
-    def wait(self, timeout_s: float) -> bool:
-        """Waits for the end at most `timeout_s`; whether it came. Events stay for `poll`."""
-        end = time.monotonic() + timeout_s
-        while not self.done and time.monotonic() < end:
-            time.sleep(0.02)
-        return self._done
-
-    def cancel(self) -> None:
-        """Asks the child to leave this question; where it does not hear within a grace period it is ended."""
-        if self._cancelled_at is None and not self.done:
-            self._cancelled_at = time.monotonic()
-            try:
-                ask_to_stop(self.folder)
-            except OSError:
-                self.kill()
-
     def kill(self) -> None:
         """Ends the child with all that it keeps, at once."""
         if not self._done:
             self.resident.child.kill()
-
-    def result(self) -> dict[str, Any]:
-        """What `launcher.Child.result` gives."""
-        if not self.done:
-            raise CycleINRError("The job is still running", f"process {self.pid}", "wait until it is done")
-        if self.failure is not None:
-            raise self.failure.to_error()
-        return read_result(self.folder)
 
     def remove(self) -> None:
         """Removes the folder of the question; the child stays."""

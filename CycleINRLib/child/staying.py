@@ -1,19 +1,24 @@
 """A child that stays with one scan and answers one question about it after another (floor 4).
 
 torch is loaded, the scan read, its gain, noise and precision settled, and the rows around the last planes encoded once,
-not for each preview. It ends when it is asked to, when its parent is gone, and when nobody asked for some time.
+not for each preview; all of it before the first one, where that is prepared for. It ends when it is asked to, when its
+parent is gone, and when nobody asked for some time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Cancelled, CycleINRError, RequestError, ResourceError
+from ..errors import CycleINRError, RequestError, ResourceError
 from ..events import Event, Failed, Finished, Stopwatch
 from ..jobs import UpsampleJob
+from ..machine import step_back
 from .folder import StopSign, next_asked, read_facts, read_planes, write_planes
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ IDLE_S = 300.0  # without one, after which it ends and gives its memory back
 def stay(folder: Path, volume: Volume, stop: StopSign, emit: Callable[[Event], None]) -> None:
     """Answers what is asked in `folder`; what an answer fails with is told, and the next one may succeed.
 
+    The question "prepare" names planes that will be asked for: it gets no answer, and any other one goes before it.
     Where memory ran out or something unforeseen happened the process ends, as one of a single job does.
     """
     scan = _Scan(volume)
@@ -35,13 +41,17 @@ def stay(folder: Path, volume: Volume, stop: StopSign, emit: Callable[[Event], N
     while not stop() and time.monotonic() - since < IDLE_S:
         asked = next_asked(folder, answered)
         if asked is None:
-            if not scan.prepare(lambda: stop() or next_asked(folder, answered) is not None):
+            if not scan.prepare(stop, lambda: next_asked(folder, answered)):
                 time.sleep(QUESTION_S)
             continue
         answered.add(asked.name)
         try:
-            report, files = scan.answer(asked, StopSign(asked, folder), emit)
-            emit(Finished(report, files))
+            facts = read_facts(asked)
+            if facts["task"] == "prepare":
+                scan.expect(facts)
+                shutil.rmtree(asked, ignore_errors=True)
+            else:
+                emit(Finished(*scan.answer(asked, facts, StopSign(asked, folder), emit)))
         except ResourceError:
             raise
         except CycleINRError as error:
@@ -54,35 +64,71 @@ class _Scan:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self._job: UpsampleJob | None = None
+        self._wanted: tuple[UpsampleJob, dict[str, float | None]] | None = None
         self._planes: Planes | None = None
         self._prepared = True
 
-    def answer(self, asked: Path, stop: StopSign, emit: Callable[[Event], None]) -> tuple[dict[str, Any], Any]:
+    def answer(
+        self, asked: Path, facts: dict[str, Any], stop: StopSign, emit: Callable[[Event], None]
+    ) -> tuple[dict[str, Any], Any]:
         """The report and files of one question."""
-        from ..upsampling.preview import Planes
-
-        facts = read_facts(asked)
         if facts["task"] != "preview":
             raise RequestError("A child that stays gives previews alone", repr(facts["task"]), "start another one")
-        job = UpsampleJob.from_json(facts.get("job") or {})
-        if self._planes is None or job != self._job:
-            self._planes = None  # before others are held beside it
-            self._planes, self._job = Planes(self._volume, job), job
-        self._prepared = False
-        return answer_planes(asked, facts, self._planes, stop, emit)
+        return answer_planes(asked, facts, self._planes_of(_told(facts)), stop, emit)
 
-    def prepare(self, cancelled: Callable[[], bool]) -> bool:
-        """What makes later answers quick, while nobody asks; whether there was anything to do."""
-        if self._prepared or self._planes is None:
+    def expect(self, facts: dict[str, Any]) -> None:
+        """`prepare` will do what it can for this question; whether it can be answered is told when it is asked."""
+        with contextlib.suppress(CycleINRError):
+            self._planes_of(_told(facts))
+
+    def prepare(self, stop: StopSign, asked: Callable[[], Path | None]) -> bool:
+        """What makes later answers quick, while nobody asks; whether there was anything to do.
+
+        asked : the next question. The one that is prepared for waits until what it needs is there
+        """
+        if self._prepared or self._planes is None or self._wanted is None:
             return False
         self._prepared = True
-        try:
-            self._planes.look_around(cancelled)
-            self._planes.note_speed()
-        except Cancelled:
-            pass
+        planes, wanted = self._planes, self._wanted
+
+        def others_ask() -> bool:
+            question = asked()
+            return stop() or (question is not None and _asked_of(question) != wanted)
+
+        def work() -> None:
+            with contextlib.suppress(CycleINRError):  # what it cannot do is told where it is asked for
+                for part in ({}, *({plane: mm} for plane, mm in wanted[1].items())):
+                    if asked() is not None:  # the rest is done for the answer, at its priority
+                        return
+                    planes.make_ready(part, others_ask)
+                planes.look_around(lambda: stop() or asked() is not None)
+                planes.note_speed()
+
+        with ThreadPoolExecutor(1, initializer=step_back) as pool:
+            pool.submit(work).result()
         return True
+
+    def _planes_of(self, wanted: tuple[UpsampleJob, dict[str, float | None]]) -> Planes:
+        from ..upsampling.preview import Planes
+
+        if self._planes is None or self._wanted is None or wanted[0] != self._wanted[0]:
+            self._planes = None  # before others are held beside it
+            self._planes = Planes(self._volume, wanted[0])
+        self._wanted, self._prepared = wanted, False
+        return self._planes
+
+
+def _told(facts: dict[str, Any]) -> tuple[UpsampleJob, dict[str, float | None]]:
+    """The job of a question, and its planes."""
+    return UpsampleJob.from_json(facts.get("job") or {}), read_planes(facts)
+
+
+def _asked_of(asked: Path) -> tuple[UpsampleJob, dict[str, float | None]] | None:
+    """`_told` of a question that waits; None where it has none."""
+    try:
+        return _told(read_facts(asked))
+    except CycleINRError:
+        return None
 
 
 def answer_planes(

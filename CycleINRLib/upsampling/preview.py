@@ -107,11 +107,24 @@ class Planes:
         planes : place in mm of each plane, None: the middle
         cancelled : asked between layers; true stops with Cancelled
         """
-        rows = {plane: row_of(self._volume.geometry, self._plan.axis, plane, mm) for plane, mm in planes.items()}
+        rows = self._rows(planes)
         self._cancelled = cancelled
         for plane, (name, row) in rows.items():
             values = self._settled.engine.stored(self._values(name, row))
             yield plane, plane_at(self._volume, self._plan, (name, row), values)
+
+    def make_ready(self, planes: Mapping[str, float | None], cancelled: Callable[[], bool]) -> None:
+        """What `at` will need for these planes but the decoder: settings, noise, and codes of their rows.
+
+        Raises
+        ------
+        Cancelled : where `cancelled` says so; RequestError, ResourceError and more, as `at` would
+        """
+        rows = self._rows(planes)
+        self._cancelled = cancelled
+        _ = self._settled
+        for name, row in rows.values():
+            self._band_at(name, row)
 
     def look_around(self, cancelled: Callable[[], bool]) -> None:
         """Encodes the rows around the planes that were given last, so that those among them cost the decoder alone.
@@ -149,12 +162,21 @@ class Planes:
     def _stops(self) -> bool:
         return self._cancelled is not None and self._cancelled()
 
-    def _values(self, name: str, row: int) -> np.ndarray:
-        """(M, 1, I) or (M, J, 1) float32: the row across the in-plane axis `name`."""
+    def _rows(self, planes: Mapping[str, float | None]) -> dict[str, tuple[str, int]]:
+        """In-plane axis and row of each plane."""
+        return {plane: row_of(self._volume.geometry, self._plan.axis, plane, mm) for plane, mm in planes.items()}
+
+    def _band_at(self, name: str, row: int) -> _Band:
+        """The rows at hand across the in-plane axis `name`, this one among them."""
         band = self._bands.get(name)
         if band is None or not band.first <= row < band.last:
             first = row - row % 2  # two rows are folded to one
             band = self._bands[name] = self._band(name, first, min(first + 2, self._count(name)))
+        return band
+
+    def _values(self, name: str, row: int) -> np.ndarray:
+        """(M, 1, I) or (M, J, 1) float32: the row across the in-plane axis `name`."""
+        band = self._band_at(name, row)
         settled, part, at = self._settled, band.part, row - band.begin
         rows, column = ((at, at + 1), None) if self._is_row(name) else (None, at)
         brightness = settled.engine.brightness and settled.engine.brightness.part(self._limits)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from CycleINRLib.child import folder as protocol
-from CycleINRLib.child import launcher, staying
+from CycleINRLib.child import launcher, resident, staying
 from CycleINRLib.child.folder import StopSign, ask, hand_over, result_planes
 from CycleINRLib.child.resident import Resident
 from CycleINRLib.child.run import Run
@@ -21,17 +23,10 @@ from CycleINRLib.events import Failed, Finished, Progress
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.jobs import UpsampleJob
+from CycleINRLib.machine import STEPPED_BACK
 
-FAKE = Path(__file__).resolve().parents[1] / "module" / "fake_job.py"
 JOB = {**UpsampleJob(z_scale=2.0, device="cpu", precision="float32", gain=1.0).to_json(), "task": "preview"}
 ROW, COLUMN = {"planes": {"coronal": None}}, {"planes": {"sagittal": None}}
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """The child is fake_job.py; call with the name of its part."""
-    monkeypatch.setattr(launcher, "own_command", lambda folder: [sys.executable, str(FAKE), str(folder)])
-    return lambda name: monkeypatch.setenv("CYCLEINR_TEST_PART", name)
 
 
 @pytest.fixture
@@ -41,7 +36,7 @@ def a_volume() -> Volume:
 
 
 @pytest.fixture
-def staying_one(fake, a_volume, tmp_path):
+def staying_one(fake_child, a_volume, tmp_path):
     made = Resident(a_volume, tmp_path)
     yield made
     made.end()
@@ -96,7 +91,7 @@ def test_an_error_is_that_of_one_question(staying_one):
     assert list(asked(staying_one).wait()) == ["coronal"] and staying_one.child.pid == pid
 
 
-def test_a_cancelled_question_leaves_the_process_for_the_next_one(staying_one, fake):
+def test_a_cancelled_question_leaves_the_process_for_the_next_one(staying_one):
     pid = staying_one.child.pid
     part = staying_one._claim.folder / "part"
     part.write_text("slow")
@@ -105,6 +100,8 @@ def test_a_cancelled_question_leaves_the_process_for_the_next_one(staying_one, f
         asked(staying_one)
     with pytest.raises(CycleINRError, match="still running"):
         run.result()
+    while not run.poll():  # it has begun, and can hear
+        time.sleep(0.02)
     run.cancel()
     with pytest.raises(Cancelled):
         run.wait()
@@ -160,11 +157,57 @@ def test_one_that_ended_by_itself_is_started_again_by_a_question_also_in_that_mo
     assert list(run.wait()) == ["coronal"]
 
 
-def test_where_none_can_be_started_nothing_stays(fake, a_volume, tmp_path, monkeypatch):
+def test_where_none_can_be_started_nothing_stays(fake_child, a_volume, tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "own_command", lambda folder: [str(tmp_path / "nothing")])
     with pytest.raises(CycleINRError, match="cannot be started"):
         Resident(a_volume, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_prepared_for_is_no_question_that_waits_and_leaves_no_folder(staying_one):
+    pid, home = staying_one.child.pid, staying_one._claim.folder
+    staying_one.prepare(JOB, ROW)
+    assert not staying_one.busy and not staying_one.idle
+    heard: list = []
+    assert list(asked(staying_one).wait(heard.append)) == ["coronal"]
+    assert [type(event) for event in heard] == [Progress, Finished] and staying_one.child.pid == pid
+    assert json.loads((home / "prepared").read_text())["planes"] == ROW["planes"]
+    assert not list(home.glob("asked_*"))
+
+
+def test_nothing_is_prepared_while_a_question_waits_and_a_child_that_ended_is_started_for_it(staying_one):
+    pid, home = staying_one.child.pid, staying_one._claim.folder
+    (home / "part").write_text("slow")
+    run = asked(staying_one)
+    staying_one.prepare(JOB, COLUMN)
+    run.discard()
+    assert gone(pid) and staying_one.idle and not (home / "prepared").exists() and not list(home.glob("asked_*"))
+    staying_one.prepare(JOB, COLUMN)
+    end = time.monotonic() + 60
+    while not (home / "prepared").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert (home / "prepared").exists() and staying_one.child.pid != pid
+
+
+@pytest.mark.parametrize(
+    "facts, may",
+    [
+        ({}, True),
+        ({"usable_cores": 1}, False),
+        ({"memory_bytes": 4e9}, False),
+        ({"MOST_SCAN_BYTES": 100}, False),
+        ({"told": "0"}, False),
+        ({"told": "1"}, True),
+    ],
+)
+def test_previews_are_prepared_by_what_machine_and_scan_are_unless_the_user_says_no(a_volume, monkeypatch, facts, may):
+    facts = {"usable_cores": 2, "memory_bytes": 8e9, **facts}
+    monkeypatch.delenv(resident.PREPARE, raising=False)
+    if "told" in facts:
+        monkeypatch.setenv(resident.PREPARE, facts.pop("told"))
+    for name, fact in facts.items():
+        monkeypatch.setattr(resident, name, fact if name.isupper() else lambda fact=fact: fact)
+    assert resident.may_prepare(a_volume) == may
 
 
 # --- the other side -----------------------------------------------------------------------------------------------
@@ -225,6 +268,78 @@ def test_another_job_is_settled_anew(a_claim, monkeypatch):
         ask(claim.folder, n + 1, {**JOB, "z_scale": z_scale}, ROW)
     stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 3), monkeypatch)
     assert scales == [2.0, 3.0]
+
+
+def test_what_is_prepared_for_costs_the_decoder_alone_and_is_the_plane_of_the_library(a_claim, monkeypatch):
+    preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
+    claim, volume = a_claim
+    done: list = []
+    for name in ("settle", "codes_for", "part_of"):
+        real = getattr(preview, name)
+        monkeypatch.setattr(preview, name, lambda *rest, n=name, real=real: done.append(n) or real(*rest))
+    monkeypatch.setattr(
+        preview.Planes, "note_speed", lambda self: done.append("ready") or ask(claim.folder, 99, JOB, ROW)
+    )
+    ask(claim.folder, 1, {**JOB, "task": "prepare"}, ROW)
+    heard = stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 1), monkeypatch)
+    assert [type(event) for event in heard if not isinstance(event, Progress)] == [Finished]
+    assert done.index("ready") == len(done) - 1 and done.count("settle") == 1 and "codes_for" in done
+    expected = preview.preview(volume, "coronal", **UpsampleJob.from_json(JOB).computing())
+    found = result_planes(folder := claim.folder / "asked_99", protocol.read_result(folder))["coronal"]
+    np.testing.assert_allclose(found.values.astype(int), expected.values.astype(int), atol=1)
+    assert not (claim.folder / "asked_1").exists()
+
+
+@pytest.mark.parametrize("z_scale, planes, goes_before", [(2.0, ROW, False), (2.0, COLUMN, True), (3.0, ROW, True)])
+def test_any_other_question_goes_before_what_is_prepared(a_claim, monkeypatch, z_scale, planes, goes_before):
+    preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
+    claim, volume = a_claim
+    told: list = []
+    real = preview.Planes.make_ready
+
+    def make_ready(self, wanted, cancelled):
+        if not told:
+            assert not cancelled()
+            ask(claim.folder, 2, {**JOB, "z_scale": z_scale}, planes)
+            told.append(cancelled())
+        real(self, wanted, cancelled)
+
+    monkeypatch.setattr(preview.Planes, "make_ready", make_ready)
+    ask(claim.folder, 1, {**JOB, "task": "prepare"}, ROW)
+    heard = stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 1), monkeypatch)
+    assert told == [goes_before] and isinstance(heard[-1], Finished)
+
+
+@pytest.mark.parametrize(
+    "question", [(JOB, {"planes": {"coronal": 1e5}}), ({"z_scale": -1}, ROW), (JOB, {"planes": 3})]
+)
+def test_what_cannot_be_prepared_is_told_when_it_is_asked(a_claim, monkeypatch, question):
+    pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
+    claim, volume = a_claim
+    job, beside = question
+    ask(claim.folder, 1, {**job, "task": "prepare"}, beside)
+    ask(claim.folder, 2, {**job, "task": "preview"}, beside)
+    heard = stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 1), monkeypatch)
+    assert [type(event) for event in heard if not isinstance(event, Progress)] == [Failed]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how others set priorities of threads is not known")
+def test_what_is_prepared_steps_back_and_answers_do_not(a_claim, monkeypatch):
+    preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
+    claim, volume = a_claim
+    own, seen = os.getpriority(os.PRIO_PROCESS, 0), {}
+    for name in ("make_ready", "at"):
+        real = getattr(preview.Planes, name)
+
+        def watched(self, *rest, name=name, real=real):
+            seen[name] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return real(self, *rest)
+
+        monkeypatch.setattr(preview.Planes, name, watched)
+    monkeypatch.setattr(preview.Planes, "note_speed", lambda self: ask(claim.folder, 2, JOB, ROW))
+    ask(claim.folder, 1, {**JOB, "task": "prepare"}, ROW)
+    stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 1), monkeypatch)
+    assert seen["make_ready"] == max(own, STEPPED_BACK) and seen["at"] == own
 
 
 def test_it_ends_when_nobody_asks_or_the_parent_is_gone(a_claim, monkeypatch):

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,15 +23,13 @@ from CycleINRLib.errors import Cancelled, CycleINRError, RequestError, ResourceE
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 
-FAKE = Path(__file__).resolve().parents[1] / "module" / "fake_job.py"
 JOB = {"task": "upsample", "z_scale": 2.0}
 
 
 @pytest.fixture(autouse=True)
-def part(monkeypatch):
-    """The child is fake_job.py; call with the name of its part."""
-    monkeypatch.setattr(launcher, "own_command", lambda folder: [sys.executable, str(FAKE), str(folder)])
-    return lambda name: monkeypatch.setenv("CYCLEINR_TEST_PART", name)
+def part(fake_child):
+    """The child of every test here is fake_job.py; call with the name of its part."""
+    return fake_child
 
 
 @pytest.fixture
@@ -142,14 +139,14 @@ time.sleep(600)
 
 
 @pytest.fixture
-def parent(part, tmp_path):
+def parent(part, fake_program, tmp_path):
     """Starts a parent that waits for a child; gives the process and the child's id."""
     begun = []
 
     def begin() -> tuple[subprocess.Popen, int]:
         part("slow")
-        words = [sys.executable, "-c", PARENT, str(FAKE), str(tmp_path)]
-        environment = {**os.environ, "PYTHONPATH": str(FAKE.parents[2])}
+        words = [sys.executable, "-c", PARENT, str(fake_program), str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": str(fake_program.parents[2])}
         begun.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
         return begun[-1], int(begun[-1].stdout.readline())
 

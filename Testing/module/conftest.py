@@ -15,10 +15,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import standins  # noqa: E402
 from hearing import hush  # noqa: E402
 
-from CycleINRLib.child import launcher  # noqa: E402
-
-FAKE = Path(__file__).with_name("fake_job.py")
-
 
 @pytest.fixture
 def a_scene(tmp_path):
@@ -66,13 +62,6 @@ def the_module(an_app, monkeypatch) -> ModuleType:
     spec.loader.exec_module(module)
     monkeypatch.setattr(standins.ScriptedLoadableModuleWidget, "path", str(standins.MODULE))
     return module
-
-
-@pytest.fixture
-def fake_child(monkeypatch):
-    """The child is fake_job.py; returns a function that chooses its part."""
-    monkeypatch.setattr(launcher, "own_command", lambda folder: [sys.executable, str(FAKE), str(folder)])
-    return lambda part: monkeypatch.setenv("CYCLEINR_TEST_PART", part)
 
 
 @pytest.fixture

@@ -116,8 +116,9 @@ def test_the_process_ends_with_another_job_the_scene_the_scan_the_panel_and_when
 ):
     if how == "idle":
         fake_child("idle")
-    preview(a_panel)
+    a_panel.ui.previewButton.click()
     pid = child(a_panel)
+    finish(a_panel)
     if how == "apply":
         a_panel.ui.applyButton.click()
         finish(a_panel)
