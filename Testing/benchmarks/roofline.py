@@ -125,7 +125,8 @@ def metered():
     meter.wrap(infer._Unfold, "__call__", "codes")
     meter.wrap(decode.Decoder, "of_slice", "LAM, once a slice")
     meter.wrap(decode.Decoder, "_attention", "LAM, once a pair")
-    meter.wrap(decode._Attention, "at", "LAM, at each place")
+    for attention in (decode._Attention, decode._CentralAttention):
+        meter.wrap(attention, "at", "LAM, at each place")
     meter.wrap(decode.Decoder, "between", "decode, copies and last layer")
     meter.wrap(decode, "relu_linear", "decode, products", of_weight)
     meter.wrap(F, "conv2d", "enter", of_weight)

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from keys import keys_of  # noqa: E402
 
-from CycleINRLib.network import products  # noqa: E402
+from CycleINRLib.network import decode, products  # noqa: E402
 from CycleINRLib.network.decode import Decoder  # noqa: E402
 from CycleINRLib.network.model import Conditions, CycleINR, NetworkConfig  # noqa: E402
 
@@ -87,3 +87,32 @@ def test_fused_products_in_bfloat16_are_those_of_float32_but_for_rounding():
     x, weight, bias = (part.bfloat16() for part in (torch.randn(50, 24), torch.randn(12, 24), torch.randn(12)))
     exact = (x.float() @ weight.float().T + bias.float()).relu()
     torch.testing.assert_close(products.relu_linear(x, weight, bias).float(), exact, rtol=1e-2, atol=1e-2)
+
+
+def central_network() -> CycleINR:
+    """One whose prior leaves little to neighbors beside a pixel, as that of the bundled weights does."""
+    network = random_network()
+    assert network.attend is not None
+    torch.nn.init.zeros_(network.attend.position[-1].weight)
+    network.attend.gain.fill_(2.2)
+    return network
+
+
+@torch.inference_mode()
+def test_neighbors_without_weight_are_not_asked_and_hardly_change_the_correction(monkeypatch):
+    network = central_network()
+    monkeypatch.setattr(decode, "STEEP", float("inf"))
+    assert Decoder(network, H, W).layers.narrow and not Decoder(random_network(), H, W).layers.narrow
+    found, plain = both(network, strength=0.1, piece=40)
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-3 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("piece", [40, 10_000])
+@torch.inference_mode()
+def test_neighbors_are_asked_where_their_keys_differ(piece, monkeypatch):
+    network = central_network()
+    found, plain = both(network, strength=4.0, piece=piece)
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-5 * float(plain.abs().max()))
+    monkeypatch.setattr(decode, "STEEP", float("inf"))
+    without, _ = both(network, strength=4.0, piece=piece)
+    assert float((without - plain).abs().max()) > 0.01 * float(plain.abs().max())
