@@ -326,12 +326,14 @@ class Renewal:
         """For some rows and columns of the strip."""
         (row, column), down, across = strip.corner, rows.stop - rows.start, columns.stop - columns.start
         at = row + rows.start, down, column + columns.start, across
-        level = np.stack([self.model.level_at(self.origin[0] + k, *at) for k in range(len(self.signal))])
+        level_of = self.model.level_within(*at)
+        level = np.stack([level_of(self.origin[0] + k) for k in range(len(self.signal))])
         variance = strip.kept(rows, columns)
         for one, of in zip(variance, level):
-            one *= -np.float32(DRAWN[consistency])
-            one += 1
-            one *= np.square(of * np.float32(self.strength))
+            one *= -np.float32(DRAWN[consistency] * self.strength**2)
+            one += np.float32(self.strength**2)
+            one *= of
+            one *= of
         return Strength(variance, level if self.model.is_rician else None, self.model)
 
 

@@ -28,9 +28,8 @@ _PLANES = (1, 2, 4, 8, 16, 32)  # of the lattice from slice to slice; up to the 
 _LEAST_WIDTH_IN_PLANES = 0.5  # standard deviation of the Gaussian along z from which it is sampled finely enough
 ORIGIN = 1 << 20  # plane number of the first slice: the output may begin before it
 WHITE = 32  # standard deviation of the white noise, in whole numbers
-ALONG_Z = 31  # largest weight along z
+ALONG_Z = 15  # largest weight along z
 WITHIN = 127  # largest weight within slices
-LEVEL = 64.0  # standard deviation of a slice before its kernel, in whole numbers
 NORMALS_A_BLOCK = 32  # of 8 bits, that one count of the generator gives
 BATCH_OF_FIELD = 8  # positions that are made at once, so that their planes stay in the cache
 LEAST_WIDTH, MOST_CORRELATION = 0.02, 0.7
@@ -74,7 +73,7 @@ class NoiseField:
         """
         kernel = np.rint(self.kernel * (WITHIN / np.abs(self.kernel).max()))
         weights = abreast(kernel[::-1, ::-1].astype(np.float32))
-        scale = np.float32(1 / (np.sqrt(np.sum(kernel**2)) * LEVEL))
+        scale = float(1 / (WHITE * np.sqrt(np.sum(kernel**2))))
         output = np.empty((len(positions), rows[1] - rows[0], columns[1] - columns[0]), np.float32)
 
         def make(some: slice) -> None:
@@ -89,7 +88,7 @@ class NoiseField:
         rows: tuple[int, int],
         columns: tuple[int, int],
         weights: Any,
-        scale: np.float32,
+        scale: float,
         output: np.ndarray,
     ) -> None:
         import torch
@@ -101,14 +100,15 @@ class NoiseField:
         level = np.zeros((BATCH_OF_FIELD, 1, output.shape[1] + 2 * reach, wide + 2 * reach), np.float32)
         for first in range(0, len(positions), BATCH_OF_FIELD):
             found = output[first : first + BATCH_OF_FIELD]
-            self._mix(positions[first : first + BATCH_OF_FIELD], planes, level[:, 0])
+            scales = scale / self._mix(positions[first : first + BATCH_OF_FIELD], planes, level[:, 0])
             with torch.inference_mode():
                 made = torch.nn.functional.conv2d(torch.from_numpy(level[: len(found)]), weights, stride=(1, ABREAST))
                 whole = made.permute(0, 2, 3, 1).flatten(2).numpy()
-            np.multiply(whole[:, :, : found.shape[2]], scale, out=found)
+            np.multiply(whole[:, :, : found.shape[2]], scales[:, None, None], out=found)
 
-    def _mix(self, positions: np.ndarray, planes: _Planes, output: np.ndarray) -> None:
-        """Whole numbers of standard deviation `LEVEL` into the first rows and columns of (n, ...) `output`."""
+    def _mix(self, positions: np.ndarray, planes: _Planes, output: np.ndarray) -> np.ndarray:
+        """Whole numbers into the first rows and columns of (n, ...) `output`; gives their standard deviations / that of
+        the white noise, (n,) float32."""
         along = [self._along_z(float(t)) for t in positions]
         numbers = sorted({m for first, weights in along for m in range(first, first + len(weights))})
         mixing = np.zeros((len(along), len(numbers)), np.float32)
@@ -116,10 +116,9 @@ class NoiseField:
             at = numbers.index(first)
             row[at : at + len(weights)] = weights
         mixed = summed(mixing, planes.of(numbers))
-        for one, out, (_, weights) in zip(mixed, output, along):
-            one *= np.float32(LEVEL / (WHITE * np.sqrt(np.sum(weights**2))))
-            for at, column, count in planes.columns:
-                np.rint(one[:, column : column + count], out=out[: len(one), at : at + count])
+        for at, column, count in planes.columns:
+            output[: len(mixed), : mixed.shape[1], at : at + count] = mixed[:, :, column : column + count]
+        return np.sqrt(np.sum(np.square(mixing), axis=1))
 
     def _along_z(self, t: float) -> tuple[int, np.ndarray]:
         """Number of the first plane of the lattice, and the whole weights of it and those after it, for position t."""
@@ -171,7 +170,7 @@ class _Planes:
             self.state["state"]["counter"][:] = row * self.blocks, 0, ORIGIN + plane, 0
             self.generator.state = self.state
             bits = self.generator.random_raw(count * self.blocks * NORMALS_A_BLOCK // 8).astype("<u8", copy=False)
-            normals = np.frombuffer(bits.tobytes().translate(table), np.int8).reshape(count, -1)
+            normals = np.take(table, bits.view(np.uint16), mode="clip").view(np.int8).reshape(count, -1)
             output[at : at + count] = normals[:, self.held_columns]
 
 
@@ -182,6 +181,7 @@ def _runs(numbers: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 @lru_cache(maxsize=1)
-def _normals() -> bytes:
-    """A whole normal of standard deviation `WHITE`, as int8, for each byte."""
-    return np.rint(WHITE * ndtri((np.arange(256) + 0.5) / 256)).astype(np.int8).tobytes()
+def _normals() -> np.ndarray:
+    """For each pair of bytes a pair of whole normals of standard deviation `WHITE`, as int8."""
+    normals = np.rint(WHITE * ndtri((np.arange(256) + 0.5) / 256)).astype(np.int8)
+    return normals[np.arange(2**16, dtype=np.uint16).view(np.uint8)].view(np.uint16)

@@ -49,9 +49,11 @@ class Strip:
             weights_at(count, (np.arange(some.start, some.stop) + corner - origin + 0.5) / SHARE_CELL - 0.5)
             for count, some, corner, origin in zip(self.share.shape[1:], (rows, columns), self.corner, self.origin)
         )
+        counting = np.flatnonzero(down.any(0))  # rows of cells
+        near = slice(counting[0], counting[-1] + 1)
+        down, across = np.ascontiguousarray(down[:, near], np.float32), across.T.astype(np.float32)
         slices, _, cells = self.share.shape
-        down, across = down.astype(np.float32), across.T.astype(np.float32)
-        wide = multiplied(self.share.reshape(-1, cells), across).reshape(slices, -1, across.shape[1])
+        wide = multiplied(self.share[:, near].reshape(-1, cells), across).reshape(slices, -1, across.shape[1])
         kept = np.empty((slices, len(down), across.shape[1]), np.float32)
         for one, of, rest in zip(kept, wide, self.rest[:, rows, columns]):  # one at a time: within the cache
             multiplied(down, of, one)
