@@ -16,7 +16,7 @@ Keys, values and logits lie as planes of a grid with a rim of one pixel, flatten
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .model import NEIGHBORS, CycleINR, LocalAttention
 from .products import relu_linear
+from .workers import divided
 
 PIECE = 8192  # pixels that one thread works on at a time: what lies in its cache
 PIECE_GPU = 2**20
@@ -54,17 +55,21 @@ class SliceCodes:
 
 
 class Decoder:
-    """The decoder of one network for (H, W) pixels; codes come with one more pixel on each side."""
+    """The decoder of one network for (H, W) pixels; codes come with one more pixel on each side.
 
-    def __init__(self, network: CycleINR, height: int, width: int) -> None:
+    `unit` of the result: what one of the network's output, in units of detail, counts.
+    """
+
+    def __init__(self, network: CycleINR, height: int, width: int, unit: float = 1.0) -> None:
         self.network, self.height, self.wide = network, height, width + 2
         first = self.wide + 1  # the first pixel within the rim
         self.span = slice(first, first + height * self.wide - 2)  # rows on end: two pixels of rim between them
         device = network.first.weight.device
-        self.piece = PIECE * torch.get_num_threads() if device.type == "cpu" else PIECE_GPU
+        self.on_cpu = device.type == "cpu"
+        self.piece = PIECE if self.on_cpu else PIECE_GPU
         self.shifts = [dy * self.wide + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
         self.beside = torch.tensor(self.shifts, device=device)[:, None]
-        self.layers = _Layers.of(network)
+        self.layers = _Layers.of(network, unit)
         self.known: dict[tuple[float, ...], _Place] = {}  # the same few places lie between all slices
 
     def of_slice(self, codes: Tensor) -> SliceCodes:
@@ -77,7 +82,23 @@ class Decoder:
         if self.layers.narrow:
             return SliceCodes(codes, planes, None, steep=self._steep(planes[0], planes[1]))
         norms = tuple(float(part.square().sum(0).max().sqrt()) for part in planes[:2])
-        return SliceCodes(codes, planes, self._logits(planes[0], planes[1], self.span), (norms[0], norms[1]))
+        own = planes.new_empty(9, self.span.stop - self.span.start)
+        first = self.span.start
+        self._pieces(lambda a, b: self._logits(planes[0], planes[1], slice(first + a, first + b), own[:, a:b]))
+        return SliceCodes(codes, planes, own, (norms[0], norms[1]))
+
+    def _pieces(self, task: Callable[[int, int], None]) -> None:
+        """task(a, b) for all pixels a to b of `span`: on CPUs some pieces for each thread, since these are many small
+        calls that would wait for each other."""
+        count = self.span.stop - self.span.start
+
+        @torch.inference_mode()  # is a thread's own
+        def some(pieces: slice) -> None:
+            for n in range(pieces.start, pieces.stop):
+                task(n * self.piece, min((n + 1) * self.piece, count))
+
+        pieces = -(-count // self.piece)
+        divided(some, pieces) if self.on_cpu else some(slice(0, pieces))
 
     def keys_and_values(self, codes: Tensor) -> Tensor:
         """Codes (pixels, D) to (2, d, pixels) float32: LAM's key and value of each."""
@@ -88,8 +109,8 @@ class Decoder:
     def _steep(self, queries: Tensor, keys: Tensor) -> Tensor:
         """`SliceCodes.steep`."""
         out = torch.empty(self.span.stop - self.span.start, dtype=torch.bool, device=keys.device)
-        for a in range(0, len(out), self.piece):
-            b = min(a + self.piece, len(out))
+
+        def look(a: int, b: int) -> None:
             at = slice(self.span.start + a, self.span.start + b)
             steps = []
             for shift in (1, self.wide):
@@ -98,19 +119,16 @@ class Decoder:
                 steps.append(torch.maximum(length[: b - a], length[shift:]))
             longest = torch.maximum(*steps).mul_(queries[:, at].square().sum(0))
             torch.gt(longest, STEEP * STEEP, out=out[a:b])
+
+        self._pieces(look)
         return out
 
-    def _logits(self, queries: Tensor, keys: Tensor, at: slice, out: Tensor | None = None) -> Tensor:
-        """(9, pixels): queries . keys of the 3 x 3 neighbors at some pixels of the flat grid."""
-        out = keys.new_empty(9, at.stop - at.start) if out is None else out
-        products = keys.new_empty(len(keys), min(self.piece, at.stop - at.start))
-        for a in range(at.start, at.stop, self.piece):
-            b = min(a + self.piece, at.stop)
-            asked, held = queries[:, a:b], products[:, : b - a]
-            for n, shift in enumerate(self.shifts):
-                torch.mul(asked, keys[:, a + shift : b + shift], out=held)
-                torch.sum(held, 0, out=out[n, a - at.start : b - at.start])
-        return out
+    def _logits(self, queries: Tensor, keys: Tensor, at: slice, out: Tensor) -> None:
+        """Into (9, pixels) `out`: queries . keys of the 3 x 3 neighbors at a piece of the flat grid."""
+        products, asked = keys.new_empty(len(keys), at.stop - at.start), queries[:, at]
+        for n, shift in enumerate(self.shifts):
+            torch.mul(asked, keys[:, at.start + shift : at.stop + shift], out=products)
+            torch.sum(products, 0, out=out[n])
 
     def between(
         self,
@@ -119,16 +137,15 @@ class Decoder:
         ts: Sequence[float],
         query: Sequence[Sequence[float]],
     ) -> Tensor:
-        """The correction at each place t: (P, H, W) float32 in units of detail.
+        """The correction at each place t: (P, H, W) float32.
 
         query : `Conditions.of_place` of each place
         """
-        P, count = len(ts), self.span.stop - self.span.start
-        out = below.codes.new_empty((P, self.height * self.wide), dtype=torch.float32)
+        out = below.codes.new_empty((len(ts), self.height * self.wide), dtype=torch.float32)
         made = [self._place(t, one) for t, one in zip(ts, query)]
         D = below.codes.shape[1]
-        for a in range(0, count, self.piece):
-            b = min(a + self.piece, count)
+
+        def decode(a: int, b: int) -> None:
             at = slice(self.span.start + a, self.span.start + b)
             seen = below.codes.new_empty(b - a, self.layers.width)
             seen[:, :D], seen[:, D : 2 * D] = below.codes[at], above.codes[at]
@@ -137,6 +154,8 @@ class Decoder:
                 if attention is not None:
                     seen[:, 2 * D :] = attention.at(t, made[p].prior).to(seen.dtype)  # at once takes twice as long
                 out[p, a:b] = _chain(seen, made[p])
+
+        self._pieces(decode)
         return out.unflatten(1, (self.height, self.wide))[..., : self.wide - 2]
 
     def _place(self, t: float, query: Sequence[float]) -> _Place:
@@ -255,18 +274,19 @@ class _Layers:
     network: CycleINR
     attend: tuple[Tensor, Tensor] | None  # weight (3 d, D) and bias (3 d, 1) of queries, keys and values
     width: int  # of the first layer: codes of both slices, and what LAM found
+    unit: float  # of the result
     narrow: bool = False  # LAM asks the pixel itself alone
 
     @classmethod
-    def of(cls, network: CycleINR) -> _Layers:
+    def of(cls, network: CycleINR, unit: float) -> _Layers:
         attend, width = network.attend, 2 * network.config.codes
         if attend is None:
-            return cls(network, None, width)
+            return cls(network, None, width, unit)
         query, both = attend.query, attend.key_value
         root = math.sqrt(attend.key)
         weight = torch.cat([query.weight.float() / root, both.weight.float()])[:, :, 0, 0]
         bias = torch.cat([_bias(query) / root, _bias(both)])[:, None]
-        return cls(network, (weight, bias), width + attend.key, _beside(attend) < LEAST_BESIDE)
+        return cls(network, (weight, bias), width + attend.key, unit, _beside(attend) < LEAST_BESIDE)
 
     def at(self, t: float, query: Tensor) -> _Place:
         """For the place t between two slices, told by `query` (7,)."""
@@ -285,10 +305,9 @@ class _Layers:
                 columns[0] = columns[0] + output @ both.weight.float()[key:, :, 0, 0]
                 bias = bias + output @ _bias(both)[key:]
         second = _modulated(network.second, scale2, shift2)
-        last = network.last.weight[0, :, 0, 0].float()
-        return _Place(
-            _as(dtype, torch.cat(columns, 1), bias), _as(dtype, *second), last, float(_bias(network.last)), prior
-        )
+        last = network.last.weight[0, :, 0, 0].float() * self.unit
+        end = float(_bias(network.last)) * self.unit
+        return _Place(_as(dtype, torch.cat(columns, 1), bias), _as(dtype, *second), last, end, prior)
 
 
 def _prior(attend: LocalAttention, t: float) -> Tensor:

@@ -45,6 +45,7 @@ def corrections(
     window: int | None = None,
     tick: Callable[[], None] = lambda: None,
     codes: Tensor | None = None,
+    unit: float = 1.0,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The correction at each output place, for some rows of a block.
 
@@ -59,14 +60,15 @@ def corrections(
     window : slices that are encoded at once, beside those that they depend on; None: all
     tick : called after every piece of work; may raise to stop
     codes : what `codes_of` gave for these rows and columns; None: they are encoded now
+    unit : what a normalized intensity counts in the result
 
     Yields
     ------
-    (slice of M, (m, rows, columns) float32 corrections in normalized intensities)
+    (slice of M, (m, rows, columns) float32 corrections in that unit)
     """
     block = _Block.of(network, source, rows, columns, detail, conditions)
     N = len(source)
-    decoder = Decoder(network, block.down.size, block.across.size)
+    decoder = Decoder(network, block.down.size, block.across.size, detail * unit)
     below_of = np.clip(np.floor(positions + 1e-9).astype(int), 0, max(N - 2, 0))
     held: dict[int, SliceCodes] = {}
     fetch = Fetch(block.values.device)
@@ -80,7 +82,7 @@ def corrections(
                 ts = np.clip(positions[at] - k, 0, 1).tolist()
                 query = [conditions.of_place(t, z_scale) for t in ts]
                 out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query)
-                yield from fetch.put(slice(at[0], at[-1] + 1), out.mul_(detail))
+                yield from fetch.put(slice(at[0], at[-1] + 1), out)
             tick()
         del codes_at  # before the next ones are made
     yield from fetch.rest()

@@ -252,10 +252,9 @@ class Engine:
         """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32.
 
         normalized : (N, R, I) float32, the scan's rows with their halo, divided by its scale
-        body : of these rows and columns; nothing is corrected beyond it
-        codes : of these rows and columns, see `run`
+        body, codes : of these rows and columns, see `run`
         """
-        from ..network.infer import corrections
+        from ..network import infer, workers
 
         plan, scale = self.plan, self.scale
         output = np.zeros((len(places), rows.stop - rows.start, columns.stop - columns.start), np.float32)
@@ -268,7 +267,7 @@ class Engine:
         target = output[:, mine.rows, mine.columns]
         known = None if codes is None else codes.of(inside)
         inside = inside.seen_from(near.rows.start, near.columns.start)
-        parts = corrections(
+        parts = infer.corrections(
             self.network,
             normalized[:, near.rows, near.columns],
             inside.rows,
@@ -280,10 +279,11 @@ class Engine:
             window=window,
             tick=watch.step,
             codes=known,
+            unit=gain * scale.scale,
         )
         for part, found in parts:
             at = counting[part]  # without gaps: only slices themselves are left out
-            np.multiply(found, np.float32(gain * scale.scale), out=target[at[0] : at[-1] + 1])
+            workers.copied(found, target[at[0] : at[-1] + 1])
         return output
 
     # --- the same network beside the scan ---------------------------------------------------------------------

@@ -21,6 +21,7 @@ from ..imaging.interpolation import weighted
 from ..imaging.lazy import part_of_slices
 from ..imaging.noise import Flatness, gradient_parts
 from ..jobs import UpsampleJob
+from ..network.workers import divided
 from .memory import rows_at_once
 from .noisefield import NoiseField, seed_of
 from .noisekept import NoiseFound, keep_noise, kept_noise, noise_checksum
@@ -29,7 +30,6 @@ from .plan import Plan
 from .protocols import Rows
 from .split import SHARE_CELL, SPLIT_HALO, take
 from .strips import Region, Signal, Strip
-from .workers import divided
 
 SAMPLE = (9, 192, 192)  # slices, rows and columns, from the middle, on which the split is examined
 _LEAST_PIXELS, _LEAST_SLICES = 1000, 5  # flat ones from which the noise is known

@@ -21,8 +21,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from ..imaging.pieces import summed
+from ..network.workers import divided
 from .filters import ABREAST, abreast
-from .workers import divided
 
 _PLANES = (1, 2, 4, 8, 16, 32)  # of the lattice from slice to slice; up to the largest z-scale, 16
 _LEAST_WIDTH_IN_PLANES = 0.5  # standard deviation of the Gaussian along z from which it is sampled finely enough

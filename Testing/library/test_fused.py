@@ -23,12 +23,12 @@ def random_network(attention: bool = True) -> CycleINR:
     return network
 
 
-def both(network: CycleINR, strength: float = 1.0, piece: int | None = None):
+def both(network: CycleINR, strength: float = 1.0, piece: int | None = None, unit: float = 1.0):
     """(by the decoder, by `CycleINR.decode`) for the inner pixels of random codes with one more pixel around."""
     torch.manual_seed(4)
     codes = strength * torch.randn(2, SMALL["codes"], H + 2, W + 2)
     query = [TOLD.of_place(t, 4.0) for t in TS]
-    decoder = Decoder(network, H, W)
+    decoder = Decoder(network, H, W, unit)
     decoder.piece = piece or decoder.piece
     below, above = (decoder.of_slice(one.permute(1, 2, 0).contiguous()) for one in codes)
     found = decoder.between(below, above, TS, query)
@@ -116,3 +116,17 @@ def test_neighbors_are_asked_where_their_keys_differ(piece, monkeypatch):
     monkeypatch.setattr(decode, "STEEP", float("inf"))
     without, _ = both(network, strength=4.0, piece=piece)
     assert float((without - plain).abs().max()) > 0.01 * float(plain.abs().max())
+
+
+@pytest.mark.parametrize("network", [random_network(), central_network()], ids=["all neighbors", "the pixel itself"])
+@torch.inference_mode()
+def test_threads_change_nothing_and_the_unit_the_size_alone(network):
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(both(network, piece=16)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+    close(both(network, unit=2.5)[0], 2.5 * found[0])

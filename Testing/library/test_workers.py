@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from CycleINRLib.upsampling.workers import divided  # noqa: E402
+from CycleINRLib.network.workers import divided  # noqa: E402
 
 
 @pytest.fixture(params=[1, 2, 5])

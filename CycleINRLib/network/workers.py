@@ -1,10 +1,12 @@
-"""Work of NumPy and of many small calls of torch, shared among as many threads as torch has (floor 3)."""
+"""Work of NumPy and of many small calls of torch, shared among as many threads as torch has (floor 2)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+
+import numpy as np
 
 
 def divided(task: Callable[[slice], None], count: int, least: int = 1) -> None:
@@ -34,3 +36,8 @@ def divided(task: Callable[[slice], None], count: int, least: int = 1) -> None:
         torch.set_num_threads(threads)
         for one in found:
             one.result()
+
+
+def copied(source: np.ndarray, target: np.ndarray) -> None:
+    """(M, rows, ...) into another array of that shape, a part of the rows by each thread."""
+    divided(lambda rows: np.copyto(target[:, rows], source[:, rows]), source.shape[1])
