@@ -25,6 +25,7 @@ BLOB_SIGMA = BLOB / 2.3548  # the same as standard deviation of a Gaussian
 SURROUND = 1.8  # how many times wider its negative part is
 LEFT = 0.95  # part of the amplitude of broad waves that always stays
 LEFT_BELOW = 0.45, 0.4  # waves per mm, and per pixel: where it is 1 / e of that, at the lower one of both
+MOST_LEFT = 0.9  # part from which all stays, which is less work and no less grain
 LEFT_STEEP = 5  # power of the wave number by which it falls
 BROAD = 2.0  # slice spacings: a longer wave within slices is no noise to be taken
 SLICES = 12  # of the scan, at most, on which the noise is measured
@@ -41,7 +42,8 @@ class NoiseModel:
     """The noise of a scan as measured on its flat places.
 
     spectrum : (8, 8) standard deviation of each cosine's coefficient in units of the level; 0 where nothing is taken
-    left : (8, 8) part of its amplitude that always stays: what is broad and too faint to be found loses less by it
+    left : (8, 8) part of its amplitude that always stays, 1 where nothing is taken: what is broad and too faint to be
+        found loses less by it
     level : (n, j, i) the scan's unit, for `at` (n,) slices and cells of `CELL` pixels
     blob : standard deviation of what the matched filter gives for such noise, in units of the level
     low, high : intensities between which noise is taken, each as (nothing, all)
@@ -182,11 +184,12 @@ class NoiseModel:
         waves = np.hypot(u[:, None] / spacing_mm[1], u[None] / spacing_mm[2])  # per mm
         spectrum[waves < 1 / (BROAD * spacing_mm[0])] = 0
         spectrum[0, 0] = 0
-        if not spectrum.any():
-            return None
         pixel_mm = float(np.sqrt(spacing_mm[1] * spacing_mm[2]))
         below = min(LEFT_BELOW[0], LEFT_BELOW[1] / pixel_mm)
         left = (LEFT * np.exp(-((waves / below) ** LEFT_STEEP))).astype(np.float32)
+        left[left > MOST_LEFT] = 1
+        if not spectrum[left < 1].any():
+            return None
         amplitudes = wave_amplitudes(spectrum * (1 - left))
         u = 2 * np.pi**2 * np.add.outer(*[np.fft.fftfreq(len(amplitudes)) ** 2] * 2)
         answers = amplitudes * (np.exp(-u * BLOB_SIGMA**2) - np.exp(-u * (SURROUND * BLOB_SIGMA) ** 2))

@@ -127,7 +127,7 @@ def _divide(
     """
     import torch
 
-    used = np.flatnonzero(model.spectrum.reshape(-1))
+    used = np.flatnonzero((model.spectrum > 0) & (model.left < 1))
     width, spectrum = KEPT[1] - KEPT[0], model.spectrum.reshape(-1, 1)[used]
     waves = basis()[used].flatten(1)
     forward = waves / torch.from_numpy(spectrum * np.float32(width))
