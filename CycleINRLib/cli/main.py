@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from .. import __version__
 from ..errors import Cancelled, CycleINRError, MissingPackageError, RequestError, ResourceError
-from ..machine import keep_waits_short
+from ..machine import keep_memory, keep_waits_short
 from .console import Console
 from .options import Parser, add_everywhere
 
@@ -48,6 +48,7 @@ FULL_OR_READ_ONLY = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno
 def entry() -> int:
     """The installed command: `main`, where a polite kill is a Ctrl-C and foreign log lines stay silent."""
     keep_waits_short()
+    keep_memory()
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _interrupt)
     if "--debug" not in sys.argv:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,23 @@ def test_threads_of_the_command_wait_shortly_for_each_other_unless_the_user_says
         [sys.executable, "-c", program, *machine.SHORT_WAITS], capture_output=True, text=True, env=environment
     )
     assert done.stdout.split() == ["False", "False", *kept], done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.parametrize("asked, kept", [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_memory_of_freed_arrays_serves_the_next_ones_of_the_command_unless_the_user_says_how(asked, kept):
+    program = (
+        "import resource, sys; from CycleINRLib.cli import main as command\n"
+        "def faults():\n"
+        "    import numpy as np\n"
+        "    for n in range(11):\n"
+        "        if n == 1: first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "        np.ones(2**26, np.uint8)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)\n"
+        "command.main = faults; sys.exit(command.entry())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment | asked)
+    assert (int(done.stdout) < 160) == kept, (
+        done.stderr
+    )  # 320 large pages, or 163,840 small ones, if they are taken anew
