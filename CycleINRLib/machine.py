@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from .jobs import parse_json
 from .wholefile import write_text
 
 GROUPS = Path("/sys/fs/cgroup")
-STEPPED_BACK = 5  # nice value of a thread: beside a usual one it gets a quarter of a core, and all that is left
 SHORT_WAITS = {  # of threads for each other; read where the libraries are loaded
     "GOMP_SPINCOUNT": "1000",  # torch on Linux: turns, about 50 us, before a thread sleeps, instead of 300,000
     "KMP_BLOCKTIME": "1",  # torch elsewhere: ms, instead of 200
@@ -70,17 +68,6 @@ def memory_bytes() -> float:
         except (OSError, ValueError):  # no such file, or "max"
             pass
     return most
-
-
-def step_back() -> None:
-    """This thread computes only what the machine has left for it, where the system knows priorities of threads."""
-    with contextlib.suppress(OSError, AttributeError):
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), STEPPED_BACK)
-        elif sys.platform == "win32":
-            import ctypes
-
-            ctypes.windll.kernel32.SetThreadPriority(ctypes.windll.kernel32.GetCurrentThread(), -1)
 
 
 def _quotas() -> list[str]:

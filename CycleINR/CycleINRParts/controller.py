@@ -23,6 +23,7 @@ from CycleINRParts.display import Display
 from CycleINRParts.hierarchy import chosen_item
 from CycleINRParts.jobs import Jobs, Quiet
 from CycleINRParts.logic import stamp
+from CycleINRParts.previews import Ahead
 from CycleINRParts.request import Request
 from CycleINRParts.results import Results
 from CycleINRParts.statusbar import StatusBar
@@ -51,6 +52,7 @@ class Controller:
         self._made: list[Any] = []  # by the queue that is worked off
         self._judged, self._judgement = (), ""  # scans with options, and why no model can be adapted to them
         self._preparing = self._is_provisional = False
+        self._ahead = Ahead(logic, requirements, self._next_preview, lambda: self.jobs.run is not None)
         self._connect()
         self.timer = qt.QTimer()
         self.timer.setInterval(TICK_MS)
@@ -101,6 +103,7 @@ class Controller:
         self.check_run.drop()
         self._bar.end()
         self.request.bind(None)
+        self._ahead.end()
 
     def tick(self) -> None:
         """Listens to the children; runs ten times a second on the main thread, where the scene may be touched."""
@@ -126,6 +129,7 @@ class Controller:
             self.panel.aim_adapt(self._why_not_adapt())
             self.request.show()
             self.display.request(asked, len(self.request.volumes()), frames_of(asked.inputVolume))
+        self._ahead.look()
         self.show()
 
     def _aim(self, asked) -> None:
@@ -144,6 +148,13 @@ class Controller:
         self.panel.aim("", rows, plan.warnings, key)
         if region:  # while its handles are dragged, the eyes are on the views
             slicer.util.showStatusMessage(f"CycleINR: {region}", STATUS_MS)
+
+    def _next_preview(self):
+        """(Scan, arguments) of a preview that could be asked for now; None: there is none."""
+        asked = self.request.parameters
+        if asked is None or not self.entered or not self.panel.can_run:
+            return None
+        return asked.inputVolume, self.request.of_upsample()
 
     def _frames(self) -> int:
         asked = self.request.parameters

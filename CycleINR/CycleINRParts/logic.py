@@ -236,29 +236,42 @@ class Logic(ScriptedLoadableModuleLogic):
 
         The other parameters are those of `upsample`.
         """
-        from CycleINRLib.child.folder import result_planes
-        from CycleINRLib.upsampling.planes import provisional_planes
-        from CycleINRParts.views import across, fill_planes, looked_at, place_across
+        from CycleINRParts.previews import start_preview
 
-        volume = self._volume(inputVolume)
-        job = self._job(zScale, spacing, region=self._limits(volume, inputVolume, region), **options)
-        scan, volume = volume, volume.part(job.region)
-        planned = self._plan(scan, job)
-        axes = across(volume, planned.axis)
-        place = looked_at(volume, inputVolume)
-        planes = {direction.lower(): place_across(volume, axis, direction, place) for direction, axis in axes.items()}
+        asked = self._preview_asked(inputVolume, zScale, spacing, region, options)
+        told = {"source": inputVolume, "place": self.toWorld(inputVolume, asked.place)}
+        return start_preview(self._start, asked, told, into or {}, provisional, wait, progress, stay)
 
-        told = {"source": inputVolume, "place": self.toWorld(inputVolume, place)}
-        made = into or {}
-        if provisional is not None:
-            made = fill_planes(inputVolume, dict(provisional_planes(volume, planned, planes)), made, True)
-            provisional({**made, **told})
+    def preparePreview(
+        self,
+        inputVolume: vtkMRMLScalarVolumeNode,
+        zScale: float | None = None,
+        spacing: float | None = None,
+        *,
+        region: vtkMRMLMarkupsROINode | None = None,
+        **options: Any,
+    ) -> bool:
+        """Makes ready what `preview(..., stay=True)` with the same arguments will need, in the process that then stays.
 
-        def finish(folder: Path, facts: dict[str, Any]):
-            return {**fill_planes(inputVolume, result_planes(folder, facts), made), **told}
+        That leaves one core alone and ends as such a process does, and with `endPrepared`.
 
-        facts = {**job.to_json(), "task": "preview"}
-        return self._start(facts, scan, [inputVolume], finish, wait, progress, beside={"planes": planes}, stays=stay)
+        :return: whether a process was started for it; none is where one is there, where jobs run, or where machine and
+            scan are such that it is not done (`CycleINRLib.child.resident.may_prepare`)
+        :raises CycleINRError: what a preview would be refused for
+        """
+        asked = self._preview_asked(inputVolume, zScale, spacing, region, options)
+        return self._running.prepare(asked.facts, asked.scan, inputVolume, {"planes": asked.planes})
+
+    def endPrepared(self) -> None:
+        """Ends the process that was started for `preparePreview`, unless a preview was asked of it."""
+        self._running.end_prepared()
+
+    def _preview_asked(self, inputVolume, zScale, spacing, region, options: dict[str, Any]):
+        from CycleINRParts.previews import PreviewAsked
+
+        scan = self._volume(inputVolume)
+        job = self._job(zScale, spacing, region=self._limits(scan, inputVolume, region), **options)
+        return PreviewAsked.of(inputVolume, scan, job, self._plan(scan, job))
 
     def difference(self, resultVolume: vtkMRMLScalarVolumeNode, wait: bool = True, *, progress=None) -> "NodeOrRun":
         """What was taken from the scan of a result as noise, as a volume beside the scan: it should look like noise.

@@ -25,6 +25,7 @@ class Running:
         self._timer: Any = None
         self._resident: Any = None
         self._scan: Any = None  # node of the resident
+        self._is_prepared = False  # it was started before anybody asked it
 
     def start(
         self,
@@ -49,6 +50,8 @@ class Running:
         resident = self._resident_of(volume, nodes[0]) if stays else None
         if nodes and not stays:
             self.end_resident()
+        if resident is not None:
+            self._is_prepared = False
         home = slicer.app.temporaryPath
         run = Run(job, volume, finish, home, on_close=self._forget, beside=beside, resident=resident)
         self._observe(nodes[0].GetScene() if nodes else slicer.mrmlScene)
@@ -56,6 +59,28 @@ class Running:
         if stays or not wait:
             self._look_after()
         return run.wait(progress) if wait else run
+
+    def prepare(self, job: dict[str, Any], volume: Any, node: Any, beside: dict[str, Any]) -> bool:
+        """Tells the process that stays with the scan what it will be asked; starts one where there is none and no job.
+
+        :return: whether one was started
+        """
+        from CycleINRLib.child.resident import may_prepare
+
+        if self.runs or not may_prepare(volume):
+            return False
+        before = self._resident
+        resident = self._resident_of(volume, node)
+        self._is_prepared = self._is_prepared or resident is not before
+        self._observe(node.GetScene())
+        self._look_after()
+        resident.prepare(job, beside)
+        return resident is not before
+
+    def end_prepared(self) -> None:
+        """Ends the process that stays where it was never asked."""
+        if self._is_prepared:
+            self.end_resident()
 
     def stop_all(self, why: str) -> None:
         """Ends all jobs at once and forgets them; no node is made of them."""
@@ -65,7 +90,7 @@ class Running:
 
     def end_resident(self) -> None:
         """Ends the process that stays, and what it was asked."""
-        resident, self._resident, self._scan = self._resident, None, None
+        resident, self._resident, self._scan, self._is_prepared = self._resident, None, None, False
         if resident is not None:
             for run in [run for run in self.runs if run.asks(resident)]:
                 run.discard(_("Another job was started"))

@@ -28,9 +28,7 @@ def looked_at(volume, node):
 
     Without a crosshair the planes that the default views show count.
     """
-    place = _crosshair(node.GetScene())
-    if place is None:
-        place = _views_meet()
+    place = place_seen(node.GetScene())
     middle = volume.geometry.ras_of((np.array(volume.geometry.shape) - 1) / 2)
     if place is None:
         return middle
@@ -38,6 +36,12 @@ def looked_at(volume, node):
     kji = volume.geometry.kji_of(place)
     inside = (kji > -0.5).all() and (kji < np.array(volume.geometry.shape) - 0.5).all()
     return place if inside else middle
+
+
+def place_seen(scene):
+    """Where the user looks (RAS of the world, mm): the crosshair, else where the default views meet; None: nowhere."""
+    place = _crosshair(scene)
+    return _views_meet() if place is None else place
 
 
 def place_across(volume, name: str, direction: str, place) -> float:

@@ -95,7 +95,8 @@ class Resident:
         return self._asked
 
     def prepare(self, job: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
-        """That this preview will be asked for soon: what it needs is made meanwhile, at low priority, and nothing said.
+        """That this preview will be asked for soon: what it needs is made meanwhile, on all cores but one, and nothing
+        said.
 
         Where it is busy nothing happens.
 

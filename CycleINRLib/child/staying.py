@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CycleINRError, RequestError, ResourceError
 from ..events import Event, Failed, Finished, Stopwatch
 from ..jobs import UpsampleJob
-from ..machine import step_back
+from ..machine import usable_cores
 from .folder import StopSign, next_asked, read_facts, read_planes, write_planes
 
 if TYPE_CHECKING:
@@ -95,17 +94,13 @@ class _Scan:
             question = asked()
             return stop() or (question is not None and _asked_of(question) != wanted)
 
-        def work() -> None:
-            with contextlib.suppress(CycleINRError):  # what it cannot do is told where it is asked for
-                for part in ({}, *({plane: mm} for plane, mm in wanted[1].items())):
-                    if asked() is not None:  # the rest is done for the answer, at its priority
-                        return
-                    planes.make_ready(part, others_ask)
-                planes.look_around(lambda: stop() or asked() is not None)
-                planes.note_speed()
-
-        with ThreadPoolExecutor(1, initializer=step_back) as pool:
-            pool.submit(work).result()
+        with contextlib.suppress(CycleINRError, ImportError), _one_core_left():  # it is told where it is asked for
+            for part in ({}, *({plane: mm} for plane, mm in wanted[1].items())):
+                if asked() is not None:  # the rest is done for the answer, on all cores
+                    return True
+                planes.make_ready(part, others_ask)
+            planes.look_around(lambda: stop() or asked() is not None)
+            planes.note_speed()
         return True
 
     def _planes_of(self, wanted: tuple[UpsampleJob, dict[str, float | None]]) -> Planes:
@@ -116,6 +111,22 @@ class _Scan:
             self._planes = Planes(self._volume, wanted[0])
         self._wanted, self._prepared = wanted, False
         return self._planes
+
+
+@contextlib.contextmanager
+def _one_core_left() -> Iterator[None]:
+    """One thread less than the process may keep busy, so that whoever works meanwhile has a core.
+
+    No lower priority: on Linux a thread cannot take its own one back, and an answer would have to wait for it.
+    """
+    import torch
+
+    usual = min(torch.get_num_threads(), usable_cores())
+    torch.set_num_threads(max(1, usual - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 def _told(facts: dict[str, Any]) -> tuple[UpsampleJob, dict[str, float | None]]:

@@ -250,6 +250,11 @@ class Panel:
         self._queue, self._at, self._adapting = (), 0, False
 
     # --- what to show -----------------------------------------------------------------------------------------
+    @property
+    def can_run(self) -> bool:
+        """Whether nothing stands in the way of the request but the job that runs."""
+        return not self._reason
+
     def view(self) -> View:
         busy = self.state in BUSY
         possible = not busy and not self._reason

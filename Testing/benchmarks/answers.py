@@ -4,9 +4,11 @@
     python Testing/benchmarks/answers.py [--size 512 512 100] [--z-scale 4] [--planes coronal sagittal]
 
 Previews are asked for as the panel does, from an empty cache: in the middle; six pixels from there, when what the
-process does meanwhile is done; a seventh of the scan away; and there once more. Seconds of CPU of the process that
-computes (its own start among them), and of wall from the click; "first line" is when it said something, "provisional"
-when the interpolated planes were there. Needs Linux, whose /proc tells the CPU time of a process that goes on.
+process does meanwhile is done; a seventh of the scan away; and there once more. Then first previews again, each from an
+empty cache, of a process that was told `--ahead` seconds before what it will be asked ("prepared"), and of one that was
+done with it. Seconds of CPU of the process that computes (its own start among them), and of wall from the click; "first
+line" is when it said something, "provisional" when the interpolated planes were there. Needs Linux, whose /proc tells
+the CPU time of a process that goes on.
 """
 
 from __future__ import annotations
@@ -60,18 +62,29 @@ class Asking:
         self.job = UpsampleJob(z_scale=asked.z_scale)
         self.resident: Any = None
 
+    def planes(self, part: float) -> dict[str, float]:
+        """So many pixels from the middle, below 1 so great a part of the scan."""
+        geometry = self.volume.geometry
+        at = [n // 2 + round(part if part >= 1 else part * n) for n in geometry.shape]
+        across = dict(zip(("sagittal", "coronal", "axial"), map(float, geometry.ras_of(at))))
+        return {name: across[name] for name in self.asked.planes}
+
+    def prepare(self) -> None:
+        """As the panel does when a volume was chosen."""
+        from CycleINRLib.child.resident import Resident
+
+        self.resident = Resident(self.volume)
+        self.resident.prepare(self.job.to_json(), {"planes": self.planes(0.0)})
+
     def preview(self, label: str, part: float) -> str:
-        """One line of the table: planes so many pixels from the middle, below 1 so great a part of the scan."""
+        """One line of the table."""
         from CycleINRLib.child.folder import result_planes
         from CycleINRLib.child.resident import Resident
         from CycleINRLib.child.run import Run
         from CycleINRLib.upsampling.plan import plan
         from CycleINRLib.upsampling.planes import provisional_planes
 
-        geometry = self.volume.geometry
-        at = [n // 2 + round(part if part >= 1 else part * n) for n in geometry.shape]
-        across = dict(zip(("sagittal", "coronal", "axial"), map(float, geometry.ras_of(at))))
-        planes = {name: across[name] for name in self.asked.planes}
+        planes = self.planes(part)
         start, ended = time.perf_counter(), cpu_of_ended()
         dict(provisional_planes(self.volume, plan(self.volume, self.job), planes))
         provisional = time.perf_counter() - start
@@ -108,6 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scan", default=str(SAMPLE))
     parser.add_argument("--size", type=int, nargs=3, metavar=("I", "J", "K"), help="mirrors the scan up to so much")
     parser.add_argument("--z-scale", type=float, default=4.0)
+    parser.add_argument("--ahead", type=float, nargs="*", default=[10.0])
     parser.add_argument("--planes", nargs="+", default=["coronal", "sagittal"])
     asked = parser.parse_args(argv)
     from noise_cost import volume_of
@@ -125,6 +139,17 @@ def main(argv: list[str] | None = None) -> int:
                     print(asking.rest(), flush=True)
             if stays:
                 asking.resident.end()
+    for seconds in (*asked.ahead, None):
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["CYCLEINR_CACHE"] = cache
+            asking = Asking(volume, asked, True)
+            asking.prepare()
+            if seconds is None:
+                print(asking.rest())
+            else:
+                time.sleep(seconds)
+            print(asking.preview("first, prepared" + ("" if seconds is None else f" {seconds:g} s before"), 0.0))
+            asking.resident.end()
     return 0
 
 

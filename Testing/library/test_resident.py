@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from CycleINRLib.events import Failed, Finished, Progress
 from CycleINRLib.imaging.geometry import Geometry
 from CycleINRLib.imaging.volume import Volume
 from CycleINRLib.jobs import UpsampleJob
-from CycleINRLib.machine import STEPPED_BACK
 
 JOB = {**UpsampleJob(z_scale=2.0, device="cpu", precision="float32", gain=1.0).to_json(), "task": "preview"}
 ROW, COLUMN = {"planes": {"coronal": None}}, {"planes": {"sagittal": None}}
@@ -323,23 +321,28 @@ def test_what_cannot_be_prepared_is_told_when_it_is_asked(a_claim, monkeypatch, 
     assert [type(event) for event in heard if not isinstance(event, Progress)] == [Failed]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="how others set priorities of threads is not known")
-def test_what_is_prepared_steps_back_and_answers_do_not(a_claim, monkeypatch):
+def test_what_is_prepared_leaves_a_core_to_others_and_answers_take_them_all(a_claim, monkeypatch):
     preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
+    torch = pytest.importorskip("torch")
     claim, volume = a_claim
-    own, seen = os.getpriority(os.PRIO_PROCESS, 0), {}
+    usual, seen = torch.get_num_threads(), {}
     for name in ("make_ready", "at"):
         real = getattr(preview.Planes, name)
 
         def watched(self, *rest, name=name, real=real):
-            seen[name] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            seen[name] = torch.get_num_threads()
             return real(self, *rest)
 
         monkeypatch.setattr(preview.Planes, name, watched)
+    monkeypatch.setattr(staying, "usable_cores", lambda: 3)
     monkeypatch.setattr(preview.Planes, "note_speed", lambda self: ask(claim.folder, 2, JOB, ROW))
     ask(claim.folder, 1, {**JOB, "task": "prepare"}, ROW)
-    stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 1), monkeypatch)
-    assert seen["make_ready"] == max(own, STEPPED_BACK) and seen["at"] == own
+    try:
+        torch.set_num_threads(4)
+        stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 1), monkeypatch)
+    finally:
+        torch.set_num_threads(usual)
+    assert seen == {"make_ready": 2, "at": 3}
 
 
 def test_it_ends_when_nobody_asks_or_the_parent_is_gone(a_claim, monkeypatch):

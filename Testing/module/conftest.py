@@ -33,6 +33,7 @@ def an_app(a_scene, tmp_path, monkeypatch) -> standins.Application:
     """slicer.app, whose temporary folder holds nothing but what the module puts there."""
     folder = tmp_path / "temporary"
     folder.mkdir()
+    monkeypatch.setenv("CYCLEINR_PREPARE", "0")  # a process that nobody asked for is that of tests that ask for it
     logics = {"volumes": a_scene.volumes, "segmentations": a_scene.segmentations}
     return standins.install(str(folder), monkeypatch, **logics)
 

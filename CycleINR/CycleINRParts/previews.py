@@ -1,0 +1,133 @@
+"""Previews: which planes are asked for, their provisional picture, and what is made ready before anybody asks."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from CycleINRLib.child import dependencies
+from CycleINRLib.child.resident import PREPARE
+from CycleINRLib.errors import CycleINRError
+from CycleINRParts.views import across, fill_planes, looked_at, place_across, place_seen
+
+AHEAD_MS = 1000  # for which request and crosshair are left alone before a preview of them is prepared
+TOLD_MS = 3000
+
+
+@dataclass(frozen=True, eq=False)
+class PreviewAsked:
+    """Planes where the user looks.
+
+    :param node: of the scan
+    :param scan: its Volume; part: the region of it that is asked for
+    :param planned: the Plan of the job
+    :param place: RAS in the frame of the volume, mm, where the planes meet
+    :param planes: name -> coordinate across the plane in mm
+    """
+
+    node: Any
+    scan: Any
+    part: Any
+    planned: Any
+    facts: dict[str, Any]
+    place: Any
+    planes: dict[str, float]
+
+    @classmethod
+    def of(cls, node, scan, job, planned) -> "PreviewAsked":
+        part = scan.part(job.region)
+        place = looked_at(part, node)
+        axes = across(part, planned.axis)
+        planes = {direction.lower(): place_across(part, axis, direction, place) for direction, axis in axes.items()}
+        return cls(node, scan, part, planned, {**job.to_json(), "task": "preview"}, place, planes)
+
+
+def start_preview(
+    start: Callable, asked: PreviewAsked, told: dict[str, Any], made: dict[str, Any], provisional, wait, progress, stay
+):
+    """
+    :param start: starts a child process, see `Running.start`
+    :param told: what is returned beside the nodes
+    :param made: nodes that are filled anew
+
+    The other parameters and what is returned are those of `Logic.preview`.
+    """
+    from CycleINRLib.child.folder import result_planes
+    from CycleINRLib.upsampling.planes import provisional_planes  # loads scipy
+
+    if provisional is not None:
+        made = fill_planes(asked.node, dict(provisional_planes(asked.part, asked.planned, asked.planes)), made, True)
+        provisional({**made, **told})
+
+    def finish(folder: Path, facts: dict[str, Any]):
+        return {**fill_planes(asked.node, result_planes(folder, facts), made), **told}
+
+    beside = {"planes": asked.planes}
+    return start(asked.facts, asked.scan, [asked.node], finish, wait, progress, beside=beside, stays=stay)
+
+
+class Ahead:
+    """Has the next preview made ready, once request and crosshair were left alone for a moment.
+
+    :param logic: of the module
+    :param requirements: path of the list of Python packages that computing needs
+    :param following: gives (scan, arguments of `Logic.preview`), None where no preview can be asked for
+    :param busy: whether jobs run
+    """
+
+    def __init__(self, logic, requirements: str, following: Callable[[], Any], busy: Callable[[], bool]) -> None:
+        import qt
+
+        self._logic, self._requirements, self._following, self._busy = logic, requirements, following, busy
+        self._seen: Any = None  # scan, request and place, as they were at the last look
+        self._prepared: Any = None  # as they were when it was prepared
+        self._timer = qt.QTimer()
+        self._timer.setInterval(AHEAD_MS)
+        self._timer.connect("timeout()", self.tick)
+
+    def look(self) -> None:
+        """The request may be another one."""
+        if self._following() is None:
+            self.end()
+        elif _is_wanted():
+            self._timer.start()
+
+    def end(self) -> None:
+        """Nothing can be asked for any more."""
+        self._timer.stop()
+        self._seen = self._prepared = None
+        self._logic.endPrepared()
+
+    def tick(self) -> None:
+        following = self._following()
+        if following is None:
+            self.end()
+        elif not self._busy():
+            node, request = following
+            place, region = place_seen(node.GetScene()), request["region"]
+            changed = [one and one.GetMTime() for one in (node, node.GetImageData(), region)]
+            at = None if place is None else [round(float(mm), 1) for mm in place]
+            seen = node.GetID(), changed, {**request, "region": region and region.GetID()}, at
+            if seen == self._seen and seen != self._prepared:
+                self._prepared = seen
+                self._prepare(node, request)
+            self._seen = seen
+
+    def _prepare(self, node, request: dict[str, Any]) -> None:
+        """What cannot be prepared is told when it is asked for."""
+        with contextlib.suppress(CycleINRError):
+            if not dependencies.missing(self._requirements) and self._logic.preparePreview(node, **request):
+                text = _("CycleINR prepares previews of {name} in the background.").format(name=node.GetName())
+                slicer.util.showStatusMessage(text, TOLD_MS)
+
+
+def _is_wanted() -> bool:
+    """Not without a window, nor in Slicer's tests, unless the user says so."""
+    asked = os.environ.get(PREPARE)
+    shown = slicer.util.mainWindow() is not None and not slicer.app.testingEnabled()
+    return asked != "0" and (asked == "1" or shown)
