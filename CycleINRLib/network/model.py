@@ -95,7 +95,7 @@ def source_features(values: Tensor, detail: float | Tensor) -> Tensor:
     above = F.pad(step, (0, 0, 0, 0, 0, 1))
     flat = values.reshape(B * N, 1, H, W)
     near, wide = ((flat - _box_mean(flat, size)).reshape(B, N, H, W) for size in (3, 7))
-    unit = torch.as_tensor(detail, dtype=values.dtype).reshape(-1, 1, 1, 1, 1)
+    unit = torch.as_tensor(detail, dtype=values.dtype, device=values.device).reshape(-1, 1, 1, 1, 1)
     seen = torch.stack([values.clamp(-1.5, 2.0), below, above, near, wide], 1)
     seen[:, 1:].div_(unit).clamp_(-20, 20).mul_(0.5)  # in place: it is memory that takes the time
     return seen
