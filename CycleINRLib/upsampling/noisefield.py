@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from ..imaging.pieces import summed
+from ..imaging.pieces import multiplied
 from ..network.workers import divided
 from .filters import ABREAST, abreast
 
@@ -94,30 +94,28 @@ class NoiseField:
         import torch
 
         reach = len(self.kernel) // 2
-        around = tuple((first - reach, last + reach) for first, last in (rows, columns))
-        planes = _Planes(self.seed, self.shape, *around)
-        wide = output.shape[2] + -output.shape[2] % ABREAST
-        level = np.zeros((BATCH_OF_FIELD, 1, output.shape[1] + 2 * reach, wide + 2 * reach), np.float32)
+        high, wide = ((first - reach, last + reach) for first, last in (rows, columns))
+        planes = _Planes(self.seed, self.shape, high, wide, -output.shape[2] % ABREAST)
+        level = np.empty((BATCH_OF_FIELD, 1, *planes.size), np.float32)
         for first in range(0, len(positions), BATCH_OF_FIELD):
             found = output[first : first + BATCH_OF_FIELD]
-            scales = scale / self._mix(positions[first : first + BATCH_OF_FIELD], planes, level[:, 0])
+            scales = scale / self._mix(positions[first : first + BATCH_OF_FIELD], planes, level)
             with torch.inference_mode():
                 made = torch.nn.functional.conv2d(torch.from_numpy(level[: len(found)]), weights, stride=(1, ABREAST))
                 whole = made.permute(0, 2, 3, 1).flatten(2).numpy()
             np.multiply(whole[:, :, : found.shape[2]], scales[:, None, None], out=found)
 
     def _mix(self, positions: np.ndarray, planes: _Planes, output: np.ndarray) -> np.ndarray:
-        """Whole numbers into the first rows and columns of (n, ...) `output`; gives their standard deviations / that of
-        the white noise, (n,) float32."""
+        """Whole numbers into the first ones of `output` (BATCH_OF_FIELD, ...), of the size of the planes; gives their
+        standard deviations / that of the white noise, (n,) float32."""
         along = [self._along_z(float(t)) for t in positions]
         numbers = sorted({m for first, weights in along for m in range(first, first + len(weights))})
         mixing = np.zeros((len(along), len(numbers)), np.float32)
         for row, (first, weights) in zip(mixing, along):
             at = numbers.index(first)
             row[at : at + len(weights)] = weights
-        mixed = summed(mixing, planes.of(numbers))
-        for at, column, count in planes.columns:
-            output[: len(mixed), : mixed.shape[1], at : at + count] = mixed[:, :, column : column + count]
+        held = planes.of(numbers)
+        multiplied(mixing, held.reshape(len(held), -1), output[: len(mixing)].reshape(len(mixing), -1))
         return np.sqrt(np.sum(np.square(mixing), axis=1))
 
     def _along_z(self, t: float) -> tuple[int, np.ndarray]:
@@ -125,29 +123,35 @@ class NoiseField:
         correlation = min(max(self.correlation, LEAST_WIDTH), MOST_CORRELATION)
         width = self.step / (2 * np.sqrt(-np.log(correlation)))  # slices; Gaussian correlation at one step
         planes = next((n for n in _PLANES if n * width >= _LEAST_WIDTH_IN_PLANES), _PLANES[-1])
-        width *= planes
-        reach = int(np.ceil(2.5 * width)) + 1
-        first = int(np.floor(t * planes + 1e-6)) - reach + 1
-        away = np.arange(first, first + 2 * reach) - t * planes
-        weights = np.rint(ALONG_Z * np.exp(-0.5 * (away / width) ** 2))
-        if not weights.any():
-            weights[np.argmin(np.abs(away))] = ALONG_Z
-        counts = np.flatnonzero(weights)
-        return first + int(counts[0]), weights[counts[0] : counts[-1] + 1].astype(np.float32)
+        before = int(np.floor(t * planes + 1e-6))
+        first, weights = _along_z(width * planes, round(t * planes - before, 6))
+        return before + first, weights
+
+
+@lru_cache(maxsize=64)
+def _along_z(width: float, part: float) -> tuple[int, np.ndarray]:
+    """For a place `part` of the way from a plane to the next: the first plane that counts, and the whole weights of it
+    and those after it, a Gaussian of `width` planes."""
+    reach = int(np.ceil(2.5 * width)) + 1
+    away = np.arange(1 - reach, 1 + reach) - part
+    weights = np.rint(ALONG_Z * np.exp(-0.5 * (away / width) ** 2))
+    if not weights.any():
+        weights[np.argmin(np.abs(away))] = ALONG_Z
+    counts = np.flatnonzero(weights)
+    return 1 - reach + int(counts[0]), weights[counts[0] : counts[-1] + 1].astype(np.float32)
 
 
 class _Planes:
     """Rows and columns of planes of the lattice, last ones exclusive; both go round at the edges of the slice.
 
-    columns : where the columns lie in what `of` gives: first, first one there, count
+    more : columns of zeros after them; size : of a plane, rows and columns, with these
     """
 
-    def __init__(self, seed: int, shape: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> None:
-        runs = _runs(np.arange(*columns) % shape[1])
-        self.held_columns = slice(0, shape[1]) if len(runs) > 1 else slice(runs[0][1], runs[0][1] + runs[0][2])
-        self.columns = [(at, column - self.held_columns.start, count) for at, column, count in runs]
-        self.rows = _runs(np.arange(*rows) % shape[0])
-        self.size = rows[1] - rows[0], self.held_columns.stop - self.held_columns.start
+    def __init__(
+        self, seed: int, shape: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int], more: int
+    ) -> None:
+        self.rows, self.columns = (_runs(np.arange(*some) % n) for some, n in zip((rows, columns), shape))
+        self.more, self.size = more, (rows[1] - rows[0], columns[1] - columns[0] + more)
         self.blocks = -(-shape[1] // NORMALS_A_BLOCK)  # of the generator in one row
         self.generator = np.random.Philox(key=seed)
         self.state: Any = self.generator.state
@@ -171,7 +175,9 @@ class _Planes:
             self.generator.state = self.state
             bits = self.generator.random_raw(count * self.blocks * NORMALS_A_BLOCK // 8).astype("<u8", copy=False)
             normals = np.take(table, bits.view(np.uint16), mode="clip").view(np.int8).reshape(count, -1)
-            output[at : at + count] = normals[:, self.held_columns]
+            for into, column, width in self.columns:
+                output[at : at + count, into : into + width] = normals[:, column : column + width]
+        output[:, self.size[1] - self.more :] = 0
 
 
 def _runs(numbers: np.ndarray) -> list[tuple[int, int, int]]:

@@ -35,7 +35,7 @@ GIVEN_BACK = 0.4  # the width by which it fades, what is given back of 3 x 3 pix
 USUAL = 2.5  # standard deviations of the finest detail: what is beyond is structure
 SHARE_CELL = 4  # pixels of a cell of `Taken.share`
 SLICES_A_THREAD = 8  # that one thread takes, since it looks at two more on each side
-_CACHED = 120_000  # coefficients that are looked at at once, so that they stay in the cache
+_CACHED = 240_000  # coefficients that are looked at at once, so that they stay in the cache
 SLICES_AROUND = 3  # slices on each side that the split of one depends on
 SPLIT_HALO = 24  # pixels on each side that the split of one pixel depends on; a multiple of SHARE_CELL
 
@@ -115,7 +115,10 @@ def take(
 
 
 def _of_some(step: Callable[[np.ndarray], None], slices: np.ndarray, some: slice) -> None:
-    step(slices[some])
+    import torch
+
+    with torch.inference_mode():
+        step(slices[some])
 
 
 def _divide(
