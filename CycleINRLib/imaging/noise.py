@@ -23,6 +23,7 @@ from .intensity import BODY_MR, is_whole, value_range
 CT_BODY_HU = (-250.0, 300.0)  # soft tissue: where the noise is measured
 
 FLAT_SIGMA = 2.0  # pixels of the Gaussian gradient that finds flat places
+FLAT_REACH = int(4 * FLAT_SIGMA + 0.5)  # pixels on each side that this looks at
 RIM = 3  # pixels at the border of a slice that are not measured
 LEAST_BODY, LEAST_FLAT = 600, 300  # pixels a slice needs to be measured
 MOST_QUERIED = 16  # acquired positions asked for beside the grid
@@ -58,6 +59,21 @@ class Flatness:
         if modality.upper() == "CT":
             return cls(*CT_BODY_HU)
         return cls(BODY_MR * value_range(source, modality), np.inf)
+
+    def box(self, source: Any) -> tuple[slice, slice]:
+        """Rows and columns of (N, J, I) `source` that decide what is measured, at any place between its slices.
+
+        The body of a slice between two lies where one of them is above `low`; what is around is seen by the gradient.
+        """
+        least = self.low - 1e-5 * abs(self.low)  # blending rounds
+        seen = np.zeros(source.shape[1:], bool)
+        for one in source:
+            seen |= one >= least
+        rows, columns = (
+            slice(max(0, found[0] - FLAT_REACH), found[-1] + 1 + FLAT_REACH) if len(found) else slice(None)
+            for found in (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+        )
+        return rows, columns
 
     def mask(self, values: np.ndarray, gradient: np.ndarray) -> np.ndarray | None:
         """The flat mask of (J, I) values and their gradient magnitude, without the rim; None for too little body."""
@@ -113,8 +129,8 @@ class _Linear:
     slice: that is most of the cost at z-scale 4. The few latest source slices are kept.
     """
 
-    def __init__(self, source: np.ndarray, kept: int) -> None:
-        self.source, self.kept = source, kept
+    def __init__(self, source: np.ndarray, kept: int, box: tuple[slice, slice] = (slice(None), slice(None))) -> None:
+        self.source, self.kept, self.box = source, kept, box
         self.known: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self.lock = Lock()
 
@@ -144,7 +160,7 @@ class _Linear:
             if k in self.known:
                 self.known.move_to_end(k)
                 return self.known[k]
-        values = np.asarray(self.source[k], np.float32)
+        values = np.asarray(self.source[k][self.box], np.float32)
         found = values, gradient_parts(values)
         with self.lock:
             self.known[k] = found
@@ -235,8 +251,10 @@ class NoiseGauge:
         remember: bool = False,
     ) -> None:
         self.source, self.z_scale, self.modality, self.threads = source, z_scale, modality, threads
-        self.linear = _Linear(source, 2 * threads + 2)
         self.flatness = Flatness.of(source, modality)
+        self.box = self.flatness.box(source)  # all is measured within it
+        self.numbers = np.arange(source[0].size).reshape(source.shape[1:])[self.box].ravel()  # of its pixels in a slice
+        self.linear = _Linear(source, 2 * threads + 2, self.box)
         self.rounded = np.rint if (is_whole(source) if whole_values is None else whole_values) else np.asarray
         self.known: dict[float, tuple[np.ndarray | None, float]] | None = {} if remember else None
         self.source_sigmas: np.ndarray | None = None
@@ -261,7 +279,12 @@ class NoiseGauge:
 
     def mask(self, t: float) -> np.ndarray | None:
         """The (J, I) pixels that are measured at `t` in source slices; None for too little body."""
-        return self._at(t)[0]
+        found = self._at(t)[0]
+        if found is None:
+            return None
+        whole = np.zeros(self.source.shape[1:], bool)
+        whole[self.box] = found
+        return whole
 
     def _pairs(self, values: np.ndarray, positions: np.ndarray, samples: tuple[GrainSample, ...] = ()) -> np.ndarray:
         """(M, 2) sigma_k of the slices and of the linear interpolation at the same places.
@@ -270,7 +293,7 @@ class NoiseGauge:
         """
 
         def of_values(n: int, at: np.ndarray) -> np.ndarray:
-            return self.rounded(np.asarray(values[n].take(at), np.float32))
+            return self.rounded(np.asarray(values[n].take(self.numbers.take(at)), np.float32))
 
         def of_linear(n: int, at: np.ndarray) -> np.ndarray:
             return self.rounded(self.linear.picked(float(positions[n]), at))
@@ -280,7 +303,7 @@ class NoiseGauge:
             mask, sigma_linear, linear = self._at(t)
             if mask is None:
                 return float("nan"), float("nan")
-            seen = self.rounded(np.asarray(values[n], np.float32))
+            seen = self.rounded(np.asarray(values[n][self.box], np.float32))
             if linear is None and len(samples) > 1:
                 linear = self.rounded(self.linear.values(t))
             inner = 0 < n < len(values) - 1

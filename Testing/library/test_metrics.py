@@ -139,6 +139,22 @@ def test_queried_positions_stay_inside_a_target_that_covers_part_of_the_source()
     assert at.tolist() == [11, 12, 13, 14]
 
 
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_air_around_the_body_is_not_looked_at_and_changes_no_figure(smooth_phantom, modality, monkeypatch):
+    noisy = smooth_phantom + NOISE * np.random.default_rng(5).standard_normal(smooth_phantom.shape)
+    source = np.pad(noisy + (1000 if modality == "MR" else 0), ((0, 0), (5, 40), (0, 21)), "reflect").astype(np.float32)
+    source[:, :, :30] = source[:, 190:] = source.min()
+    output = linear_slices(source, 3.5) + 0.5 * NOISE
+    gauge = noise.NoiseGauge(source, 3.5, modality)
+    found, mask = gauge.readout(output, noise.target_positions(len(output), 3.5)), gauge.mask(1.5)
+    rows, columns = gauge.box
+    assert rows.stop < source.shape[1] and columns.start > 0 and mask.shape == source.shape[1:]
+    monkeypatch.setattr(noise.Flatness, "box", lambda *_: (slice(None), slice(None)))
+    whole = noise.NoiseGauge(source, 3.5, modality)
+    assert whole.readout(output, noise.target_positions(len(output), 3.5)) == found
+    assert np.array_equal(whole.mask(1.5), mask) and found["snli"]["output"] is not None
+
+
 def test_positions_of_their_own_give_the_figures_of_the_grid(white_noise: np.ndarray):
     source = white_noise[:9]
     output = linear_slices(source, 3)
