@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ..errors import ResourceError
 from ..machine import usable_cores
-from .model import CycleINR
+from .infer import corrections
+from .model import Conditions, CycleINR
 
 MATRIX_UNITS = ("AMX", "AVX10")  # of the names of ONEDNN_MAX_CPU_ISA: those that leave the matrix units in use
 AMPERE = (8, 0)  # CUDA compute capability from which bfloat16 has matrix units
+LARGEST_OFF = 0.1  # of what the network computes of a trial: bfloat16 is off by 0.01, a broken kernel by all
+_TRIAL = (3, 12, 12)  # slices, rows and columns
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -106,6 +111,50 @@ def cast_network(network: CycleINR, device: str, dtype: torch.dtype) -> CycleINR
         part.to(dtype)  # the decoder stays in float32: there rounding shows, see `infer`
     copy.load_state_dict(network.state_dict())
     return copy.eval().requires_grad_(False)
+
+
+class Placed(NamedTuple):
+    """A network where it runs, and in what precision; `doubt` says why that is not where it was to be."""
+
+    network: CycleINR
+    device: str
+    precision: str
+    doubt: str | None = None
+
+
+def place_network(network: CycleINR, device: str, precision: str) -> Placed:
+    """The network on the asked device in the asked precision; on the CPU where "auto" finds one that cannot run it.
+
+    Raises
+    ------
+    ResourceError : the asked device is absent, or computes something else than the CPU
+    """
+    found = choose_device(device)
+    taken = choose_precision(precision, found)
+    try:
+        placed = cast_network(network, found, DTYPES[taken])
+        problem = None if found == "cpu" else _trial(placed, network)
+    except RuntimeError as error:  # no kernel for this card or type; no memory
+        problem = str(error).splitlines()[0]
+    if problem is None:
+        return Placed(placed, found, taken)
+    if device != "auto":
+        raise ResourceError(f"The device {device} cannot be used", problem, "use --device cpu")
+    return place_network(network, "cpu", precision)._replace(doubt=f"{found} is not used: {problem}.")
+
+
+def _trial(placed: CycleINR, network: CycleINR) -> str | None:
+    """What is wrong with what a network computes there; None where it is what it computes here."""
+    source = np.random.default_rng(0).normal(0, 0.1, _TRIAL).astype(np.float32)
+    told = {"detail": 0.1, "z_scale": 2.0, "conditions": Conditions(1.0, 0.0, 4.0, 0.0, 0.0)}
+    places = np.array([0.25, 0.5, 1.25])
+    there, here = (
+        np.concatenate([found.copy() for _, found in corrections(one, source, slice(0, _TRIAL[1]), places, **told)])
+        for one in (placed, network)
+    )
+    off = float(np.sqrt(np.mean(np.square(there - here))))
+    size = float(np.sqrt(np.mean(np.square(here))))
+    return None if off <= LARGEST_OFF * size else f"a trial of the network came out wrong by {off / size:.0%}"
 
 
 def cuda_memory_bytes() -> tuple[float, float]:

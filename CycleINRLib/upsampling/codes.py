@@ -9,6 +9,7 @@ import numpy as np
 
 from ..imaging.body import Rectangle, read_for
 from .engine import Engine
+from .memory import is_out_of_memory
 from .plan import conditions_of
 from .protocols import Rows
 
@@ -34,7 +35,8 @@ class HeldCodes:
 
 
 def codes_for(engine: Engine, values: Rows, wanted: Rectangle, body: Rectangle | None) -> HeldCodes | None:
-    """Codes of (N, J, I) `values`, those of the network's halo among them; None where there is nothing to correct.
+    """Codes of (N, J, I) `values`, those of the network's halo among them; None where there is nothing to correct,
+    or the device fails.
 
     body : rows and columns beyond which there is nothing to correct; None: everywhere there is
 
@@ -51,7 +53,12 @@ def codes_for(engine: Engine, values: Rows, wanted: Rectangle, body: Rectangle |
     seen = inside.seen_from(near.rows.start, near.columns.start)
     told = conditions_of(engine.plan, engine.card, engine.scale, engine.spacing_mm)
     window, detail, tick = (seen.rows, seen.columns), engine.scale.detail, engine.check_cancelled
-    return HeldCodes(codes_of(engine.network, read, *window, detail, told, tick), inside)
+    try:
+        return HeldCodes(codes_of(engine.network, read, *window, detail, told, tick), inside)
+    except (MemoryError, RuntimeError) as error:
+        if engine.device == "cpu" and not is_out_of_memory(error):
+            raise
+        return None  # they are encoded by the run, which says so and knows what to do
 
 
 def bytes_of_codes(engine: Engine, shape: tuple[int, ...], rows: int, columns: int) -> float:

@@ -34,6 +34,7 @@ from .memory import (
     plan_slabs,
     rows_at_once,
     slab_for_rows,
+    why_lost,
     working_bytes,
 )
 from .plan import Plan, conditions_of, doubts
@@ -94,7 +95,7 @@ class Engine:
     ) -> Engine:
         """Loads the model, chooses device and precision, measures the scan's intensities."""
         try:
-            from ..network.device import DTYPES, cast_network, choose_device, choose_precision
+            from ..network.device import place_network
             from ..network.weights import find_model, name_of_model, shared_model
         except ImportError as error:
             raise MissingPackageError(
@@ -105,9 +106,7 @@ class Engine:
             ) from error
         path = find_model(job.model)
         network, card = shared_model(path)
-        device = choose_device(job.device)
-        precision = choose_precision(job.precision, device)
-        cast = cast_network(network, device, DTYPES[precision])
+        cast, device, precision, doubt = place_network(network, job.device, job.precision)
         source, zero = slices_from_zero(volume, plan)
         source, brightness = evened(source, plan)
         scale = IntensityScale.of(source.values, plan.modality)
@@ -119,7 +118,7 @@ class Engine:
         if plan.consistency == "project":
             engine.noise = noise_level(source.values, plan.modality)
         engine.floor = floor_of(volume.values) - zero if plan.modality != "CT" or engine.lowest >= 0 else -np.inf
-        for message in (*plan.warnings, *doubts(card, plan, volume)):
+        for message in (*plan.warnings, *doubts(card, plan, volume), *([doubt] if doubt else [])):
             engine.warn(message)
         if brightness is not None:
             engine.warn(brightness.warning)
@@ -176,8 +175,9 @@ class Engine:
                 find = partial(of_grid, window=window, body=near, codes=seen)
                 x, extra = self._slab(values, slab, columns, grid, wanted, find, errors)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if self.device == "cpu" and not is_out_of_memory(error):
                     raise
+                codes = None  # they may be on a device that is left
                 slabs = slabs[:done] + self._retry(values.shape, slab.first, last, grid, slab, error)
                 watch.of = watch.done + (len(slabs) - done) * ticks
                 continue
@@ -349,15 +349,14 @@ class Engine:
         return made
 
     def _retry(self, shape: tuple[int, ...], first: int, last: int, grid: Grid, slab: Slab, error) -> list[Slab]:
-        """The remaining slabs after memory ran out: half the rows, and from the smallest slab on the CPU."""
-        rows, self.ran_out = (slab.last - slab.first) // 2, True
+        """The remaining slabs after memory ran out: half the rows, and from the smallest slab on the CPU; there at once
+        where the device fails otherwise."""
+        rows, self.ran_out = (slab.last - slab.first) // 2 if is_out_of_memory(error) else 0, True
         if rows < MIN_ROWS:
             if self.device == "cpu":
-                found = f"even {MIN_ROWS} rows did not fit"
-                raise ResourceError(
-                    "There is not enough memory", found, "close other programs, or crop the volume"
-                ) from error
-            self.warn(f"Memory of {self.device} ran out with the smallest slab: going on with the CPU.")
+                found, next_ = f"even {MIN_ROWS} rows did not fit", "close other programs, or crop the volume"
+                raise ResourceError("There is not enough memory", found, next_) from error
+            self.warn(f"{why_lost(self.device, error)}: going on with the CPU.")
             self.device, self.precision, self.network, self.rows_limit = "cpu", "float32", self.loaded, None
             rows = last - first
         else:

@@ -110,6 +110,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def why_lost(device: str, error: BaseException) -> str:
+    """Why a device is left, for the user."""
+    if is_out_of_memory(error):
+        return f"Memory of {device} ran out with the smallest slab"
+    return f"{device} failed ({str(error).splitlines()[0]})"
+
+
 # --- slabs ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Slab:
