@@ -190,10 +190,7 @@ class NoiseModel:
         left[left > MOST_LEFT] = 1
         if not spectrum[left < 1].any():
             return None
-        amplitudes = wave_amplitudes(spectrum * (1 - left))
-        u = 2 * np.pi**2 * np.add.outer(*[np.fft.fftfreq(len(amplitudes)) ** 2] * 2)
-        answers = amplitudes * (np.exp(-u * BLOB_SIGMA**2) - np.exp(-u * (SURROUND * BLOB_SIGMA) ** 2))
-        found = float(np.sqrt(np.mean(answers**2)))
+        found = blob_of(spectrum * (1 - left))
         level = self.level * np.float32(middle)
         return dataclasses.replace(self, spectrum=spectrum.astype(np.float32), left=left, level=level, blob=found)
 
@@ -278,6 +275,14 @@ def wave_amplitudes(spectrum: np.ndarray) -> np.ndarray:
 def small_things(ratio: np.ndarray) -> np.ndarray:
     """Difference of Gaussians: the matched filter of a round thing `BLOB` pixels wide."""
     return smoothed(ratio, BLOB_SIGMA, SURROUND * BLOB_SIGMA, truncate=3)
+
+
+def blob_of(spectrum: np.ndarray) -> float:
+    """Standard deviation of `small_things` of noise whose cosines have the (8, 8) `spectrum`."""
+    amplitudes = wave_amplitudes(spectrum)
+    u = 2 * np.pi**2 * np.add.outer(*[np.fft.fftfreq(len(amplitudes)) ** 2] * 2)
+    answers = amplitudes * (np.exp(-u * BLOB_SIGMA**2) - np.exp(-u * (SURROUND * BLOB_SIGMA) ** 2))
+    return float(np.sqrt(np.mean(answers**2)))
 
 
 def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -5,8 +5,9 @@ of noise, in this slice alone and together with its neighbors (whose noise is in
 signal. Blocks without much signal count more where they overlap with others, so that flat places beside an edge are
 divided as well. What is broader than two slice spacings is never taken, and of waves of more than 2 mm hardly
 anything: drawn along the slice axis they are no fine streaks, and faint things of 2 mm and more consist of them. Then a
-matched filter looks at what was taken for what is finer and what blocks divide badly, small round things: where one
-stands out, it is given back.
+matched filter looks for what is finer and what blocks divide badly, small round things. What was taken is given back
+where one stands out of it, or where one stands out of the slice and much of it was taken: a faint lesion whose one half
+the blocks have kept stands out of the other no more.
 
 Sources: thresholds of overlapping block cosines, Yu and Sapiro (IPOL 2011); independent noise of neighbors as evidence
 is our own; the weights of sparse blocks, Guleryuz (IEEE Trans. Image Process., 2007); detection in what is left,
@@ -26,11 +27,18 @@ from scipy import ndimage
 from ..network.workers import divided
 from .blocks import AROUND, LATTICES, Blocks, Evidence, as_image, as_planes, cells_along, nothing_before
 from .filters import blurred, constant, largest_near
+<<<<<<< HEAD
 from .noisemodel import BLOCK, STRIDE, NoiseModel, basis, cells, finest, reflected, small_things
+=======
+from .noisemodel import BLOCK, STRIDE, NoiseModel, basis, blob_of, cells, finest, reflected, small_things
+from .workers import divided
+>>>>>>> a304ef1 (Give back what stands out of the slice where much of it was taken, since lesions of 2 mm lost what stood out of neither half)
 
 KEPT = (3.0, 3.6)  # standard deviations of the noise from which a coefficient counts as signal: in part, in full
 SPARSE = 12.0  # coefficients that are signal in a block whose weight is half of one without any
-FOUND = (2.5, 3.1)  # standard deviations, of noise that was not yet divided, from which the filter has found something
+FOUND = (3.0, 3.6)  # standard deviations, of noise that was not yet divided, from which the filter has found something
+IN_SLICE = (2.7, 3.0)  # the same for what stands out of the slice as acquired
+OF_IT_TAKEN = 0.5  # deviations in what was taken, for each in the slice, from which much of a thing was taken
 GIVEN_BACK = 0.4  # the width by which it fades, what is given back of 3 x 3 pixels around what was found
 USUAL = 2.5  # standard deviations of the finest detail: what is beyond is structure
 SHARE_CELL = 4  # pixels of a cell of `Taken.share`
@@ -93,13 +101,18 @@ def take(
             tick()
 
     def filtered(slices: np.ndarray) -> None:
+        in_slice = blob_of(model.spectrum)
         for k in slices:
-            planes[k] = small_things(noise[k]) / np.float32(model.blob * width)  # its planes are no longer needed
+            answer = small_things(noise[k]) / np.float32(model.blob)
+            planes[k] = answer / np.float32(width)  # its planes are no longer needed
+            answer /= np.float32(OF_IT_TAKEN)
+            rests[k] = _found_in_both(answer, small_things(compared(k)) / np.float32(in_slice))
+            tick()
 
     def give_back(slices: np.ndarray) -> None:
         evidence = Evidence((rows, columns))
         for k, _, most in evidence.sizes(lambda k, out: out.numpy().__setitem__(..., planes[k]), slices, count, False):
-            found = 1 - evidence.none(most, FOUND[0] / width).numpy()
+            found = np.maximum(1 - evidence.none(most, FOUND[0] / width).numpy(), rests[k] / np.float32(255))
             rest = 1 - blurred(largest_near(found), GIVEN_BACK)
             rests[k] = np.rint(255 * rest)
             one, level = np.asarray(values[k], np.float32), level_of(k)
@@ -112,6 +125,15 @@ def take(
     for step in (compare, divide, filtered, give_back):
         divided(partial(_of_some, step, np.arange(count)), count, SLICES_A_THREAD)
     return Taken(noise, np.stack(shares), rests)
+
+
+def _found_in_both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(J, I) 0 to 255: how surely both, deviations of unit noise, stand out with the same sign beyond `IN_SLICE`."""
+    size = np.minimum(one, other)
+    np.maximum(size, -np.maximum(one, other), out=size)
+    size -= np.float32(IN_SLICE[0])
+    size *= np.float32(255 / (IN_SLICE[1] - IN_SLICE[0]))
+    return np.clip(size, 0, 255, out=size).astype(np.uint8)
 
 
 def _of_some(step: Callable[[np.ndarray], None], slices: np.ndarray, some: slice) -> None:
