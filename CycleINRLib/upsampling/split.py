@@ -27,12 +27,7 @@ from scipy import ndimage
 from ..network.workers import divided
 from .blocks import AROUND, LATTICES, Blocks, Evidence, as_image, as_planes, cells_along, nothing_before
 from .filters import blurred, constant, largest_near
-<<<<<<< HEAD
-from .noisemodel import BLOCK, STRIDE, NoiseModel, basis, cells, finest, reflected, small_things
-=======
 from .noisemodel import BLOCK, STRIDE, NoiseModel, basis, blob_of, cells, finest, reflected, small_things
-from .workers import divided
->>>>>>> a304ef1 (Give back what stands out of the slice where much of it was taken, since lesions of 2 mm lost what stood out of neither half)
 
 KEPT = (3.0, 3.6)  # standard deviations of the noise from which a coefficient counts as signal: in part, in full
 SPARSE = 12.0  # coefficients that are signal in a block whose weight is half of one without any
