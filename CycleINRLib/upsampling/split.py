@@ -46,7 +46,8 @@ SPLIT_HALO = 24  # pixels on each side that the split of one pixel depends on; a
 @dataclass(frozen=True, eq=False)
 class Taken:
     """noise : (N, J, I) float32, what was taken; signal = values - noise
-    share : (N, j, i) part of the noise's variance that is no signal, for cells of `SHARE_CELL` pixels
+    share : (N, j, i) part of the noise's variance that is no signal, in the mean of what was not given back, for
+        cells of `SHARE_CELL` pixels
     rest : (N, J, I) uint8, 255 where the filter has found nothing, 0 where all was given back
     """
 
@@ -90,10 +91,6 @@ def take(
 
     def divide(slices: np.ndarray) -> None:
         _divide(planes, model, slices, noise, tick)
-        for k in slices:
-            fine, whole = (np.clip(finest(one), -USUAL, USUAL) for one in (noise[k], compared(k)))
-            shares[k] = np.clip(_around(fine * (2 * whole - fine)), 0, 1)  # 1 - variance of the noise in the signal
-            tick()
 
     def filtered(slices: np.ndarray) -> None:
         in_slice = blob_of(model.spectrum)
@@ -110,6 +107,7 @@ def take(
             found = np.maximum(1 - evidence.none(most, FOUND[0] / width).numpy(), rests[k] / np.float32(255))
             rest = 1 - blurred(largest_near(found), GIVEN_BACK)
             rests[k] = np.rint(255 * rest)
+            shares[k] = _share(noise[k], compared(k), rest)
             one, level = np.asarray(values[k], np.float32), level_of(k)
             rest *= level
             model.touch_smoothed(rest, one, level if model.is_rician else None)
@@ -129,6 +127,14 @@ def _found_in_both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     size -= np.float32(IN_SLICE[0])
     size *= np.float32(255 / (IN_SLICE[1] - IN_SLICE[0]))
     return np.clip(size, 0, 255, out=size).astype(np.uint8)
+
+
+def _share(noise: np.ndarray, whole: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """(j, i) `Taken.share`: 1 - variance of the noise in the signal, in the mean of what is filled up."""
+    fine, whole = (np.clip(finest(one), -USUAL, USUAL) for one in (noise, whole))
+    filled = rest * (2 - rest)  # see `Strip.kept`
+    lacks = fine * (2 * whole - fine)
+    return np.clip(_around(lacks * filled) / np.maximum(_around(filled), np.float32(0.01)), 0, 1)
 
 
 def _of_some(step: Callable[[np.ndarray], None], slices: np.ndarray, some: slice) -> None:
