@@ -118,6 +118,14 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
+def give_memory_back() -> None:
+    """What `keep_memory` kept: before nothing is computed for a while."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        import ctypes
+
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 # --- what is remembered ----------------------------------------------------------------------------------------
 def cache_folder() -> Path | None:
     """Where it is kept; None where nothing is to be kept."""

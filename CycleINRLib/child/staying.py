@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CycleINRError, RequestError, ResourceError
 from ..events import Event, Failed, Finished, Stopwatch
 from ..jobs import UpsampleJob
-from ..machine import usable_cores
+from ..machine import give_memory_back, usable_cores
 from .folder import StopSign, next_asked, read_facts, read_planes, write_planes
 
 if TYPE_CHECKING:
@@ -94,13 +94,15 @@ class _Scan:
             question = asked()
             return stop() or (question is not None and _asked_of(question) != wanted)
 
-        with contextlib.suppress(CycleINRError, ImportError), _one_core_left():  # it is told where it is asked for
-            for part in ({}, *({plane: mm} for plane, mm in wanted[1].items())):
-                if asked() is not None:  # the rest is done for the answer, on all cores
-                    return True
-                planes.make_ready(part, others_ask)
-            planes.look_around(lambda: stop() or asked() is not None)
-            planes.note_speed()
+        with contextlib.suppress(CycleINRError, ImportError):  # what is wrong is told where it is asked for
+            with _one_core_left():
+                for part in ({}, *({plane: mm} for plane, mm in wanted[1].items())):
+                    if asked() is not None:  # the rest is done for the answer, on all cores
+                        return True
+                    planes.make_ready(part, others_ask)
+                planes.look_around(lambda: stop() or asked() is not None)
+            planes.note_speed()  # as fast as a run is
+            give_memory_back()
         return True
 
     def _planes_of(self, wanted: tuple[UpsampleJob, dict[str, float | None]]) -> Planes:

@@ -334,15 +334,20 @@ def test_what_is_prepared_leaves_a_core_to_others_and_answers_take_them_all(a_cl
             return real(self, *rest)
 
         monkeypatch.setattr(preview.Planes, name, watched)
+
+    def note_speed(self) -> None:
+        seen["note_speed"] = torch.get_num_threads()
+        ask(claim.folder, 2, JOB, ROW)
+
     monkeypatch.setattr(staying, "usable_cores", lambda: 3)
-    monkeypatch.setattr(preview.Planes, "note_speed", lambda self: ask(claim.folder, 2, JOB, ROW))
+    monkeypatch.setattr(preview.Planes, "note_speed", note_speed)
     ask(claim.folder, 1, {**JOB, "task": "prepare"}, ROW)
     try:
         torch.set_num_threads(4)
         stay_until(claim, volume, lambda heard: Until(claim.folder, heard, 1), monkeypatch)
     finally:
         torch.set_num_threads(usual)
-    assert seen == {"make_ready": 2, "at": 3}
+    assert seen == {"make_ready": 2, "note_speed": 3, "at": 3}  # a speed is that of a run, which takes all
 
 
 def test_it_ends_when_nobody_asks_or_the_parent_is_gone(a_claim, monkeypatch):
