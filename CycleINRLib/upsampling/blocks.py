@@ -125,16 +125,17 @@ class Evidence:
         self._held, self._pairs, self._threes = (torch.empty(3, *shape) for _ in range(3))
         self._most, self._part = (torch.empty(shape) for _ in range(2))
 
-    def sizes(
+    def squares(
         self, see: Callable[[int, Any], None], slices: np.ndarray, count: int, around: bool
     ) -> Iterator[tuple[int, Any, Any]]:
-        """For each of consecutive `slices` of `count`: its number, what `see` has put there of it, and the largest size
-        there of it and of sums with neighbors, two and three slices, as deviations of unit noise. Both may be changed.
+        """For each of consecutive `slices` of `count`: its number, what `see` has put there of it, and the largest
+        square there of it and of sums with neighbors, two and three slices, for unit noise. Both may be changed.
 
         around : of three, all that the slice is one of; else only those in whose middle it is
         """
         import torch
 
+        nothing = torch.tensor(0.0)
         held: dict[int, Any] = {}
         pairs: dict[int, Any] = {}  # by their first slice
         threes: dict[int, Any] = {}  # by their middle one
@@ -146,32 +147,31 @@ class Evidence:
                 held[new] = self._held[new % 3]
                 see(new, held[new])
                 if pair is not None:
-                    three = threes[k + 1] = self._threes[new % 3]
-                    torch.add(pair, held[new], out=three).abs_().mul_(3**-0.5)
+                    three = threes[k + 1] = torch.add(pair, held[new], out=self._threes[new % 3])
+                    torch.addcmul(nothing, three, three, value=1 / 3, out=three)
                 if new - 1 in held:
                     pairs[new - 1] = torch.add(held[new - 1], held[new], out=self._pairs[new % 3])
             own = threes.get(k)
             if pair is not None:
-                pair.abs_().mul_(2**-0.5)
+                torch.addcmul(nothing, pair, pair, value=1 / 2, out=pair)
                 for three in (own, threes.get(k + 1)) if around else ():
                     if three is not None:
                         torch.maximum(pair, three, out=pair)
             if slices[0] <= k <= slices[-1]:
-                torch.abs(held[k], out=self._most)
-                for sizes in (before, pair, None if around else own):
-                    if sizes is not None:
-                        torch.maximum(self._most, sizes, out=self._most)
+                torch.mul(held[k], held[k], out=self._most)
+                for squares in (before, pair, None if around else own):
+                    if squares is not None:
+                        torch.maximum(self._most, squares, out=self._most)
                 yield k, held[k], self._most
             held.pop(k, None)
             threes.pop(k, None)
 
     def none(self, most: Any, low: float) -> Any:
-        """1 where `most` is below `low`, 0 from `low` + 1 on, smooth between; in the memory of `most`."""
+        """1 where `most` is below the square of `low`, 0 from that of `low` + 1 on, linear between; in its memory."""
         import torch
 
-        torch.sub(torch.tensor(low + 1), most.clamp_(low, low + 1), out=self._part)
-        torch.mul(self._part, self._part, out=most)
-        return most.mul_(torch.sub(torch.tensor(3.0), self._part, alpha=2, out=self._part))
+        slope = 1 / (2 * low + 1)  # (low + 1)^2 - low^2
+        return torch.add(torch.tensor((low + 1) ** 2 * slope), most, alpha=-slope, out=most).clamp_(0, 1)
 
     def total(self, share: Any) -> Any:
         """(c, n) to (n,): the sum over c, in an order that does not hang on n."""

@@ -103,7 +103,9 @@ def take(
 
     def give_back(slices: np.ndarray) -> None:
         evidence = Evidence((rows, columns))
-        for k, _, most in evidence.sizes(lambda k, out: out.numpy().__setitem__(..., planes[k]), slices, count, False):
+        for k, _, most in evidence.squares(
+            lambda k, out: out.numpy().__setitem__(..., planes[k]), slices, count, False
+        ):
             found = np.maximum(1 - evidence.none(most, FOUND[0] / width).numpy(), rests[k] / np.float32(255))
             rest = 1 - blurred(largest_near(found), GIVEN_BACK)
             rests[k] = np.rint(255 * rest)
@@ -172,7 +174,7 @@ def _divide(
                 torch.mm(forward, blocks.take(planes[k], first), out=out)
 
             row = first * STRIDE - BLOCK
-            for n, (k, coefficients, most) in enumerate(evidence.sizes(see, slices, len(planes), True)):
+            for n, (k, coefficients, most) in enumerate(evidence.squares(see, slices, len(planes), True)):
                 share = evidence.none(most, KEPT[0] / width)
                 torch.mm(back, coefficients.mul_(share), out=blocks.pixels)
                 torch.reciprocal(SPARSE + BLOCK**2 - evidence.total(share), out=blocks.weights)
