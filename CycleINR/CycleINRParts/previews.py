@@ -113,7 +113,7 @@ class Ahead:
             changed = [one and one.GetMTime() for one in (node, node.GetImageData(), region)]
             at = None if place is None else [round(float(mm), 1) for mm in place]
             seen = node.GetID(), changed, {**request, "region": region and region.GetID()}, at
-            if seen == self._seen and seen != self._prepared:
+            if seen != self._prepared and (seen == self._seen or self._prepared is None):  # the first one at once
                 self._prepared = seen
                 self._prepare(node, request)
             self._seen = seen
