@@ -27,6 +27,7 @@ from .grain import NoiseTreatment, settle_noise
 from .memory import is_out_of_memory
 from .noisekept import noise_checksum
 from .plan import Plan
+from .speed import note_precision
 
 NOISE_SHARE, STEP_SHARE = 0.05, 0.1  # what precisions may differ by (rms): of the noise, or of a whole number if more
 DOUBT = 1.25  # of that estimate, which was 0.90 to 1.19 of the truth on all scans of docs/speed.md
@@ -68,6 +69,8 @@ def settle(
     fitted = settle_gain(engine, source.values, job)
     believed = in_believed_precision(engine, source.values, job, fitted.gain)
     timed = job if believed is engine else dataclasses.replace(job, precision=believed.precision)
+    if job.precision == "auto" and engine.precision != "float32":
+        note_precision(scan, job, believed.precision)
     noise = settle_noise(source.values, source.spacing_mm, plan, job, engine.warn)
     return Settled(believed, source, Settings(fitted.gain), noise, timed, fitted.dropped, fitted.seconds)
 

@@ -9,6 +9,7 @@ needed.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 CALIBRATION = (6, 128, 128)  # slices, rows and columns that are computed to measure
+_MIDDLE = (16, 64, 64)  # voxels of a scan that tell it from others
 START_S = 2.0  # a process that loads torch, then reads and writes; 1.5 to 2.5 s where measured
 HALO = 0.6  # of what other rows cost: the halo gets narrower from layer to layer
 BESIDES = 1.2  # base, consistency and measures beside the network
@@ -156,10 +158,32 @@ def _measured(engine: Engine, values: np.ndarray, key: str) -> Speed:
 
 
 def expected_seconds(volume: Volume, planned: Plan, job: UpsampleJob | None = None) -> float | None:
-    """Seconds that the plan will take on this machine; None where its speed is not known yet."""
+    """Seconds that the plan will take on this machine; None where its speed is not known yet.
+
+    Where an earlier run of this scan took another precision than the machine usually does, the time is that of it.
+    """
     job = job or UpsampleJob()
+    if job.precision == "auto" and (recall("taken", _scan_key(volume, job)) or {}).get("precision") == "float32":
+        job = dataclasses.replace(job, precision="float32")
     speed = known_speed(job)
     return None if speed is None else round(speed.seconds(volume, planned, job), 1)
+
+
+def note_precision(scan: Volume, job: UpsampleJob, precision: str) -> None:
+    """What "auto" is for this scan, for `expected_seconds`."""
+    remember("taken", _scan_key(scan, job), {"precision": precision})
+
+
+def _scan_key(scan: Volume, job: UpsampleJob) -> str:
+    """By which the panel and `info` know a scan again: its grid and the middle of its voxels."""
+    from .. import __version__
+
+    middle = tuple(slice((n - min(n, m)) // 2, (n + min(n, m)) // 2) for n, m in zip(scan.values.shape, _MIDDLE))
+    told = [__version__, processor(), job.model, job.device, scan.values.shape, str(scan.values.dtype)]
+    told.append([round(float(mm), 6) for mm in scan.spacing_mm])
+    digest = hashlib.sha256(json.dumps(told).encode())
+    digest.update(np.ascontiguousarray(scan.values[middle]).tobytes())
+    return digest.hexdigest()
 
 
 def _key(sizes: dict[str, Any], job: UpsampleJob) -> str:

@@ -14,10 +14,13 @@ import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.imaging.consistency import noise_level  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
+from CycleINRLib.machine import remember  # noqa: E402
+from CycleINRLib.modelcard import read_card  # noqa: E402
 from CycleINRLib.network import device  # noqa: E402
+from CycleINRLib.network.weights import find_model  # noqa: E402
 from CycleINRLib.upsampling import settings  # noqa: E402
 from CycleINRLib.upsampling.plan import plan  # noqa: E402
-from CycleINRLib.upsampling.speed import known_speed  # noqa: E402
+from CycleINRLib.upsampling.speed import Speed, _key, expected_seconds, known_speed  # noqa: E402
 
 ASKED = {"z_scale": 2, "profile": "skip", "gain": 1.0, "noise": "acquired", "device": "cpu"}
 
@@ -105,3 +108,21 @@ def test_the_time_that_is_kept_for_auto_is_that_of_the_machine_not_of_a_quiet_sc
     assert known_speed(auto) is None and known_speed(dataclasses.replace(auto, precision="float32")) is not None
     cycleinr.upsample(noisy, **ASKED)
     assert known_speed(auto) is not None
+
+
+def test_the_time_that_is_told_of_a_scan_is_that_of_the_precision_that_it_gets(quiet, noisy, tmp_path, monkeypatch):
+    monkeypatch.setenv("CYCLEINR_CACHE", str(tmp_path))
+    auto, exact = (UpsampleJob(z_scale=2, device="cpu", precision=name) for name in ("auto", "float32"))
+    sizes = read_card(find_model("auto")).network
+    for job, slow in ((auto, 1e-6), (exact, 1e-3)):
+        remember("speed", _key(sizes, job), Speed(slow, slow, "cpu", (64, 4, 28, 1.2e9)).to_json())
+
+    def told(scan: Volume, job: UpsampleJob = auto) -> float | None:
+        return expected_seconds(scan, plan(scan, job), job)
+
+    assert told(quiet) == told(noisy) < told(quiet, exact)
+    for scan in (quiet, noisy):
+        cycleinr.upsample(scan, **ASKED)
+    assert told(quiet) == told(quiet, exact) > told(noisy)
+    part = quiet.with_values(quiet.values + np.float32(1))  # another scan of that grid
+    assert told(part) == told(noisy)
