@@ -109,8 +109,8 @@ def take(
             found = np.maximum(1 - evidence.none(most, FOUND[0] / width).numpy(), rests[k] / np.float32(255))
             rest = 1 - blurred(largest_near(found), GIVEN_BACK)
             rests[k] = np.rint(255 * rest)
-            shares[k] = _share(noise[k], compared(k), rest)
             one, level = np.asarray(values[k], np.float32), level_of(k)
+            shares[k] = _share(noise[k], one / level, rest)
             rest *= level
             model.touch_smoothed(rest, one, level if model.is_rician else None)
             rest *= ~constant(one)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from CycleINRLib.imaging.figures import NORMAL_MAD  # noqa: E402
 from CycleINRLib.imaging.noise import Flatness, gradient_parts  # noqa: E402
 from CycleINRLib.imaging.volume import Volume  # noqa: E402
+from CycleINRLib.upsampling import split  # noqa: E402
 from CycleINRLib.upsampling.noisemodel import RICIAN, NoiseModel, finest, small_things  # noqa: E402
 from CycleINRLib.upsampling.split import SPLIT_HALO, take  # noqa: E402
 
@@ -148,6 +149,19 @@ def test_a_part_of_the_scan_gives_what_the_whole_gives(scan, model, taken):
     np.testing.assert_array_equal(
         part.noise[:, SPLIT_HALO:, SPLIT_HALO:], taken.noise[:, 32 + SPLIT_HALO :, 20 + SPLIT_HALO :]
     )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_do_not_change_what_is_taken(scan, model, taken, threads, monkeypatch):
+    monkeypatch.setattr(split, "SLICES_A_THREAD", 2)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = take(scan, model)
+    finally:
+        torch.set_num_threads(before)
+    for name in ("noise", "share", "rest"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(taken, name))
 
 
 def test_a_lesion_that_stands_out_stays(clean, noise, scan, model, taken):
