@@ -6,6 +6,7 @@ A (M -> N) the slice profile on that grid.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +116,12 @@ class Remainder:
     def add(self, missing: np.ndarray, y: np.ndarray) -> None:
         self.squares += float(np.sum(np.square(missing, dtype=np.float64)))
         self.count += y.size
+
+    def join(self, others: Iterable[Remainder]) -> None:
+        """Those of other slices or rows, in this order, so that the sum is the same each time."""
+        for one in others:
+            self.squares += one.squares
+            self.count += one.count
 
     @property
     def rms(self) -> float | None:

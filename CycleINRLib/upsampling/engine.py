@@ -16,13 +16,13 @@ from ..errors import Cancelled, MissingPackageError, ResourceError
 from ..events import Listener, Stopwatch, Warned
 from ..imaging.body import Rectangle, read_for
 from ..imaging.brightness import SliceBrightness
-from ..imaging.consistency import Agreement, Grid, Remainder, gate, noise_level
+from ..imaging.consistency import Grid, Remainder, gate, noise_level
 from ..imaging.intensity import IntensityScale, floor_of
-from ..imaging.interpolation import base_weights, weighted
 from ..imaging.noise import AcquiredQuery, positions_to_query
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob
 from ..modelcard import ModelCard
+from .agreement import agreed, places_of
 from .memory import (
     MIN_ROWS,
     Cut,
@@ -32,7 +32,6 @@ from .memory import (
     empty_volume,
     is_out_of_memory,
     plan_slabs,
-    rows_at_once,
     slab_for_rows,
     why_lost,
     working_bytes,
@@ -188,7 +187,10 @@ class Engine:
             if brightness is not None:
                 brightness.give_back(x, grid.positions[grid.crop])
                 brightness.give_back(extra, wanted)
-            output[:, at] = self.stored(x[:, keep]) if whole else x[:, keep]
+            if whole:
+                self.stored(x[:, keep], output[:, at])
+            else:
+                output[:, at] = x[:, keep]
             beside[:, at] = extra[:, keep]
             done += 1
         self._empty_outside(output, values, grid, whole)
@@ -218,23 +220,8 @@ class Engine:
         rows = slice(slab.first - slab.read_first, slab.last - slab.read_first)
         y = read[:, rows, columns].copy()
         read /= np.float32(self.scale.scale)
-        inside = np.clip(grid.positions, 0, grid.count - 1)
-        places, where = np.unique(np.concatenate([inside, wanted]).round(9), return_inverse=True)
-        found = find(read, rows, columns, places)
-        base = base_weights(places, grid.count, self.plan.ratio, grid.step)
-        way, ratio, profile = self.plan.consistency, self.plan.ratio, self.plan.profile
-        agreement = Agreement.of(way, grid, wanted, ratio, profile, self.noise)
-        targets = grid.crop.stop - grid.crop.start
-        x = found[:targets] if len(found) >= targets else np.empty((targets, *found.shape[1:]), np.float32)
-        beside = np.empty((len(wanted), *found.shape[1:]), np.float32)
-        size = rows_at_once(found.shape[2], len(inside))
-        for first in range(0, found.shape[1], size):
-            some = slice(first, first + size)
-            made = weighted(base, y[:, some])
-            made += found[:, some]
-            asked = made[where[: len(inside)]], made[where[len(inside) :]]
-            x[:, some], beside[:, some] = agreement.applied(*asked, y[:, some], errors)
-        return x, beside
+        found = find(read, rows, columns, places_of(grid, wanted)[0])
+        return agreed(found, y, grid, wanted, self.plan, self.noise, errors)
 
     def corrections(
         self,
@@ -379,9 +366,9 @@ class Engine:
         return step_count(self.network, slices, window)
 
     # --- values -----------------------------------------------------------------------------------------------
-    def stored(self, values: np.ndarray) -> np.ndarray:
-        """Float32 values from zero as the scan has them, in its type; clipped intensities are said."""
-        made, clipped = as_stored(values, self.kind, self.zero, self.floor, 0.02 * self.scale.scale)
+    def stored(self, values: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+        """Float32 values from zero as the scan has them, in its type `into` an array; clipping is said."""
+        made, clipped = as_stored(values, self.kind, self.zero, self.floor, 0.02 * self.scale.scale, into)
         if clipped:
             self.warn(f"Intensities beyond the range of {self.kind} were clipped.")
         return made

@@ -21,13 +21,13 @@ import numpy as np
 from ..errors import RequestError
 from ..events import Listener, Stopwatch
 from ..imaging.body import body_seen
+from ..imaging.consistency import Remainder
 from ..imaging.geometry import AXES, Geometry
 from ..imaging.lazy import read_from_zero
 from ..imaging.noise import noise_readout
 from ..imaging.volume import Volume
 from ..jobs import NOISES, UpsampleJob
 from .difference import taken_volume
-from .engine import Remainder
 from .gain import self_check
 from .grain import part_of, slices_first_region
 from .memory import check_scratch
