@@ -5,14 +5,16 @@
     python Testing/benchmarks/bench_upsample.py --size 512 512 100 --only product        the memory promise
     python Testing/benchmarks/bench_upsample.py --size 512 512 100 --only preview        one plane, and two, alone
     python Testing/benchmarks/bench_upsample.py --only convolutions                      how near the machine's own rate
+    python Testing/benchmarks/bench_upsample.py --size 96 64 0 --slices 32 128 512 --cpu  cost against slices
     python Testing/benchmarks/bench_upsample.py --size 64 64 12 --rival-size 32 32 8      a try
 
 Every line is measured in a process of its own, one after the other, on the same machine: an ellipse of tissue with
 noise, in air. The ArSSR-like network has random weights (its cost does not depend on them), encodes once, and is asked
-voxel by voxel through grid_sample on a smaller volume; its seconds are scaled by output voxels. It runs in float32, and
-in bfloat16 as well where CycleINR itself chose that. Peak memory is the most that the process ever held, libraries
-included. `convolutions` runs CycleINR once more, notes the shape of each convolution, and times those shapes alone: the
-share of the whole run that they would take at this rate is how near the run is to it.
+voxel by voxel through grid_sample on a smaller volume; its seconds are scaled by output voxels. It runs in float32,
+and in bfloat16 as well where CycleINR itself chose that. Peak memory is the most that the process ever held, libraries
+included. `--cpu` counts seconds of CPU, of all threads, where other programs would disturb. `convolutions` runs
+CycleINR once more, notes the shape of each convolution, and times those shapes alone: the share of the whole run that
+they would take at this rate is how near the run is to it.
 
 `preview` times a plane, and two in one job as the panel asks for them. On one thread without bfloat16 (512 x 512 x 100,
 `light`) they took 15.4 and 30.7 s of CPU time; since the halo gets narrower from layer to layer and planes share their
@@ -62,14 +64,19 @@ def scan(size: list[int]) -> np.ndarray:
     return values
 
 
+def seconds_now() -> float:
+    """Of the clock that is asked for."""
+    return time.process_time() if "--cpu" in sys.argv else time.monotonic()
+
+
 # --- what is measured, each in a child ------------------------------------------------------------------------
 def run_product(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
     import CycleINRLib as cycleinr
 
     volume, choice = prepared(values, asked)
-    start = time.monotonic()
+    start = seconds_now()
     result = cycleinr.upsample(volume, **choice)
-    seconds = time.monotonic() - start
+    seconds = seconds_now() - start
     held = (values.nbytes + result.volume.values.nbytes) / 2**20
     facts = {"precision": result.report["precision"], "input_and_output_mb": round(held, 1)}
     return seconds, result.volume.values.size, facts
@@ -139,28 +146,28 @@ def run_convolutions(values: np.ndarray, asked: argparse.Namespace) -> tuple[flo
 
 
 def _seconds(task: Any) -> float:
-    start = time.monotonic()
+    start = seconds_now()
     task()
-    return time.monotonic() - start
+    return seconds_now() - start
 
 
 def run_zoom(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
     from scipy import ndimage
 
-    start = time.monotonic()
+    start = seconds_now()
     slices = target_slices(len(values), asked.z_scale)
     output = ndimage.zoom(values, (slices / len(values), 1, 1), order=3, output=np.int16)
-    return time.monotonic() - start, output.size, {}
+    return seconds_now() - start, output.size, {}
 
 
 def run_spline(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
     from scipy.interpolate import make_interp_spline
 
-    start = time.monotonic()
+    start = seconds_now()
     positions = np.arange(target_slices(len(values), asked.z_scale)) / asked.z_scale
     output = make_interp_spline(np.arange(len(values)), values, k=3, axis=0)(positions)
     output = np.rint(output).astype(np.int16)
-    return time.monotonic() - start, output.size, {}
+    return seconds_now() - start, output.size, {}
 
 
 def run_arssr(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int, dict[str, Any]]:
@@ -177,7 +184,7 @@ def run_arssr(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int
     places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1).T.flip(1)  # (N, 3): x, y, z for grid_sample
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=asked.child.endswith("bfloat16"))
     output = torch.empty(len(places))
-    start = time.monotonic()
+    start = seconds_now()
     with torch.inference_mode(), autocast:
         features = encoder(low)
         for first in range(0, len(places), asked.batch):
@@ -185,7 +192,7 @@ def run_arssr(values: np.ndarray, asked: argparse.Namespace) -> tuple[float, int
             found = torch.nn.functional.grid_sample(features, part[None, None, None].to(features), align_corners=True)
             latent = torch.cat([found[0, :, 0, 0].T, part.to(features)], 1)
             output[first : first + asked.batch] = decoder(latent)[:, 0]
-    return time.monotonic() - start, len(output), facts
+    return seconds_now() - start, len(output), facts
 
 
 def target_slices(slices: int, z_scale: float) -> int:
@@ -277,6 +284,8 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="light")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--cpu", action="store_true", help="seconds of CPU, for a busy machine")
+    parser.add_argument("--slices", nargs="+", type=int, metavar="K", help="CycleINR alone, for so many slices each")
     parser.add_argument("--batch", type=int, default=20000, help="voxels asked of the ArSSR-like network at a time")
     parser.add_argument("--only", nargs="+", choices=KINDS)
     parser.add_argument("--json", type=Path, help="write the figures here too")
@@ -284,10 +293,25 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def of_slices(asked: argparse.Namespace) -> str:
+    """What more slices cost: a line for each number of them."""
+    lines = ["| slices | seconds | for each further slice, ms | peak MB |", "|" + " --- |" * 4]
+    before: tuple[int, float] | None = None
+    for slices in asked.slices:
+        size = [str(n) for n in (*asked.size[:2], slices)]
+        result = measured("product", [*sys.argv[1:], "--size", *size], asked.threads)
+        further = f"{1e3 * (result['seconds'] - before[1]) / (slices - before[0]):.0f}" if before else "-"
+        lines.append(f"| {slices} | {result['seconds']:.1f} | {further} | {result['peak_mb']:.0f} |")
+        before = slices, result["seconds"]
+    return "\n".join(lines)
+
+
 def main() -> None:
     asked = options()
     if asked.child:
         return child(asked)
+    if asked.slices:
+        return print(of_slices(asked))
     results = []
     waiting = list(asked.only or ("product", *RIVALS))
     while waiting:
