@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 from pretend_cuda import OnCuda, pretended  # noqa: E402
+from random_network import random_network  # noqa: E402
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import ResourceError  # noqa: E402
@@ -23,11 +24,7 @@ WINDOW = slice(4, 14), slice(2, 20)
 
 @pytest.fixture
 def network() -> CycleINR:
-    torch.manual_seed(0)
-    network = CycleINR(NetworkConfig(channels=8, blocks=2, codes=4, hidden=8, key=4))
-    for parameter in network.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return network.eval().requires_grad_(False)
+    return random_network(NetworkConfig(channels=8, blocks=2, codes=4, hidden=8, key=4)).eval().requires_grad_(False)
 
 
 @pytest.fixture

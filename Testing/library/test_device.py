@@ -7,6 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
+from random_network import random_network  # noqa: E402
+
 from CycleINRLib.errors import ResourceError  # noqa: E402
 from CycleINRLib.network import device as devices  # noqa: E402
 from CycleINRLib.network.infer import corrections  # noqa: E402
@@ -16,11 +18,7 @@ from CycleINRLib.network.transfer import Fetch  # noqa: E402
 
 @pytest.fixture
 def network() -> CycleINR:
-    torch.manual_seed(0)
-    network = CycleINR(NetworkConfig(channels=8, blocks=1, codes=4, hidden=8, key=4))
-    for parameter in network.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return network.eval()
+    return random_network(NetworkConfig(channels=8, blocks=1, codes=4, hidden=8, key=4)).eval()
 
 
 def test_an_absent_device_is_refused_with_what_torch_sees():

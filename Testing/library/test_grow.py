@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 from keys import keys_of  # noqa: E402
+from random_network import random_network  # noqa: E402
 
 from CycleINRLib.errors import ModelError  # noqa: E402
 from CycleINRLib.network.model import Conditions, CycleINR, NetworkConfig, source_features  # noqa: E402
@@ -30,11 +31,7 @@ def _output(network: CycleINR) -> torch.Tensor:
 
 @pytest.fixture
 def small() -> CycleINR:
-    torch.manual_seed(0)
-    network = CycleINR(SMALL)
-    for parameter in network.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return network
+    return random_network(SMALL)
 
 
 def test_a_grown_network_computes_what_it_computed(small):

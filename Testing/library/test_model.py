@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the network needs torch")
 
 from keys import keys_of  # noqa: E402
+from random_network import random_network  # noqa: E402
 
 from CycleINRLib.network import infer  # noqa: E402
 from CycleINRLib.network.infer import corrections, encode_streamed, step_count  # noqa: E402
@@ -24,11 +25,7 @@ SCAN: dict[str, Any] = {"detail": DETAIL, "conditions": TOLD}
 
 @pytest.fixture(scope="module")
 def network() -> CycleINR:
-    torch.manual_seed(0)
-    network = CycleINR(SMALL)
-    for parameter in network.parameters():  # far from the start, where many layers are zero
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return network.eval()
+    return random_network(SMALL).eval()
 
 
 @pytest.fixture(scope="module")
