@@ -312,13 +312,18 @@ class _Layers:
 
 def _prior(attend: LocalAttention, t: float) -> Tensor:
     """(18,) float32: what a neighbor's position says about it."""
+    return _priors(attend, [t])[0]
+
+
+def _priors(attend: LocalAttention, places: list[float]) -> Tensor:
+    """(places, 18) float32: the same at several places."""
     weight = attend.gain
-    return attend.prior(torch.tensor([t], device=weight.device, dtype=weight.dtype))[0].float()
+    return attend.prior(torch.tensor(places, device=weight.device, dtype=weight.dtype)).float()
 
 
 def _beside(attend: LocalAttention) -> float:
     """The most that the prior gives to all neighbors beside the pixel, at any place."""
-    shares = torch.stack([torch.softmax(_prior(attend, t), 0) for t in torch.linspace(0, 1, 33).tolist()])
+    shares = torch.softmax(_priors(attend, torch.linspace(0, 1, 33).tolist()), 1)
     return float(1 - shares[:, CENTRAL].sum(1).min())
 
 

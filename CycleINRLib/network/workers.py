@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 from threading import Barrier
+from typing import TypeVar
 
 import numpy as np
+
+Made = TypeVar("Made")
 
 
 def divided(task: Callable[[slice], None], count: int, least: int = 1) -> None:
@@ -36,6 +41,36 @@ def divided(task: Callable[[slice], None], count: int, least: int = 1) -> None:
         torch.set_num_threads(threads)
         for one in found:
             one.result()
+
+
+@contextmanager
+def meanwhile(task: Callable[[], Made]) -> Iterator[Callable[[], Made]]:
+    """task() by a thread of its own on one core, while the body goes on and its torch has the others; gives the
+    function that waits for what was made, or raises what went wrong.
+
+    Where torch has one thread, the task is done when that function is called. What either makes must not hang on it.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield cache(task)
+        return
+    started = Barrier(2)
+
+    def begin() -> None:
+        torch.get_num_threads()  # both as in `divided`
+        torch.set_num_threads(1)
+        started.wait()
+
+    with ThreadPoolExecutor(1, initializer=begin) as pool:
+        found = pool.submit(task)
+        started.wait()
+        torch.set_num_threads(threads - 1)
+        try:
+            yield found.result
+        finally:
+            torch.set_num_threads(threads)
 
 
 def copied(source: np.ndarray, target: np.ndarray) -> None:

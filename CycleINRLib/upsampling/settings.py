@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from ..imaging.intensity import CT_RANGE_HU
 from ..imaging.volume import Volume
 from ..jobs import UpsampleJob, is_number
 from ..machine import processor, recall, remember
+from ..network.workers import meanwhile
 from .engine import Engine, Settings
 from .gain import Dropped, settle_gain
 from .grain import NoiseTreatment, settle_noise
@@ -66,12 +68,17 @@ def settle(
     engine = Engine.of(scan, job, plan, progress, cancelled)
     source = engine.source
     assert source is not None
-    fitted = settle_gain(engine, source.values, job)
-    believed = in_believed_precision(engine, source.values, job, fitted.gain)
+    said: list[str] = []  # of the noise, told after what the others say
+    noise_of = partial(settle_noise, source.values, source.spacing_mm, plan, job, said.append)
+    with meanwhile(noise_of) as found:
+        fitted = settle_gain(engine, source.values, job)
+        believed = in_believed_precision(engine, source.values, job, fitted.gain)
+        noise = found()
+    for message in said:
+        engine.warn(message)
     timed = job if believed is engine else dataclasses.replace(job, precision=believed.precision)
     if job.precision == "auto" and engine.precision != "float32":
         note_precision(scan, job, believed.precision)
-    noise = settle_noise(source.values, source.spacing_mm, plan, job, engine.warn)
     return Settled(believed, source, Settings(fitted.gain), noise, timed, fitted.dropped, fitted.seconds)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib.errors import Cancelled, RequestError  # noqa: E402
@@ -46,6 +46,13 @@ def work(monkeypatch) -> list[str]:
     return done
 
 
+@pytest.fixture
+def usual_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def places(scan, row: int, column: int) -> dict[str, float]:
     at = scan.geometry.ras_of((0, row, column))
     return {"coronal": float(at[1]), "sagittal": float(at[0])}
@@ -69,6 +76,23 @@ def test_a_plane_among_the_rows_at_hand_settles_encodes_and_splits_nothing_and_i
         for name, plane in moved.items():
             alike(plane, cycleinr.preview(scan, name, places(scan, row, column)[name], **JOB.computing()))
         work.clear()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_settled_and_shown_is_the_same_from_any_number_of_threads(scan, precision, monkeypatch, usual_threads):
+    monkeypatch.setenv("CYCLEINR_CACHE", "")
+    job = UpsampleJob(z_scale=3, device="cpu", precision=precision)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        monkeypatch.setattr("CycleINRLib.network.device.usable_cores", lambda threads=threads: threads)
+        planes = Planes(scan, job)
+        made = {name: plane.values.tobytes() for name, plane in planes.at(PLANES)}
+        settled = planes._settled
+        noise = {name: np.asarray(fact).tobytes() for name, fact in vars(settled.noise.model).items()}
+        told = settled.settings, settled.engine.precision, settled.engine.warnings, settled.noise.mode
+        found.append((made, noise, told))
+    assert found[0] == found[1] == found[2] and found[0][2][3] == "renew"
 
 
 def test_a_plane_beyond_the_rows_at_hand_is_encoded_and_settles_nothing(scan, work):

@@ -75,6 +75,37 @@ def test_without_body_or_correction_the_network_is_left_as_it_is():
     assert dataclasses.replace(dropped, correction=np.zeros_like(dropped.correction)).gain() == 1.0
 
 
+@pytest.mark.parametrize(("gain", "noise"), [(1.0, 0.0), (0.8, 2.0), (0.2, 1.0)])
+def test_no_correction_that_is_a_little_off_has_less_than_the_least_gain(gain, noise):
+    dropped, off, rng = made(gain, noise=noise), 0.02, np.random.default_rng(3)
+    least, size = dropped.gain(off), np.linalg.norm(dropped.correction[dropped.body])
+    missing = dropped.truth - dropped.base
+    for way in (-missing, missing, dropped.correction, *rng.normal(size=(3, *missing.shape))):
+        step = way * off * size / np.linalg.norm(way[dropped.body])
+        assert least <= dataclasses.replace(dropped, correction=dropped.correction + step).gain() + 1e-9
+    worst = -missing * off * size / np.linalg.norm(missing[dropped.body])
+    found = dataclasses.replace(dropped, correction=dropped.correction + worst).gain()
+    assert found - 0.1 < least < dropped.gain()
+
+
+def test_reduced_precision_fits_thick_ct_where_float32_is_sure_to_give_the_same(thick_ct, monkeypatch):
+    told = {"z_scale": 4, "profile": "box", "modality": "ct"}
+    exact, reduced = (engine_of(thick_ct, precision=one, **told) for one in ("float32", "bfloat16"))
+    made_in: list[str] = []
+    real = Dropped.of.__func__
+    monkeypatch.setattr(Dropped, "of", classmethod(lambda cls, e, b: made_in.append(e.precision) or real(cls, e, b)))
+    expected = selfcheck.fit_gain(exact, thick_ct.values).gain
+    least = real(Dropped, reduced, selfcheck.middle_block(thick_ct.values)).gain(selfcheck.REDUCED_OFF)
+    for sure in (0.5 * least, 1.1 * least):
+        monkeypatch.setattr(selfcheck, "SURE", sure)
+        made_in.clear()
+        found = selfcheck.fit_gain(reduced, thick_ct.values).gain
+        assert made_in == (["bfloat16"] if sure < least else ["bfloat16", "float32"])
+        assert found == selfcheck.fit_gain(exact, thick_ct.values).gain
+    monkeypatch.undo()
+    assert selfcheck.fit_gain(reduced, thick_ct.values).gain == expected
+
+
 def test_dropped_slices_are_predicted_from_the_others_alone(small_mr):
     engine = engine_of(small_mr)
     block = small_mr.values.astype(np.float32)

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from CycleINRLib.network.workers import divided  # noqa: E402
+from CycleINRLib.network.workers import divided, meanwhile  # noqa: E402
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -42,4 +42,23 @@ def test_what_goes_wrong_is_raised(threads):
 
     with pytest.raises(MemoryError, match="no room"):
         divided(fail, 10)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_task_is_done_once_on_one_core_and_what_goes_on_meanwhile_has_the_others(threads):
+    within: list[int] = []
+    with meanwhile(lambda: within.append(torch.get_num_threads()) or "made") as found:
+        assert torch.get_num_threads() == max(1, threads - 1)
+        assert found() == found() == "made"
+    assert within == [1] and torch.get_num_threads() == threads
+
+
+def test_what_goes_wrong_meanwhile_is_raised_where_it_is_asked_for(threads):
+    def fail() -> None:
+        raise MemoryError("no room")
+
+    with meanwhile(fail) as found, pytest.raises(MemoryError, match="no room"):
+        found()
+    with pytest.raises(KeyError), meanwhile(fail):
+        raise KeyError
     assert torch.get_num_threads() == threads
