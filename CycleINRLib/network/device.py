@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -23,19 +25,26 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def choose_device(asked: str) -> str:
     """ "cuda", "mps" or "cpu"; "auto" takes CUDA where a kernel really runs, else the CPU (MPS only when asked for).
 
+    Of several CUDA devices the current one: CUDA puts the fastest first, CUDA_VISIBLE_DEVICES names another.
+
     Raises
     ------
     ResourceError : the asked device is absent or runs no kernel
     """
+    return _chosen(asked)[0]
+
+
+def _chosen(asked: str) -> tuple[str, str | None]:
+    """`choose_device`, and why "auto" leaves a CUDA device that this machine seems to have."""
     _stay_within_cores()
     if asked == "cpu":
-        return "cpu"
-    if asked in ("cuda", "mps"):
-        problem = _problem(asked)
-        if problem:
-            raise ResourceError(f"The device {asked} cannot be used", problem, "use --device cpu")
-        return asked
-    return "cuda" if _problem("cuda") is None else "cpu"
+        return "cpu", None
+    seen, problem = _looked_at("cuda" if asked == "auto" else asked)
+    if problem is None:
+        return ("cuda" if asked == "auto" else asked), None
+    if asked != "auto":
+        raise ResourceError(f"The device {asked} cannot be used", problem, "use --device cpu")
+    return "cpu", problem if seen else None
 
 
 def _stay_within_cores() -> None:
@@ -44,17 +53,19 @@ def _stay_within_cores() -> None:
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
-def _problem(device: str) -> str | None:
-    """Why a device cannot be used, in words; None where a small kernel gives the right sum."""
-    there = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
-    if not there:
-        return f"this torch ({torch.__version__}) sees no {device} device"
-    try:
-        if float(torch.ones(64, device=device).sum()) == 64:
-            return None
-        return "a test sum came out wrong"
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
+def _looked_at(device: str) -> tuple[bool, str | None]:
+    """Whether there seems to be one, and why it cannot be used; None where a small kernel gives the right sum."""
+    with warnings.catch_warnings(record=True) as said:  # torch only warns of a driver that is too old for it
+        warnings.simplefilter("always")
+        there = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+        if not there:
+            told = [str(one.message).split(" (Triggered internally")[0].rstrip(".") for one in said]
+            return bool(told), "; ".join([f"this torch ({torch.__version__}) sees no {device} device", *told])
+        try:
+            right = float(torch.ones(64, device=device).sum()) == 64
+        except RuntimeError as error:  # no kernel for this card among them
+            return True, str(error).splitlines()[0]
+    return True, None if right else "a test sum came out wrong"
 
 
 def describe(device: str) -> str:
@@ -125,22 +136,43 @@ class Placed(NamedTuple):
 def place_network(network: CycleINR, device: str, precision: str) -> Placed:
     """The network on the asked device in the asked precision; on the CPU where "auto" finds one that cannot run it.
 
+    Where "auto" takes a reduced precision that fails there, float32 is tried next.
+
     Raises
     ------
     ResourceError : the asked device is absent, or computes something else than the CPU
     """
-    found = choose_device(device)
-    taken = choose_precision(precision, found)
-    try:
-        placed = cast_network(network, found, DTYPES[taken])
-        problem = None if found == "cpu" else _trial(placed, network)
-    except RuntimeError as error:  # no kernel for this card or type; no memory
-        problem = str(error).splitlines()[0]
-    if problem is None:
-        return Placed(placed, found, taken)
+    found, lost = _chosen(device)
+    doubt = None if lost is None else f"cuda is not used: {lost}."
+    if found == "cuda":
+        compute_as_said()
+    problem: str | None = None
+    for taken in dict.fromkeys((usual_precision(found)[0], "float32") if precision == "auto" else (precision,)):
+        try:
+            placed = cast_network(network, found, DTYPES[taken])
+            problem = None if found == "cpu" else _trial(placed, network)
+        except RuntimeError as error:  # no kernel for this card or type; no memory
+            problem = str(error).splitlines()[0]
+        if problem is None:
+            return Placed(placed, found, taken, doubt)
+        doubt = f"{taken} is not used on {found}: {problem}."
     if device != "auto":
-        raise ResourceError(f"The device {device} cannot be used", problem, "use --device cpu")
+        raise ResourceError(f"The device {device} cannot be used", str(problem), "use --device cpu")
     return place_network(network, "cpu", precision)._replace(doubt=f"{found} is not used: {problem}.")
+
+
+def compute_as_said() -> None:
+    """float32 on CUDA is float32, and the same work gives the same bytes, in this process from now on.
+
+    cuDNN's convolutions take TF32 (10 bits of 23) for float32 unless told otherwise; `benchmark` lets a stopwatch
+    choose among algorithms that round differently; sums of reduced products may be reduced too.
+    """
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn.allow_tf32 = products.allow_tf32 = False
+    cudnn.benchmark, cudnn.deterministic = False, True
+    products.allow_fp16_reduced_precision_reduction = products.allow_bf16_reduced_precision_reduction = False
+    if hasattr(cudnn, "fp32_precision"):  # of all of CUDA; else newer ones follow `torch.backends.fp32_precision`
+        cudnn.fp32_precision = "ieee"
 
 
 def _trial(placed: CycleINR, network: CycleINR) -> str | None:
@@ -157,7 +189,19 @@ def _trial(placed: CycleINR, network: CycleINR) -> str | None:
     return None if off <= LARGEST_OFF * size else f"a trial of the network came out wrong by {off / size:.0%}"
 
 
-def cuda_memory_bytes() -> tuple[float, float]:
-    """Free and whole memory of the CUDA device."""
+def device_memory_bytes(device: str) -> tuple[float, float]:
+    """Free and whole memory of a CUDA or MPS device; what torch keeps there for later is free."""
+    if device == "mps":  # shared with all else: what the system lets a program take of it
+        whole = torch.mps.recommended_max_memory()
+        return float(whole - torch.mps.current_allocated_memory()), float(whole)
     free, whole = torch.cuda.mem_get_info()
-    return float(free), float(whole)
+    return float(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()), float(whole)
+
+
+def forget_memory(device: str) -> None:
+    """What torch keeps of a device's memory for later, for others to take; nothing of a device that failed."""
+    with contextlib.suppress(RuntimeError):
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        elif device == "mps":
+            torch.mps.empty_cache()

@@ -23,7 +23,7 @@ from torch import Tensor
 from .decode import Decoder, SliceCodes
 from .model import FEATURES, Block, Conditions, CycleINR, source_features
 from .products import add_along, relu_convolution
-from .transfer import Fetch
+from .transfer import Fetch, send
 
 CHUNK_VOXELS = 200_000  # of the in-plane grid that one call of a convolution sees: about what a cache holds
 LEAST_FEATURES = 8  # slices, for which two more are looked at
@@ -34,7 +34,7 @@ NARROWED = 0.9  # of what is held: the rest is dropped where so little of it is 
 @torch.inference_mode()
 def corrections(
     network: CycleINR,
-    source: np.ndarray,
+    source: np.ndarray | Tensor,
     rows: slice,
     positions: np.ndarray,
     *,
@@ -52,7 +52,7 @@ def corrections(
     Parameters
     ----------
     network : CycleINR on its device and in its precision
-    source : (N, R, I) float32, normalized intensities of the rows with their halo
+    source : (N, R, I) float32, normalized intensities of the rows with their halo; a tensor where it is on the device
     rows, columns : which of the R rows and I columns are wanted; None: all columns
     positions : (M,) sorted places along z in source slices, within [0, N - 1]
     detail : of the whole scan (IntensityScale), the unit of the network's output
@@ -127,7 +127,7 @@ class _Block:
     def of(
         cls,
         network: CycleINR,
-        source: np.ndarray,
+        source: np.ndarray | Tensor,
         rows: slice,
         columns: slice | None,
         detail: float,
@@ -135,7 +135,7 @@ class _Block:
     ) -> _Block:
         kernel = network.enter.weight
         _, R, width = source.shape
-        values = torch.from_numpy(np.ascontiguousarray(source)).to(kernel.device)
+        values = source if isinstance(source, Tensor) else send(source, kernel.device).there()
         values = F.pad(values[None], (0, width % 2, 0, R % 2), mode="replicate")[0] if width % 2 or R % 2 else values
         condition = torch.tensor([conditions.of_scan()], device=kernel.device, dtype=kernel.dtype)
         down = _Window.of(rows, values.shape[1])

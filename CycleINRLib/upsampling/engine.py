@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,13 +32,14 @@ from .memory import (
     cut,
     empty_volume,
     is_out_of_memory,
-    plan_slabs,
     slab_for_rows,
+    slabs_between,
     why_lost,
     working_bytes,
 )
 from .plan import Plan, conditions_of, doubts
 from .protocols import AddedNoise, KnownCodes, Rows
+from .reading import SlabReader
 from .stored import as_stored, evened, slices_from_zero
 
 
@@ -164,7 +166,7 @@ class Engine:
         errors = Remainder()
         ticks = self._ticks(len(values), window)
         watch = Stopwatch("upsample", len(slabs) * ticks, self.progress, self.cancelled)
-        done = 0
+        reader, done = SlabReader(values, columns, self.scale.scale), 0
         while done < len(slabs):
             slab = slabs[done]
             try:
@@ -172,11 +174,13 @@ class Engine:
                 seen = codes and codes.seen_from(slab.read_first)
                 of_grid = partial(self.corrections, grid=grid, gain=settings.gain, watch=watch)
                 find = partial(of_grid, window=window, body=near, codes=seen)
-                x, extra = self._slab(values, slab, columns, grid, wanted, find, errors)
+                read = partial(reader.read, slab, slabs[done + 1 : done + 2], self._copying_device())
+                x, extra = self._slab(read, slab, columns, grid, wanted, find, errors)
             except (MemoryError, RuntimeError) as error:
                 if self.device == "cpu" and not is_out_of_memory(error):
                     raise
                 codes = None  # they may be on a device that is left
+                reader.forget()
                 slabs = slabs[:done] + self._retry(values.shape, slab.first, last, grid, slab, error)
                 watch.of = watch.done + (len(slabs) - done) * ticks
                 continue
@@ -207,7 +211,7 @@ class Engine:
 
     def _slab(
         self,
-        values,
+        read: Callable[[], tuple[np.ndarray, Any]],
         slab: Slab,
         columns: slice,
         grid: Grid,
@@ -216,16 +220,14 @@ class Engine:
         errors,
     ) -> tuple[np.ndarray, np.ndarray]:
         """One slab, consistent with its acquired slices: (M, rows, columns) float32, and the slices `wanted` beside."""
-        read = np.array(values[:, slab.read_first : slab.read_last], np.float32)
+        y, normalized = read()
         rows = slice(slab.first - slab.read_first, slab.last - slab.read_first)
-        y = read[:, rows, columns].copy()
-        read /= np.float32(self.scale.scale)
-        found = find(read, rows, columns, places_of(grid, wanted)[0])
+        found = find(normalized, rows, columns, places_of(grid, wanted)[0])
         return agreed(found, y, grid, wanted, self.plan, self.noise, errors)
 
     def corrections(
         self,
-        normalized: np.ndarray,
+        normalized: Any,
         rows: slice,
         columns: slice,
         places: np.ndarray,
@@ -238,7 +240,8 @@ class Engine:
     ) -> np.ndarray:
         """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32.
 
-        normalized : (N, R, I) float32, the scan's rows with their halo, divided by its scale
+        normalized : (N, R, I) float32, the scan's rows with their halo, divided by its scale; an array, or a tensor on
+            the device
         body, codes : of these rows and columns, see `run`
         """
         from ..network import infer, workers
@@ -338,6 +341,10 @@ class Engine:
     def _retry(self, shape: tuple[int, ...], first: int, last: int, grid: Grid, slab: Slab, error) -> list[Slab]:
         """The remaining slabs after memory ran out: half the rows, and from the smallest slab on the CPU; there at once
         where the device fails otherwise."""
+        from ..network.device import forget_memory
+
+        traceback.clear_frames(error.__traceback__)  # they hold what the slab took
+        forget_memory(self.device)
         rows, self.ran_out = (slab.last - slab.first) // 2 if is_out_of_memory(error) else 0, True
         if rows < MIN_ROWS:
             if self.device == "cpu":
@@ -349,16 +356,11 @@ class Engine:
         else:
             self.warn(f"Memory ran out: slabs of {rows} rows instead.")
             self.rows_limit = rows
-            if self.device == "cuda":
-                import torch
+        return slabs_between(first, last, shape[1], self.halo, self.cut(shape, grid, rows).rows)
 
-                torch.cuda.empty_cache()
-        halo, end = self.halo, shape[1]
-        rest = plan_slabs(last - first, halo, self.cut(shape, grid, rows).rows)
-        return [
-            Slab(first + s.first, first + s.last, max(0, first + s.first - halo), min(end, first + s.last + halo))
-            for s in rest
-        ]
+    def _copying_device(self) -> Any:
+        """The torch.device that has copies beside its kernels; None: there is none."""
+        return next(self.network.parameters()).device if self.device == "cuda" else None
 
     def _ticks(self, slices: int, window: int | None) -> int:
         from ..network.infer import step_count

@@ -147,6 +147,14 @@ def plan_slabs(rows: int, halo: int, rows_per_slab: int) -> list[Slab]:
     ]
 
 
+def slabs_between(first: int, last: int, rows: int, halo: int, rows_per_slab: int) -> list[Slab]:
+    """Slabs, see `plan_slabs`, that cover first .. last - 1 of `rows`; `first` is even."""
+    return [
+        Slab(first + s.first, first + s.last, max(0, first + s.first - halo), min(rows, first + s.last + halo))
+        for s in plan_slabs(last - first, halo, rows_per_slab)
+    ]
+
+
 def slab_for_rows(first: int, last: int, rows: int, halo: int) -> Slab:
     """The one slab that gives rows first .. last - 1; `first` is lowered to an even row."""
     first -= first % 2
@@ -249,11 +257,12 @@ def usual_size(
 
 def working_bytes(device: str) -> float:
     """What one slab may take on a device: from what the machine is, not from its load."""
-    if device != "cuda":
+    if device == "cpu":
         return WORKING_BYTES
-    from ..network import device as network_device
+    from ..network.device import device_memory_bytes
 
-    return min(CUDA_WORKING_BYTES, 0.5 * network_device.cuda_memory_bytes()[1])
+    most = CUDA_WORKING_BYTES if device == "cuda" else WORKING_BYTES  # that of MPS is the machine's
+    return min(most, 0.5 * device_memory_bytes(device)[1])
 
 
 def rows_that_fit(rows: int, all_rows: int, cost: SlabCost, halo: int, device: str) -> int:
@@ -264,10 +273,10 @@ def rows_that_fit(rows: int, all_rows: int, cost: SlabCost, halo: int, device: s
     ResourceError : not even the smallest slab fits; says how much is needed
     """
     free = available_memory_bytes()
-    if device == "cuda":
-        from ..network import device as network_device
+    if device != "cpu":
+        from ..network.device import device_memory_bytes
 
-        free = network_device.cuda_memory_bytes()[0]
+        free = device_memory_bytes(device)[0]
     needed = cost.of(MIN_ROWS + 2 * halo)
     if needed > 0.9 * free:
         found = f"{needed / 1e9:.1f} GB for the smallest slab, {free / 1e9:.1f} GB free"
