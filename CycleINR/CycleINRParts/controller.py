@@ -52,7 +52,7 @@ class Controller:
         self._made: list[Any] = []  # by the queue that is worked off
         self._judged, self._judgement = (), ""  # scans with options, and why no model can be adapted to them
         self._preparing = self._is_provisional = False
-        self._ahead = Ahead(logic, requirements, self._next_preview, lambda: self.jobs.run is not None)
+        self._ahead = Ahead(logic, requirements, self._next_preview, self._chosen, lambda: self.jobs.run is not None)
         self._connect()
         self.timer = qt.QTimer()
         self.timer.setInterval(TICK_MS)
@@ -155,6 +155,11 @@ class Controller:
         if asked is None or not self.entered or not self.panel.can_run:
             return None
         return asked.inputVolume, self.request.of_upsample()
+
+    def _chosen(self):
+        """The scan that is chosen, None for none; False where the module is not in use."""
+        asked = self.request.parameters
+        return asked.inputVolume if asked is not None and self.entered else False
 
     def _frames(self) -> int:
         asked = self.request.parameters

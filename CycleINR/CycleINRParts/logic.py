@@ -255,16 +255,19 @@ class Logic(ScriptedLoadableModuleLogic):
 
         That leaves one core alone and ends as such a process does, and with `endPrepared`.
 
-        :return: whether a process was started for it; none is where one is there, where jobs run, or where machine and
-            scan are such that it is not done (`CycleINRLib.child.resident.may_prepare`)
+        :return: whether a process got the scan: not where one has it, jobs run, or `child.resident.may_prepare` says no
         :raises CycleINRError: what a preview would be refused for
         """
         asked = self._preview_asked(inputVolume, zScale, spacing, region, options)
         return self._running.prepare(asked.facts, asked.scan, inputVolume, {"planes": asked.planes})
 
-    def endPrepared(self) -> None:
-        """Ends the process that was started for `preparePreview`, unless a preview was asked of it."""
-        self._running.end_prepared()
+    def awaitScan(self, inputVolume: vtkMRMLScalarVolumeNode | None = None) -> None:
+        """Has PyTorch loaded by then in the process that previews are asked of; one prepared for another scan ends."""
+        self._running.await_scan(inputVolume)
+
+    def endPrepared(self, keepWaiting: bool = False) -> None:
+        """Ends the process of those two, unless a preview was asked of it; one that waits for a scan may be kept."""
+        self._running.end_prepared(keepWaiting)
 
     def _preview_asked(self, inputVolume, zScale, spacing, region, options: dict[str, Any]):
         from CycleINRParts.previews import PreviewAsked

@@ -72,18 +72,29 @@ def start_preview(
 
 
 class Ahead:
-    """Has the next preview made ready, once request and crosshair were left alone for a moment.
+    """Has the next preview made ready, once request and crosshair were left alone for a moment; and PyTorch loaded
+    before, when the module is entered or another scan chosen.
 
     :param logic: of the module
     :param requirements: path of the list of Python packages that computing needs
     :param following: gives (scan, arguments of `Logic.preview`), None where no preview can be asked for
+    :param chosen: gives the scan that is chosen, None for none; False where the module is not in use
     :param busy: whether jobs run
     """
 
-    def __init__(self, logic, requirements: str, following: Callable[[], Any], busy: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        logic,
+        requirements: str,
+        following: Callable[[], Any],
+        chosen: Callable[[], Any],
+        busy: Callable[[], bool],
+    ) -> None:
         import qt
 
-        self._logic, self._requirements, self._following, self._busy = logic, requirements, following, busy
+        self._logic, self._requirements, self._busy = logic, requirements, busy
+        self._following, self._chosen = following, chosen
+        self._loaded: Any = False  # id of the scan that was chosen when PyTorch was last loaded ahead, None: none was
         self._seen: Any = None  # scan, request and place, as they were at the last look
         self._prepared: Any = None  # as they were when it was prepared
         self._timer = qt.QTimer()
@@ -93,20 +104,39 @@ class Ahead:
     def look(self) -> None:
         """The request may be another one."""
         if self._following() is None:
-            self.end()
+            self._rest()
         elif _is_wanted():
             self._timer.start()
+        self._load()
 
     def end(self) -> None:
         """Nothing can be asked for any more."""
         self._timer.stop()
-        self._seen = self._prepared = None
+        self._seen, self._prepared, self._loaded = None, None, False
         self._logic.endPrepared()
+
+    def _rest(self) -> None:
+        """Until the request can run, or the module is entered again."""
+        self._timer.stop()
+        self._seen = self._prepared = None
+        self._logic.endPrepared(keepWaiting=self._chosen() is not False)
+
+    def _load(self) -> None:
+        """PyTorch, once for each scan that is chosen, also where there is none yet."""
+        chosen = self._chosen()
+        scan = chosen.GetID() if chosen else chosen
+        if scan is False:
+            self._loaded = False
+        elif scan != self._loaded and _is_wanted() and not self._busy():
+            self._loaded = scan
+            with contextlib.suppress(CycleINRError):  # told when something is asked
+                if not dependencies.missing(self._requirements):
+                    self._logic.awaitScan(chosen)
 
     def tick(self) -> None:
         following = self._following()
         if following is None:
-            self.end()
+            self._rest()
         elif not self._busy():
             node, request = following
             place, region = place_seen(node.GetScene()), request["region"]

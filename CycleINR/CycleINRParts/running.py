@@ -24,7 +24,7 @@ class Running:
         self._observers = Observers()
         self._timer: Any = None
         self._resident: Any = None
-        self._scan: Any = None  # node of the resident
+        self._scan: Any = None  # node of the resident; None: it waits for one
         self._is_prepared = False  # it was started before anybody asked it
 
     def start(
@@ -47,11 +47,11 @@ class Running:
         """
         from CycleINRLib.child.run import Run
 
-        resident = self._resident_of(volume, nodes[0]) if stays else None
+        resident = self._resident_of(volume) if stays else None
         if nodes and not stays:
             self.end_resident()
         if resident is not None:
-            self._is_prepared = False
+            self._scan, self._is_prepared = nodes[0], False
         home = slicer.app.temporaryPath
         run = Run(job, volume, finish, home, on_close=self._forget, beside=beside, resident=resident)
         self._observe(nodes[0].GetScene() if nodes else slicer.mrmlScene)
@@ -63,23 +63,45 @@ class Running:
     def prepare(self, job: dict[str, Any], volume: Any, node: Any, beside: dict[str, Any]) -> bool:
         """Tells the process that stays with the scan what it will be asked; starts one where there is none and no job.
 
-        :return: whether one was started
+        :return: whether it did not have the scan before
         """
         from CycleINRLib.child.resident import may_prepare
 
         if self.runs or not may_prepare(volume):
             return False
-        before = self._resident
-        resident = self._resident_of(volume, node)
-        self._is_prepared = self._is_prepared or resident is not before
+        resident = self._resident_of(volume)
+        is_new = self._scan is None
+        self._scan, self._is_prepared = node, self._is_prepared or is_new
         self._observe(node.GetScene())
         self._look_after()
         resident.prepare(job, beside)
-        return resident is not before
+        return is_new
 
-    def end_prepared(self) -> None:
-        """Ends the process that stays where it was never asked."""
-        if self._is_prepared:
+    def await_scan(self, node: Any) -> None:
+        """Starts a process that loads PyTorch and stays with the scan that is then asked of it or prepared.
+
+        Nothing happens where one is there, unless it was prepared for another scan, nor where jobs run.
+
+        :param node: the scan that is chosen, None where there is none
+        """
+        from CycleINRLib.child.resident import Resident, may_prepare
+
+        if self.runs or not may_prepare():
+            return
+        if self._is_prepared and self._scan is not None and self._scan is not node:
+            self.end_resident()
+        if self._resident is None:
+            self._resident = Resident(None, slicer.app.temporaryPath)
+            self._is_prepared = True
+            self._observe(slicer.mrmlScene)
+            self._look_after()
+
+    def end_prepared(self, keep_waiting: bool = False) -> None:
+        """Ends the process that stays where it was never asked.
+
+        :param keep_waiting: whether it stays where it has no scan yet
+        """
+        if self._is_prepared and not (keep_waiting and self._scan is None):
             self.end_resident()
 
     def stop_all(self, why: str) -> None:
@@ -97,16 +119,18 @@ class Running:
             resident.end()
             self._let_go()
 
-    def _resident_of(self, volume: Any, node: Any) -> Any:
-        """The process that stays with this scan as it is now, else a new one in its place; None: it is busy."""
+    def _resident_of(self, volume: Any) -> Any:
+        """The process that stays with this scan as it is now, or waits for one, else a new one in its place; None: it
+        is busy."""
         from CycleINRLib.child.resident import Resident
 
         if self._resident is not None and self._resident.busy:
             return None
-        if self._resident is None or not self._resident.holds(volume):
+        if self._resident is not None and not self._resident.has_scan:
+            self._resident.take(volume)
+        elif self._resident is None or not self._resident.holds(volume):
             self.end_resident()
             self._resident = Resident(volume, slicer.app.temporaryPath)
-        self._scan = node
         return self._resident
 
     def _observe(self, scene: Any) -> None:

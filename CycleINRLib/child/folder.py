@@ -12,15 +12,17 @@
 | asked_1, asked_2, ... | parent | folders, where the child stays (task "stay"): the files of one question each |
 
 The child's files come by rename, and are taken back where a later one fails. So do the folders of questions, which hold
-job.json without a volume, `cancel` and what the child answers.
+job.json without a volume, `cancel` and what the child answers. A child that stays may be started before there is a
+scan: then job.json and input.npy are written when there is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,14 @@ from ..errors import Cancelled, CycleINRError, RequestError, ResourceError
 from ..imaging.geometry import Geometry
 from ..imaging.volume import Volume
 from ..jobs import is_number, parse_json, read_task
-from ..wholefile import write_whole
+from ..wholefile import write_text, write_whole
 from .arrays import read_geometry, read_text, volume_facts, volume_of, write_array
 from .claim import Claim
 from .parent import is_stale, lives, read_sign, sign_of_life
 
 JOB, RESULT, ALIVE, _CANCEL = "job.json", "result.json", "alive", "cancel"
 ASKED = "asked_"
+STAYS = "stay"  # the task of a child that answers questions
 INPUT, OUTPUT, MODEL = "input.npy", "output.npy", "model.safetensors"
 HEARTBEAT_S = 1.0  # how often the parent touches `alive` while it can
 STALE_S = 60.0  # then the child looks whether the parent's process lives
@@ -68,16 +71,34 @@ def hand_over(
     """
     claim: Claim | None = None
     try:
-        claim = Claim(home)
-        write_job(claim.folder, job, volume, beside)
+        with _told_as_ours():
+            claim = Claim(home)
+            write_job(claim.folder, job, volume, beside)
         return claim
-    except BaseException as error:
+    except BaseException:
         if claim is not None:
             claim.remove()
-        if isinstance(error, OSError):
-            todo = "free some space, or choose another temporary folder"
-            raise ResourceError("The scan cannot be handed to the computing process", str(error), todo) from error
         raise
+
+
+def give_scan(folder: Path, volume: Volume) -> None:
+    """The scan of a child that was told to stay without one, whole when the child sees it.
+
+    Raises
+    ------
+    ResourceError : it cannot be written; the child goes on waiting
+    """
+    with _told_as_ours():
+        write_job(folder, {"task": STAYS}, volume)
+
+
+@contextlib.contextmanager
+def _told_as_ours() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        todo = "free some space, or choose another temporary folder"
+        raise ResourceError("The scan cannot be handed to the computing process", str(error), todo) from error
 
 
 def write_job(
@@ -95,7 +116,7 @@ def write_job(
         for n, one in enumerate(volume):
             np.save(folder / _input(n), one.values, allow_pickle=False)
         facts["volumes"] = [volume_facts(one) for one in volume]
-    (folder / JOB).write_text(json.dumps(facts), encoding="utf-8")
+    write_text(folder / JOB, json.dumps(facts))
 
 
 def ask(folder: Path, number: int, job: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> Path:

@@ -1,6 +1,6 @@
 """The parent's side of a child that stays with one scan (floor 4; `staying` is the other side).
 
-    resident = Resident(volume)
+    resident = Resident(volume)                                      # or without, and resident.take(volume) later
     resident.prepare(job, beside)                                    # where it is to be quick
     run = Run(job, volume, finish, beside=..., resident=resident)    # and another one, when that is done
     resident.end()
@@ -24,7 +24,7 @@ from ..events import Failed, Finished
 from ..imaging.volume import Volume
 from ..machine import memory_bytes, usable_cores
 from .awaited import Awaited
-from .folder import ask, hand_over, holds
+from .folder import STAYS, ask, give_scan, hand_over, holds
 from .launcher import GRACE_S, Child, launch
 
 PREPARE = "CYCLEINR_PREPARE"  # "0": nothing is prepared; "1": also where no window is seen
@@ -35,10 +35,12 @@ KILL_WAIT_S = 5.0
 STARTS = 2  # of a child for one question: it may have ended, unasked for long, in the moment of asking
 
 
-def may_prepare(volume: Volume) -> bool:
-    """Whether previews of the scan may be prepared before anybody asks: as the user says, on a machine of two cores and
-    enough memory. By what machine and scan are, not by what is free."""
-    size = volume.values.nbytes
+def may_prepare(volume: Volume | None = None) -> bool:
+    """Whether previews of the scan may be prepared before anybody asks; None: whether a child may wait for one.
+
+    As the user says, on a machine of two cores and enough memory. By what machine and scan are, not by what is free.
+    """
+    size = 0 if volume is None else volume.values.nbytes
     enough = memory_bytes() >= MEMORY_TIMES * (HELD_BYTES + 2 * size)
     return os.environ.get(PREPARE) != "0" and usable_cores() > 1 and size <= MOST_SCAN_BYTES and enough
 
@@ -48,7 +50,8 @@ class Resident:
 
     Parameters
     ----------
-    volume : the scan; its values are copied into the hand-over folder, which lives until `end`
+    volume : the scan; its values are copied into the hand-over folder, which lives until `end`. None: `take` gives it;
+        until then the child loads torch and waits
     home : where that is made; None: the system's temporary folder
 
     Raises
@@ -57,8 +60,9 @@ class Resident:
     CycleINRError : the child cannot be started
     """
 
-    def __init__(self, volume: Volume, home: str | Path | None = None) -> None:
-        self._claim = hand_over({"task": "stay"}, volume, home)
+    def __init__(self, volume: Volume | None = None, home: str | Path | None = None) -> None:
+        self._claim = hand_over({"task": STAYS}, volume, home)
+        self.has_scan = volume is not None
         self._count = 0
         self._asked: Asked | None = None
         try:
@@ -80,6 +84,11 @@ class Resident:
     def holds(self, volume: Volume) -> bool:
         """Whether it was started with this very scan, to the last voxel."""
         return holds(self._claim.folder, volume)
+
+    def take(self, volume: Volume) -> None:
+        """Its scan, where it was started without; raises ResourceError as the making of one does."""
+        give_scan(self._claim.folder, volume)
+        self.has_scan = True
 
     def ask(self, job: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> Asked:
         """A question about the scan: what `folder.write_job` takes.

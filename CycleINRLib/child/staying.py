@@ -1,8 +1,8 @@
 """A child that stays with one scan and answers one question about it after another (floor 4).
 
 torch is loaded, the scan read, its gain, noise and precision settled, and the rows around the last planes encoded once,
-not for each preview; all of it before the first one, where that is prepared for. It ends when it is asked to, when its
-parent is gone, and when nobody asked for some time.
+not for each preview; all of it before the first one, where that is prepared for, and torch before there is a scan,
+where it was started so early. It ends when it is asked to, when its parent is gone, and when nobody asked for long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import CycleINRError, RequestError, ResourceError
 from ..events import Event, Failed, Finished, Stopwatch
 from ..jobs import UpsampleJob
 from ..machine import give_memory_back, usable_cores
-from .folder import StopSign, next_asked, read_facts, read_planes, write_planes
+from .folder import StopSign, next_asked, read_facts, read_planes, read_source, write_planes
 
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
@@ -26,6 +26,24 @@ if TYPE_CHECKING:
 
 QUESTION_S = 0.02  # between two looks for a question
 IDLE_S = 300.0  # without one, after which it ends and gives its memory back
+
+
+def scan_of(folder: Path, facts: dict[str, Any], stop: StopSign) -> Volume | None:
+    """The scan of a child that stays; where there is none yet, it loads what every preview needs and waits for it.
+
+    None: it is to stop, or nobody gave it one for some time.
+    """
+    if "volume" not in facts:
+        with contextlib.suppress(ImportError):  # told where something is asked
+            from ..network import infer, weights  # noqa: F401 - loads torch
+            from ..upsampling import preview  # noqa: F401
+    since = time.monotonic()
+    while "volume" not in facts:
+        time.sleep(QUESTION_S)
+        if stop() or time.monotonic() - since > IDLE_S:
+            return None
+        facts = read_facts(folder)
+    return read_source(folder, facts)
 
 
 def stay(folder: Path, volume: Volume, stop: StopSign, emit: Callable[[Event], None]) -> None:

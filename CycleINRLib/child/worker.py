@@ -19,6 +19,7 @@ from ..jobs import AdaptJob, UpsampleJob
 from .claim import remove_if_left
 from .folder import (
     MODEL,
+    STAYS,
     StopSign,
     read_facts,
     read_like,
@@ -28,7 +29,7 @@ from .folder import (
     write_result,
     write_volume,
 )
-from .staying import answer_planes, stay
+from .staying import answer_planes, scan_of, stay
 
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
@@ -64,15 +65,16 @@ def _do_job(folder: Path, emit: Emit) -> None:
             "difference": _difference,
             "adapt": _adapt,
         }
-        if task not in (*tasks, "stay"):
-            known = ", ".join([*tasks, "stay", "check"])
+        if task not in (*tasks, STAYS):
+            known = ", ".join([*tasks, STAYS, "check"])
             raise RequestError("The task is unknown", repr(task), f"choose one of {known}")
         stop = StopSign(folder)
         emit(Progress("read", 0, 1))  # said before torch is loaded, which may take seconds
+        if task == STAYS:
+            scan = scan_of(folder, facts, stop)
+            return None if scan is None else stay(folder, scan, stop, emit)
         source: Any = read_sources(folder, facts) if task == "adapt" else read_source(folder, facts)
         stop.check()
-        if task == "stay":
-            return stay(folder, source, stop, emit)
         report, files = tasks[task](folder, facts, source, stop, emit)
     emit(Finished(report, files))
 

@@ -173,6 +173,30 @@ def test_what_is_prepared_for_is_no_question_that_waits_and_leaves_no_folder(sta
     assert not list(home.glob("asked_*"))
 
 
+def test_one_without_a_scan_takes_the_one_that_is_chosen_later(fake_child, a_volume, tmp_path):
+    one = Resident(None, tmp_path)
+    pid = one.child.pid
+    assert not one.has_scan and not one.busy and not one.holds(a_volume)
+    one.take(a_volume)
+    assert one.has_scan and one.holds(a_volume)
+    (plane,) = asked(one).wait().values()
+    assert np.array_equal(plane.values, a_volume.values[:, 4:5]) and one.child.pid == pid
+    one.end()
+    assert gone(pid) and list(tmp_path.iterdir()) == []
+
+
+def test_a_scan_that_cannot_be_handed_over_is_told_and_another_one_can(fake_child, a_volume, tmp_path, monkeypatch):
+    one = Resident(None, tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(protocol.np, "save", lambda *_, **__: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(ResourceError, match="no space left"):
+            one.take(a_volume)
+    assert not one.has_scan and not one.idle
+    one.take(a_volume)
+    assert list(asked(one).wait()) == ["coronal"]
+    one.end()
+
+
 def test_nothing_is_prepared_while_a_question_waits_and_a_child_that_ended_is_started_for_it(staying_one):
     pid, home = staying_one.child.pid, staying_one._claim.folder
     (home / "part").write_text("slow")
@@ -206,6 +230,7 @@ def test_previews_are_prepared_by_what_machine_and_scan_are_unless_the_user_says
     for name, fact in facts.items():
         monkeypatch.setattr(resident, name, fact if name.isupper() else lambda fact=fact: fact)
     assert resident.may_prepare(a_volume) == may
+    assert resident.may_prepare() == (may or "MOST_SCAN_BYTES" in facts)  # a child that waits has no scan
 
 
 # --- the other side -----------------------------------------------------------------------------------------------
@@ -323,7 +348,7 @@ def test_what_cannot_be_prepared_is_told_when_it_is_asked(a_claim, monkeypatch, 
 
 def test_what_is_prepared_leaves_a_core_to_others_and_answers_take_them_all(a_claim, monkeypatch):
     preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
-    torch = pytest.importorskip("torch")
+    torch, device = pytest.importorskip("torch"), pytest.importorskip("CycleINRLib.network.device")
     claim, volume = a_claim
     usual, seen = torch.get_num_threads(), {}
     for name in ("make_ready", "at"):
@@ -339,7 +364,8 @@ def test_what_is_prepared_leaves_a_core_to_others_and_answers_take_them_all(a_cl
         seen["note_speed"] = torch.get_num_threads()
         ask(claim.folder, 2, JOB, ROW)
 
-    monkeypatch.setattr(staying, "usable_cores", lambda: 3)
+    for where in (staying, device):
+        monkeypatch.setattr(where, "usable_cores", lambda: 3)
     monkeypatch.setattr(preview.Planes, "note_speed", note_speed)
     ask(claim.folder, 1, {**JOB, "task": "prepare"}, ROW)
     try:
@@ -360,13 +386,45 @@ def test_it_ends_when_nobody_asks_or_the_parent_is_gone(a_claim, monkeypatch):
     assert stay_until(claim, volume, lambda heard: StopSign(claim.folder), monkeypatch) == []
 
 
-def test_the_real_child_answers_twice_and_is_ended(a_claim, tmp_path, monkeypatch):
+def test_one_that_waits_takes_the_scan_that_is_given_and_ends_when_nobody_gives_one(a_claim, monkeypatch):
+    claim, volume = a_claim
+    protocol.write_job(claim.folder, {"task": "stay"})
+    facts = protocol.read_facts(claim.folder)
+    looks: list[bool] = []
+
+    class Sign(StopSign):
+        def __call__(self) -> bool:
+            looks.append(True)
+            if len(looks) == 3:
+                protocol.give_scan(self.folder, volume)
+            return False
+
+    monkeypatch.setattr(staying, "QUESTION_S", 0.0)
+    found = staying.scan_of(claim.folder, facts, Sign(claim.folder))
+    np.testing.assert_array_equal(found.values, volume.values)
+    assert len(looks) == 3 and found.geometry.same_place_as(volume.geometry)
+    protocol.write_job(claim.folder, {"task": "stay"})
+    (claim.folder / "cancel").touch()
+    assert staying.scan_of(claim.folder, facts, StopSign(claim.folder)) is None
+    (claim.folder / "cancel").unlink()
+    monkeypatch.setattr(staying, "IDLE_S", 0.0)
+    assert staying.scan_of(claim.folder, facts, StopSign(claim.folder)) is None
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_real_child_answers_twice_and_is_ended(a_claim, tmp_path, waits):
     preview = pytest.importorskip("CycleINRLib.upsampling.preview", reason="needs torch")
     _, volume = a_claim
     home = tmp_path / "home"
     home.mkdir()
-    one = Resident(volume, home)
+    one = Resident(None if waits else volume, home)
     pid = one.child.pid
+    if waits:
+        end, maps = time.monotonic() + 120, Path(f"/proc/{pid}/maps")
+        while "libtorch" not in maps.read_text("utf-8", "replace") and time.monotonic() < end:
+            time.sleep(0.05)  # it loads torch before there is a scan
+        assert "libtorch" in maps.read_text("utf-8", "replace")
+        one.take(volume)
     expected = preview.preview(volume, "coronal", **UpsampleJob.from_json(JOB).computing())
     for _ in range(2):
         found = asked(one).wait()["coronal"]

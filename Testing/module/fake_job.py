@@ -30,11 +30,11 @@ def main(folder: Path) -> int:
     if job["task"] == "check":
         return leave(folder, {"report": FACTS})
     if job["task"] == "stay":
-        return stay(folder, job)
+        return stay(folder)
     return play(folder, job, os.environ.get("CYCLEINR_TEST_PART", "success"))
 
 
-def stay(folder: Path, job: dict) -> int:
+def stay(folder: Path) -> int:
     """Until it is killed; in the part "idle" for one answer alone."""
     answered, parent = set(), os.getppid()
     while (folder / "alive").exists() and os.getppid() == parent:
@@ -46,6 +46,7 @@ def stay(folder: Path, job: dict) -> int:
             part = os.environ.get("CYCLEINR_TEST_PART", "success")
             part = (folder / "part").read_text() if (folder / "part").exists() else part
             (asked / "input.npy").symlink_to(folder / "input.npy")
+            job = json.loads((folder / "job.json").read_text(encoding="utf-8"))  # its scan may have come meanwhile
             facts = {"volume": job["volume"], **json.loads((asked / "job.json").read_text(encoding="utf-8"))}
             play(asked, facts, part)
             answered.add(asked)

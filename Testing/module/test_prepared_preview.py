@@ -92,9 +92,46 @@ def test_it_ends_with_all_that_ends_the_wish_for_it(prepares, open_panel, a_scan
     else:
         panel.cleanup()
     assert_gone(pid)
-    assert len(left_behind(an_app)) == (how == "other") and (how == "other") == (
-        panel.logic._running._resident is not None
-    )
+    waits = how in ("scene", "removed")  # for the scan that will be chosen
+    resident = panel.logic._running._resident
+    assert len(left_behind(an_app)) == (resident is not None) == (how == "other" or waits)
+    assert resident is None or resident.has_scan == (how == "other")
+
+
+def test_torch_is_loaded_when_the_module_is_entered_by_the_process_that_then_prepares_what_is_chosen(
+    prepares, open_panel, a_scene, an_app, fake_child, request
+):
+    panel = open_panel()
+    waiting = panel.logic._running._resident
+    assert waiting is not None and not waiting.has_scan and an_app.told == []
+    panel.controller.look()  # whatever else changes
+    settle(panel, 100)
+    assert panel.logic._running._resident is waiting and not waiting.idle
+    asked(panel).inputVolume = request.getfixturevalue("a_scan")
+    assert prepared(panel, an_app) == waiting.child.pid and waiting.has_scan
+    assert an_app.told == ["CycleINR prepares previews of Scan in the background."]
+    panel.exit()
+    assert_gone(waiting.child.pid)
+    assert left_behind(an_app) == [] and panel.logic._running._resident is None
+
+
+def test_a_click_before_anything_was_prepared_asks_the_process_that_has_loaded_torch(
+    prepares, open_panel, a_scan, an_app, fake_child
+):
+    from CycleINRParts import previews
+
+    prepares.setattr(previews, "AHEAD_MS", 10**6)
+    panel = open_panel()
+    waiting = panel.logic._running._resident
+    assert not waiting.has_scan
+    panel.ui.previewButton.click()
+    finish(panel)
+    assert panel.ui.messageLabel.text.startswith("Preview shown")
+    assert panel.logic._running._resident is waiting and len(left_behind(an_app)) == 1
+    pid = waiting.child.pid
+    asked(panel).inputVolume = None
+    panel.exit()  # it was asked, and stays for a while
+    assert panel.logic._running._resident is waiting and waiting.child.pid == pid
 
 
 def test_it_is_prepared_again_where_the_module_is_entered_again(prepares, open_panel, a_scan, an_app, fake_child):
