@@ -16,7 +16,7 @@ STAGES = {  # as events name them -> as people read them
     "read": _("Reading the scan"),
     "measure": _("Measuring the noise"),
     "preview": _("Preview"),
-    "difference": _("Parting noise from signal"),
+    "difference": _("Separating noise from signal"),
     "self_check": _("Checking on acquired slices"),
     "synthesize": _("Building practice volumes"),
     "adapt": _("Adapting"),
@@ -94,13 +94,16 @@ def adapted_text(report: dict[str, Any]) -> str:
         alone, "lines_gain_db"
     """
     held = report.get("held_out") or {}
+    lines_db = held.get("lines_gain_db")
     if not report["improved"]:
+        if lines_db is not None:
+            return _("The fitted model was clearly worse on what it never saw, so the starting model was kept.")
         return _("The adapted model was no better on slices it never saw, so the starting model was kept.")
-    gain, lines_db, slices = held["psnr_db"] - held["psnr_start_db"], held.get("lines_gain_db"), held["slices"]
+    gain, slices = held["psnr_db"] - held["psnr_start_db"], held["slices"]
     if lines_db is not None:
         text = _(
-            "Adapted model saved: its last layer fits these scans. What it never saw, it fills in by {gain} dB (slices "
-            "twice as far apart) and {lines} dB (lines within slices) against before."
+            "Adapted model saved: its last layer fits these scans. Compared with before, on what it never saw: "
+            "{gain} dB (slices twice as far apart) and {lines} dB (lines within slices)."
         )
         return text.format(gain=f"{gain:+.2f}", lines=f"{lines_db:+.2f}")
     one = _(
@@ -260,7 +263,7 @@ CONSISTENCY_TIP = _(
 )
 NOISE_TIP = _(
     "New in each slice: the grain is synthetic, as coarse and as strong as the scan's own; the anatomy is not. As "
-    "acquired: the grain of each acquired slice is drawn along to the next. Removed: the signal alone."
+    "acquired: the grain of each acquired slice is drawn out to the next. Removed: the signal alone."
 )
 GRAIN_TIP = _(
     "Grain across the slices over grain within them. Near 1: alike in every view. Near 0: streaks along the slice axis."

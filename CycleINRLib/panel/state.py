@@ -130,7 +130,7 @@ class Panel:
     def start_difference(self) -> None:
         """What was taken from a scan as noise is being computed; the readout of the last result stays."""
         self._begin("")
-        self._queue, self._message = ("",), _("Parting noise from signal: starting…")
+        self._queue, self._message = ("",), _("Separating noise from signal: starting…")
 
     def start_adapt(self) -> None:
         """A model is being adapted to all chosen scans together; the readout of the last result stays."""
@@ -315,9 +315,8 @@ class Panel:
         if busy:
             return WAIT
         return self._adapt_reason or _(
-            "Train the model further on the chosen scans themselves, the further volumes too; no thin slices are "
-            "needed. The new model is saved as a file and used from then on, if it is better on slices that it never "
-            "saw."
+            "Fit the model to the chosen scans themselves, the further volumes too; no thin slices are needed. The new "
+            "model is saved as a file and used from then on, unless slices that it never saw speak against it."
         )
 
     def _text(self) -> str:

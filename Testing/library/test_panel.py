@@ -269,6 +269,13 @@ def test_a_model_that_is_no_better_is_told_as_such(an_adapting_panel):
     assert view.message.startswith("The adapted model was no better") and "starting model was kept" in view.message
 
 
+def test_a_fitted_layer_that_is_refused_is_told_to_be_worse_not_just_no_better(an_adapting_panel):
+    held_out = {**BETTER["held_out"], "lines_gain_db": -0.3}
+    an_adapting_panel.adapted({"improved": False, "held_out": held_out})
+    message = an_adapting_panel.view().message
+    assert message.startswith("The fitted model was clearly worse") and message.endswith("starting model was kept.")
+
+
 @pytest.mark.parametrize(
     ("slices", "gain", "words"),
     [
