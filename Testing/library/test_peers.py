@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from peers import arssr, eclare, nullspace, run, sainr, soupgan, training  # noqa: E402
 
 from CycleINRLib.network.model import NetworkConfig  # noqa: E402
+from CycleINRLib.training.patches import Scan  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -126,25 +127,47 @@ class Bend(torch.nn.Module):
         return -self.share * (t * (1 - t) / 2)[:, None, None] * mean
 
 
-def test_training_by_the_clock_comes_nearer_to_the_truth_than_linear_interpolation(monkeypatch: pytest.MonkeyPatch):
-    from CycleINRLib.training.patches import Scan
+def waves() -> list[Scan]:
+    """A scan whose waves along z linear interpolation flattens."""
+    k, j, i = np.meshgrid(np.arange(60), np.arange(40), np.arange(40), indexing="ij")
+    values = 500 + 200 * np.sin(2 * np.pi * k / 12 + 0.2 * j + 0.1 * i)
+    geometry = Geometry.from_spacing(values.shape, (1, 1, 1))
+    return [Scan.of(cycleinr.Volume(values.astype(np.float32), geometry, "MR"))]
 
+
+def small_bend(monkeypatch: pytest.MonkeyPatch) -> training.Recipe:
+    """How `Bend` is trained on slices with gaps, a second for each look at the clock."""
     seconds = iter(range(10**6))
     monkeypatch.setattr(training, "time", SimpleNamespace(process_time=lambda: next(seconds)))
-    k, j, i = np.meshgrid(np.arange(60), np.arange(40), np.arange(40), indexing="ij")
-    waves = 500 + 200 * np.sin(2 * np.pi * k / 12 + 0.2 * j + 0.1 * i)  # linear interpolation flattens them
-    volume = cycleinr.Volume(waves.astype(np.float32), Geometry.from_spacing(waves.shape, (1, 1, 1)), "MR")
     plain = {"skip_share": 1.0, "smooth_share": 0.0, "contrast_share": 0.0, "noise_share": 0.0, "in_plane_share": 0.0}
     samples = training.SampleConfig(slices=6, crop=16, z_scale=(2.0, 2.0), **plain)
-    recipe = replace(training.RECIPES["arssr"], make=Bend, samples=samples, rate=0.1)
-    scans = [Scan.of(volume)]
+    return replace(training.RECIPES["arssr"], make=Bend, samples=samples, rate=0.1)
+
+
+def test_training_by_the_clock_comes_nearer_to_the_truth_than_linear_interpolation(monkeypatch: pytest.MonkeyPatch):
+    scans, recipe = waves(), small_bend(monkeypatch)
     trained = training.fit(recipe, scans, minutes=2.0, held_out=scans, say=lambda text: None)
     assert 40 <= trained.steps <= 120  # the clock is read once or twice a step
     assert trained.parameters == 1 and 0.7 < float(trained.network.share) < 1.6
-    batch = training.draw_batch(scans, samples, 8, 99, 0)
+    batch = training.draw_batch(scans, recipe.samples, 8, 99, 0)
     ours, linear = (float(recipe.loss(network, batch, "float32").detach()) for network in (trained.network, Bend()))
     assert ours < 0.5 * linear and trained.loss < 0.7 * linear
     assert len(trained.held_out) >= training.LOOKS and trained.held_out[-1] < 0.8 * trained.held_out[0]
+
+
+def test_of_a_training_that_breaks_down_the_weights_of_its_lowest_look_are_kept(monkeypatch: pytest.MonkeyPatch):
+    scans, recipe = waves(), small_bend(monkeypatch)
+    looks = iter([0.5, 0.3, 0.4])
+    seen: list[float] = []
+
+    def look(recipe, average, shown, precision):
+        seen.append(average.share.item())
+        return next(looks, 0.6)
+
+    monkeypatch.setattr(training, "_look", look)
+    trained = training.fit(recipe, scans, minutes=1.0, held_out=scans, say=lambda text: None)
+    assert trained.held_out[:4] == (0.5, 0.3, 0.4, 0.6)
+    assert trained.network.share.item() == seen[1] != seen[-1]
 
 
 @pytest.mark.parametrize("name", SMALL)
