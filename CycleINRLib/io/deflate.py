@@ -10,11 +10,17 @@ import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..machine import usable_cores
 
-COMPRESSION = 1  # zlib level: 6 times faster than level 6 for files 2 % larger, since noise cannot be packed
+try:
+    from isal import isal_zlib
+except ImportError:
+    isal_zlib = None
+
+PACKER: Any  # isal: the same format in a fifth of the time, and files 2 % smaller; below level 3 it looks back less far
+PACKER, LEVEL = (isal_zlib, 3) if isal_zlib else (zlib, 1)  # zlib: level 1 for noise, which level 6 packs 2 % smaller
 BLOCK_BYTES = 1 << 20
 LOOKS_BACK = 1 << 15  # bytes that deflate looks back
 MOST_THREADS = 8  # a disk takes no more
@@ -75,6 +81,6 @@ class Deflated:
 
 
 def _packed(block: bytes, before: bytes, last: bool) -> bytes:
-    packer = zlib.compressobj(COMPRESSION, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=before) if before else None
-    packer = packer or zlib.compressobj(COMPRESSION, zlib.DEFLATED, -zlib.MAX_WBITS)
+    known = {"zdict": before} if before else {}
+    packer = PACKER.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, **known)
     return packer.compress(block) + packer.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)

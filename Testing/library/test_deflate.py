@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import io
+import sys
 import zlib
 
 import numpy as np
@@ -19,6 +21,15 @@ def packed(data: bytes, wrapper: str, threads: int = 2, piece: int = 1000) -> by
         for at in range(0, len(data), piece):
             out.write(data[at : at + piece])
     return stream.getvalue()
+
+
+@pytest.fixture(params=["zlib", "isal"], autouse=True)
+def packer(request, monkeypatch) -> None:
+    if request.param == "zlib":
+        monkeypatch.setattr(deflate, "PACKER", zlib)
+        monkeypatch.setattr(deflate, "LEVEL", 1)
+    elif deflate.PACKER is zlib:
+        pytest.skip("isal is not installed")
 
 
 @pytest.fixture(params=[0, 1, 5000, 70_001, 131_072])
@@ -46,6 +57,14 @@ def test_blocks_know_what_was_before_them(monkeypatch):
     whole = len(packed(again, "zlib"))
     monkeypatch.setattr(deflate, "BLOCK_BYTES", 1 << 15)
     assert len(packed(again, "zlib")) < 1.1 * whole
+
+
+def test_zlib_packs_where_isal_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "isal", None)
+    spec = importlib.util.find_spec("CycleINRLib.io.deflate")
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    assert again.PACKER is zlib
 
 
 def test_a_fault_on_the_way_is_raised_and_ends_the_threads():
