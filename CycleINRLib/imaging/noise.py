@@ -28,6 +28,7 @@ RIM = 3  # pixels at the border of a slice that are not measured
 LEAST_BODY, LEAST_FLAT = 600, 300  # pixels a slice needs to be measured
 MOST_QUERIED = 16  # acquired positions asked for beside the grid
 ACQUIRED_TOLERANCE = 1e-3  # source slices
+_PARTS = 4  # for each thread
 LAPLACIAN_GAIN = 6.0  # standard deviation of the second mixed difference of unit white noise
 
 
@@ -103,15 +104,27 @@ def sigma(values: np.ndarray, mask: np.ndarray) -> float:
 
     Source: Immerkaer's mask (CVIU 64, 1996) with a median in place of its mean, which anatomy would raise.
     """
-    at = np.flatnonzero(mask[1:-1, 1:-1])  # by number: picking by a mask takes several times as long
+    return _sigma_at(values, _inner(mask))
+
+
+def _inner(mask: np.ndarray) -> np.ndarray:
+    """Where `mask` holds within its border, by number: picking by a mask takes several times as long."""
+    return np.flatnonzero(mask[1:-1, 1:-1])
+
+
+def _sigma_at(values: np.ndarray, at: np.ndarray) -> float:
+    """`sigma` where `at` (`_inner` of the mask) is."""
     if len(at) < LEAST_FLAT:
         return float("nan")
     values = np.asarray(values, np.float32)
-    rows = values[:-2] - 2 * values[1:-1]
+    rows = values[1:-1] * np.float32(-2)  # in place from here on: it is memory that takes the time
+    rows += values[:-2]
     rows += values[2:]
-    residual = rows[:, :-2] - 2 * rows[:, 1:-1]
+    residual = rows[:, 1:-1] * np.float32(-2)
+    residual += rows[:, :-2]
     residual += rows[:, 2:]
-    return float(median(np.abs(residual.take(at))) / (NORMAL_MAD * LAPLACIAN_GAIN))
+    picked = residual.take(at)
+    return float(median(np.abs(picked, out=picked)) / (NORMAL_MAD * LAPLACIAN_GAIN))
 
 
 def gradient_parts(values: np.ndarray) -> np.ndarray:
@@ -136,8 +149,10 @@ class _Linear:
 
     def at(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """(J, I) float32 values and gradient magnitude at `t` in source slices; held constant beyond both ends."""
-        (down, across) = self._mixed(t, lambda one: one[1])
-        return self.values(t), np.sqrt(down * down + across * across)
+        parts = np.square(self._mixed(t, lambda one: one[1]))
+        squares = parts[0]
+        squares += parts[1]
+        return self.values(t), np.sqrt(squares, out=squares)
 
     def values(self, t: float) -> np.ndarray:
         """(J, I) float32 values at `t`, alone."""
@@ -153,7 +168,11 @@ class _Linear:
         k = min(int(t + 1e-9), max(last - 1, 0))
         f = np.float32(t - k)
         below = part(self._slice(k))
-        return (1 - f) * below + f * part(self._slice(k + 1)) if f > 0 else below
+        if not f > 0:
+            return below
+        mixed = (1 - f) * below
+        mixed += f * part(self._slice(k + 1))
+        return mixed
 
     def _slice(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         with self.lock:
@@ -236,6 +255,16 @@ def noise_readout(
     return gauge.readout(output, positions, acquired)
 
 
+@dataclass(frozen=True, eq=False)
+class _Slices:
+    """Slices `values` (M, J, I) at places `at` (M,) in source slices; samples of their grain, then of that of the
+    linear interpolation, which are filled."""
+
+    values: np.ndarray
+    at: np.ndarray
+    samples: tuple[GrainSample, ...] = ()
+
+
 class NoiseGauge:
     """`noise_readout` of several results of one source; with `remember`, masks and the noise of source and linear
     interpolation are found once and kept (a bool for each output voxel)."""
@@ -266,13 +295,16 @@ class NoiseGauge:
         """The figures of `noise_readout` for output slices (M, J, I) at `positions` (M,) in source slices."""
         voxels = len(positions) * self.source[0].size
         samples = GrainSample(voxels), GrainSample(voxels)
-        of_target = self._pairs(output, positions, samples)
-        beside = np.zeros((0, 2)) if acquired is None else self._pairs(acquired.values, np.asarray(acquired.at))
+        sample = GrainSample(self.source.size)
+        asked = [_Slices(output, positions, samples)]
+        if acquired is not None:
+            asked.append(_Slices(acquired.values, np.asarray(acquired.at)))
         if self.source_sigmas is None:
-            sample = GrainSample(self.source.size)
-            every = np.arange(len(self.source))
-            self.source_sigmas = self._pairs(self.source, every, (sample,))[:, 0]
-            self.source_grain = sample.grain()
+            asked.append(_Slices(self.source, np.arange(len(self.source)), (sample,)))
+        found = self._pairs(asked)
+        of_target, beside = found[0], np.zeros((0, 2)) if acquired is None else found[1]
+        if self.source_sigmas is None:
+            self.source_sigmas, self.source_grain = found[-1][:, 0], sample.grain()
         figures = noise_figures(self.source_sigmas, of_target, beside, _at_acquired(positions), self.z_scale)
         of_output, of_linear = (sample.grain() for sample in samples)
         return {**figures, "grain": {"input": self.source_grain, "output": of_output, "linear": of_linear}}
@@ -286,34 +318,50 @@ class NoiseGauge:
         whole[self.box] = found
         return whole
 
-    def _pairs(self, values: np.ndarray, positions: np.ndarray, samples: tuple[GrainSample, ...] = ()) -> np.ndarray:
-        """(M, 2) sigma_k of the slices and of the linear interpolation at the same places.
+    def _pairs(self, asked: list[_Slices]) -> list[np.ndarray]:
+        """For each of them (M, 2) sigma_k of its slices and of the linear interpolation at the same places.
 
-        samples : of the grain of the slices, then of the interpolation; they are filled
+        Place by place, whatever is asked there: all share the mask and what is known of the source.
         """
+        places: dict[float, list[tuple[int, int]]] = {}
+        for which, slices in enumerate(asked):
+            for n, t in enumerate(slices.at):
+                places.setdefault(float(t), []).append((which, n))
+        order = sorted(places)
+        found = [np.full((len(slices.at), 2), np.nan) for slices in asked]
 
-        def of_values(n: int, at: np.ndarray) -> np.ndarray:
-            return self.rounded(np.asarray(values[n].take(self.numbers.take(at)), np.float32))
-
-        def of_linear(n: int, at: np.ndarray) -> np.ndarray:
-            return self.rounded(self.linear.picked(float(positions[n]), at))
-
-        def one(n: int) -> tuple[float, float]:
-            t = float(positions[n])
+        def one(number: int) -> None:
+            t = order[number]
             mask, sigma_linear, linear = self._at(t)
             if mask is None:
-                return float("nan"), float("nan")
-            seen = self.rounded(np.asarray(values[n][self.box], np.float32))
-            if linear is None and len(samples) > 1:
-                linear = self.rounded(self.linear.values(t))
-            inner = 0 < n < len(values) - 1
-            for sample, beside, middle in zip(samples, (of_values, of_linear), (seen, linear)):
-                assert middle is not None
-                at = sample.places(mask)
-                sample.add(at, middle, (beside(n - 1, at), beside(n + 1, at)) if inner else None)
-            return sigma(seen, mask), sigma_linear
+                return
+            inner = _inner(mask)
+            for which, n in places[t]:
+                slices = asked[which]
+                seen = self.rounded(np.asarray(slices.values[n][self.box], np.float32))
+                if linear is None and len(slices.samples) > 1:
+                    linear = self.rounded(self.linear.values(t))
+                self._fill(slices, n, mask, seen, linear)
+                same = linear is not None and np.array_equal(seen, linear)  # an acquired slice
+                found[which][n] = sigma_linear if same else _sigma_at(seen, inner), sigma_linear
 
-        return np.array(_each(one, len(positions), self.threads)).reshape(-1, 2)
+        _each(one, len(order), self.threads)
+        return found
+
+    def _fill(self, slices: _Slices, n: int, mask: np.ndarray, seen: np.ndarray, linear: np.ndarray | None) -> None:
+        """The samples, of slice n."""
+
+        def of_values(n: int, at: np.ndarray) -> np.ndarray:
+            return self.rounded(np.asarray(slices.values[n].take(self.numbers.take(at)), np.float32))
+
+        def of_linear(n: int, at: np.ndarray) -> np.ndarray:
+            return self.rounded(self.linear.picked(float(slices.at[n]), at))
+
+        inner = 0 < n < len(slices.values) - 1
+        for sample, beside, middle in zip(slices.samples, (of_values, of_linear), (seen, linear)):
+            assert middle is not None
+            at = sample.places(mask)
+            sample.add(at, middle, (beside(n - 1, at), beside(n + 1, at)) if inner else None)
 
     def _at(self, t: float) -> tuple[np.ndarray | None, float, np.ndarray | None]:
         """Mask and sigma of the linear interpolation there; and its values, None where the others were known."""
@@ -321,7 +369,7 @@ class NoiseGauge:
             return *self.known[t], None
         seen, gradient = self.linear.at(t)
         mask, seen = self.flatness.mask(seen, gradient), self.rounded(seen)
-        found = mask, float("nan") if mask is None else sigma(seen, mask)
+        found = mask, float("nan") if mask is None else _sigma_at(seen, _inner(mask))
         if self.known is not None:
             self.known[t] = found
         return *found, seen
@@ -332,8 +380,17 @@ def _at_acquired(positions: np.ndarray) -> np.ndarray:
 
 
 def _each(task: Callable[[int], Any], count: int, threads: int) -> list[Any]:
-    """task(0) ... task(count - 1), in order; the filters of NumPy and SciPy release the interpreter lock."""
+    """task(0) ... task(count - 1), in order; the filters of NumPy and SciPy release the interpreter lock.
+
+    A thread takes some on end, which look at the same source slices.
+    """
     if threads <= 1 or count < 2:
         return [task(n) for n in range(count)]
+    parts = min(count, _PARTS * threads)
+    edges = [n * count // parts for n in range(parts + 1)]
+
+    def some(part: int) -> list[Any]:
+        return [task(n) for n in range(edges[part], edges[part + 1])]
+
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(task, range(count)))
+        return [one for found in pool.map(some, range(parts)) for one in found]
