@@ -109,11 +109,12 @@ def metered():
         return real_encode(network, *rest)
 
     infer.encode_streamed = encode
-    real_add = infer._add_in_place
+    meter.wrap(infer, "_add_in_place", lambda *_: f"layer {layer[0]:2d}, between chunks")
+    metered_add = infer._add_in_place
 
     def add(*args: Any) -> None:
         layer[0] += 1
-        real_add(*args)
+        metered_add(*args)
 
     infer._add_in_place = add
     of_weight = lambda args, out: out.numel() * args[1][0].numel()  # noqa: E731
@@ -245,7 +246,9 @@ def main(argv: list[str] | None = None) -> str:
 
     import CycleINRLib as cycleinr
     from CycleINRLib.io import files
+    from CycleINRLib.machine import keep_memory
 
+    keep_memory()  # as the command does
     convolve = torch.nn.functional.conv2d  # before it is metered
     torch.set_num_threads(asked.threads)
     with tempfile.TemporaryDirectory() as folder, metered() as meter:

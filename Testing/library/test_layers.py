@@ -32,7 +32,7 @@ MAY_IMPORT = {  # other people's packages, room by room
     "": set(),
     "imaging": {"numpy", "scipy"},
     "panel": set(),
-    "io": {"numpy", "SimpleITK", "pydicom"},
+    "io": {"numpy", "isal", "SimpleITK", "pydicom"},
     "scene": {"numpy", "slicer", "vtk"},
     "network": {"numpy", "torch", "safetensors"},
     "upsampling": {"numpy", "scipy", "torch"},
