@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -191,32 +190,49 @@ def doubtful_values(values: np.ndarray, modality: str) -> list[str]:
     """
     if modality != "CT":
         return []
-    sample = np.ascontiguousarray(values[:, ::4, ::4])  # as stored, and looked at in parts: a part of a large scan
-    size = max(1, VALUES_AT_ONCE // max(1, sample[0].size))
-
-    def parts() -> Iterator[np.ndarray]:
-        return (np.asarray(sample[k : k + size], np.float64).ravel() for k in range(0, len(sample), size))
-
-    def share(count: Callable[[np.ndarray], Any]) -> float:
-        return sum(int(np.count_nonzero(count(part))) for part in parts()) / sample.size
-
-    low, high = (percentile_of(parts(), sample.size, percent) for percent in (LOWEST, MR_PERCENTILE))
+    some = _Ordered(values[:, ::4, ::4])
+    low, high = (some.percentile(percent) for percent in (LOWEST, MR_PERCENTILE))
     if not HU_RANGE[0] < high - low < HU_RANGE[1]:
         return [f"The values of the CT reach from {low:.4g} to {high:.4g}: they are no HU, by which models go."]
-    if share(lambda part: part < -20) < LEAST_IN_RANGE:
+    if some.count_below(-20) < LEAST_IN_RANGE * some.size:
         return ["The CT holds nothing below -20 HU: where air is 0, its values are no HU, by which models go."]
-    tissue = share(lambda part: (part > TISSUE_HU[0]) & (part < TISSUE_HU[1]))
+    tissue = (some.count_below(TISSUE_HU[1]) - some.count_below(TISSUE_HU[0], itself=True)) / some.size
     if tissue < FEW:
         return [f"Only {tissue:.1%} of the CT is tissue of about 0 HU: are its values HU, by which models go?"]
-    below, number = np.unique(np.concatenate([part[part < BELOW_AIR_HU] for part in parts()]), return_counts=True)
-    if len(below) > 2 and np.sort(number)[:-2].sum() > FEW * sample.size:
+    below, number = np.unique(some.values[: some.count_below(BELOW_AIR_HU)], return_counts=True)
+    if len(below) > 2 and np.sort(number)[:-2].sum() > FEW * some.size:
         return [f"The CT holds many values below air, from {low:.4g}: are they HU, by which models go?"]
     for what, (first, last), (least, most), right, least_share in PEAKS:
-        counts = sum(np.histogram(part, np.arange(first, last + 1, PEAK_HU))[0] for part in parts())
-        peak = _peak(np.asarray(counts), first, least_share * sample.size)
+        peak = _peak(some.histogram(first, last, PEAK_HU), first, least_share * some.size)
         if peak is not None and not least <= peak <= most:
             return [f"Most {what} of the CT lies at {peak:.0f}, not {right} HU: are the values HU, by which models go?"]
     return []
+
+
+class _Ordered:
+    """Values in their order, as stored: what is counted of them is found by where it lies."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = np.sort(values, axis=None, kind="stable" if values.dtype.itemsize <= 2 else None)  # by digits
+        self.size = self.values.size
+
+    def percentile(self, percent: float) -> float:
+        """As numpy's, linear between two values."""
+        place = (self.size - 1) * (percent / 100)
+        first, part = int(place), place - int(place)
+        below, above = (float(self.values[min(n, self.size - 1)]) for n in (first, first + 1))
+        return below + (above - below) * part if part < 0.5 else above - (above - below) * (1 - part)
+
+    def count_below(self, limit: float, itself: bool = False) -> int:
+        """Of values below a whole number `limit`; at most that, where it counts itself."""
+        if not self.values[0] <= limit <= self.values[-1]:  # the type may not hold it
+            return 0 if limit < self.values[0] else self.size
+        return int(np.searchsorted(self.values, self.values.dtype.type(limit), "right" if itself else "left"))
+
+    def histogram(self, first: int, last: int, width: int) -> np.ndarray:
+        """Counts of bins, the last one with both of its ends."""
+        edges = range(first, last + 1, width)
+        return np.diff([self.count_below(edge, itself=edge == last) for edge in edges])
 
 
 def _peak(counts: np.ndarray, first: float, enough: float) -> float | None:

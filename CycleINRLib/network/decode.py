@@ -70,7 +70,7 @@ class Decoder:
         self.shifts = [dy * self.wide + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
         self.beside = torch.tensor(self.shifts, device=device)[:, None]
         self.layers = _Layers.of(network, unit)
-        self.known: dict[tuple[float, ...], _Place] = {}  # the same few places lie between all slices
+        self.known: dict[tuple[float, ...], Place] = {}  # the same few places lie between all slices
 
     def of_slice(self, codes: Tensor) -> SliceCodes:
         """What is needed of one slice, from its codes (H + 2, W + 2, D)."""
@@ -86,6 +86,11 @@ class Decoder:
         first = self.span.start
         self._pieces(lambda a, b: self._logits(planes[0], planes[1], slice(first + a, first + b), own[:, a:b]))
         return SliceCodes(codes, planes, own, (norms[0], norms[1]))
+
+    @property
+    def is_one_piece(self) -> bool:
+        """Whether its pixels are too few for two threads."""
+        return self.on_cpu and self.span.stop - self.span.start <= self.piece
 
     def _pieces(self, task: Callable[[int, int], None]) -> None:
         """task(a, b) for all pixels a to b of `span`: on CPUs some pieces for each thread, since these are many small
@@ -135,14 +140,10 @@ class Decoder:
         below: SliceCodes,
         above: SliceCodes,
         ts: Sequence[float],
-        query: Sequence[Sequence[float]],
+        made: Sequence[Place],
     ) -> Tensor:
-        """The correction at each place t: (P, H, W) float32.
-
-        query : `Conditions.of_place` of each place
-        """
+        """The correction at each place t, of which `made` are the layers (`place`): (P, H, W) float32."""
         out = below.codes.new_empty((len(ts), self.height * self.wide), dtype=torch.float32)
-        made = [self._place(t, one) for t, one in zip(ts, query)]
         D = below.codes.shape[1]
 
         def decode(a: int, b: int) -> None:
@@ -158,8 +159,8 @@ class Decoder:
         self._pieces(decode)
         return out.unflatten(1, (self.height, self.wide))[..., : self.wide - 2]
 
-    def _place(self, t: float, query: Sequence[float]) -> _Place:
-        """The layers at a place."""
+    def place(self, t: float, query: Sequence[float]) -> Place:
+        """The layers at a place, told by `Conditions.of_place`."""
         key = (round(t, 9), *(round(one, 9) for one in query))
         if key not in self.known:
             self.known[key] = self.layers.at(t, self._told(query))
@@ -251,7 +252,7 @@ def _by_pixel(planes: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
+class Place:
     """The weights of three layers at one place, scale, shift and blend folded in; rounded once."""
 
     first: tuple[Tensor, Tensor]
@@ -261,7 +262,7 @@ class _Place:
     prior: Tensor
 
 
-def _chain(seen: Tensor, place: _Place) -> Tensor:
+def _chain(seen: Tensor, place: Place) -> Tensor:
     """(pixels,) float32: three layers of rows (pixels, in)."""
     hidden = relu_linear(relu_linear(seen, *place.first), *place.second)
     return torch.mv(hidden.float(), place.last).add_(place.bias)
@@ -288,7 +289,7 @@ class _Layers:
         bias = torch.cat([_bias(query) / root, _bias(both)])[:, None]
         return cls(network, (weight, bias), width + attend.key, unit, _beside(attend) < LEAST_BESIDE)
 
-    def at(self, t: float, query: Tensor) -> _Place:
+    def at(self, t: float, query: Tensor) -> Place:
         """For the place t between two slices, told by `query` (7,)."""
         network = self.network
         dtype = network.leave.weight.dtype
@@ -307,7 +308,7 @@ class _Layers:
         second = _modulated(network.second, scale2, shift2)
         last = network.last.weight[0, :, 0, 0].float() * self.unit
         end = float(_bias(network.last)) * self.unit
-        return _Place(_as(dtype, torch.cat(columns, 1), bias), _as(dtype, *second), last, end, prior)
+        return Place(_as(dtype, torch.cat(columns, 1), bias), _as(dtype, *second), last, end, prior)
 
 
 def _prior(attend: LocalAttention, t: float) -> Tensor:

@@ -14,18 +14,21 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .decode import Decoder, SliceCodes
+from .decode import Decoder, Place, SliceCodes
 from .model import FEATURES, Block, Conditions, CycleINR, source_features
 from .products import add_along, relu_convolution
 from .transfer import Fetch, send
+from .workers import divided
 
 CHUNK_VOXELS = 200_000  # of the in-plane grid that one call of a convolution sees: about what a cache holds
+LEAST_PAIRS = 4  # of slices, between which a thread decodes
 LEAST_FEATURES = 8  # slices, for which two more are looked at
 LEAST_CHUNK = 4  # slices: fewer make the z-convolution dear at its ends
 NARROWED = 0.9  # of what is held: the rest is dropped where so little of it is still needed
@@ -70,22 +73,61 @@ def corrections(
     N = len(source)
     decoder = Decoder(network, block.down.size, block.across.size, detail * unit)
     below_of = np.clip(np.floor(positions + 1e-9).astype(int), 0, max(N - 2, 0))
+    asked: dict[int, _Between] = {}
+    for k in range(max(N - 1, 1)):
+        at = np.flatnonzero(below_of == k)
+        if len(at):
+            ts = np.clip(positions[at] - k, 0, 1).tolist()
+            places = [decoder.place(t, conditions.of_place(t, z_scale)) for t in ts]
+            asked[k] = _Between(slice(at[0], at[-1] + 1), (k, min(k + 1, N - 1)), ts, places)
     held: dict[int, SliceCodes] = {}
     fetch = Fetch(block.values.device)
     for pairs, read in _windows(N, window, len(network.blocks) + 1):
         codes_at = block.encoded(read, tick) if codes is None else codes.__getitem__
+        whole = _decoded_at_once(decoder, [asked[k] for k in pairs if k in asked], codes_at)
         for k in pairs:
-            at = np.flatnonzero(below_of == k)
-            if len(at):
-                near = (k, min(k + 1, N - 1))
-                held = {n: held[n] if n in held else decoder.of_slice(codes_at(n).contiguous()) for n in near}
-                ts = np.clip(positions[at] - k, 0, 1).tolist()
-                query = [conditions.of_place(t, z_scale) for t in ts]
-                out = decoder.between(held[k], held[min(k + 1, N - 1)], ts, query)
-                yield from fetch.put(slice(at[0], at[-1] + 1), out)
+            if k in asked:
+                held, out = asked[k].decoded(decoder, codes_at, held) if whole is None else ({}, next(whole))
+                yield from fetch.put(asked[k].at, out)
             tick()
         del codes_at  # before the next ones are made
     yield from fetch.rest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Between:
+    """Places between the slices `near`: which of all, where between them, and the layers there."""
+
+    at: slice
+    near: tuple[int, int]
+    ts: list[float]
+    places: list[Place]
+
+    def decoded(
+        self, decoder: Decoder, codes_at: Callable[[int], Tensor], held: dict[int, SliceCodes]
+    ) -> tuple[dict[int, SliceCodes], Tensor]:
+        """What is held of both slices, for the next ones; (P, H, W) float32 corrections."""
+        held = {n: held[n] if n in held else decoder.of_slice(codes_at(n).contiguous()) for n in self.near}
+        return held, decoder.between(held[self.near[0]], held[self.near[1]], self.ts, self.places)
+
+
+def _decoded_at_once(
+    decoder: Decoder, asked: list[_Between], codes_at: Callable[[int], Tensor]
+) -> Iterator[Tensor] | None:
+    """What lies between all slices, some pairs of them by each thread, of a plane whose pixels are too few for two
+    threads; None where pixels are shared among threads."""
+    if not decoder.is_one_piece:
+        return None
+    made: list[Any] = [None] * len(asked)
+
+    @torch.inference_mode()  # is a thread's own
+    def some(of: slice) -> None:
+        held: dict[int, SliceCodes] = {}
+        for n in range(of.start, of.stop):
+            held, made[n] = asked[n].decoded(decoder, codes_at, held)
+
+    divided(some, len(asked), LEAST_PAIRS)
+    return iter(made)
 
 
 @torch.inference_mode()

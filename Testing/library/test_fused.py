@@ -31,7 +31,7 @@ def both(network: CycleINR, strength: float = 1.0, piece: int | None = None, uni
     decoder = Decoder(network, H, W, unit)
     decoder.piece = piece or decoder.piece
     below, above = (decoder.of_slice(one.permute(1, 2, 0).contiguous()) for one in codes)
-    found = decoder.between(below, above, TS, query)
+    found = decoder.between(below, above, TS, [decoder.place(*told) for told in zip(TS, query)])
     sides = [one[None].expand(len(TS), -1, -1, -1) for one in codes]
     keys = [keys_of(network, one) for one in sides]
     plain = network.decode(*sides, *keys, torch.tensor(TS), torch.tensor(query))
