@@ -222,7 +222,7 @@ class Controller:
         output = self._output()
         if output is None or output.GetImageData() is None or self._preparing:
             return True
-        question = _("{name} holds a volume already. Its voxels will be replaced by the result. Go on?")
+        question = _("{name} already holds a volume. Its voxels will be replaced by the result. Continue?")
         return bool(slicer.util.confirmOkCancelDisplay(question.format(name=output.GetName()), windowTitle="CycleINR"))
 
     def _finish(self, outcome) -> None:
