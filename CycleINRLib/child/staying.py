@@ -34,9 +34,11 @@ def scan_of(folder: Path, facts: dict[str, Any], stop: StopSign) -> Volume | Non
     None: it is to stop, or nobody gave it one for some time.
     """
     if "volume" not in facts:
-        with contextlib.suppress(ImportError):  # told where something is asked
+        with contextlib.suppress(ImportError, CycleINRError):  # told where something is asked
             from ..network import infer, weights  # noqa: F401 - loads torch
             from ..upsampling import preview  # noqa: F401
+
+            weights.shared_model(weights.find_model(UpsampleJob().model))
     since = time.monotonic()
     while "volume" not in facts:
         time.sleep(QUESTION_S)

@@ -65,13 +65,20 @@ def projection(A: np.ndarray, consistency: str) -> np.ndarray:
     return np.linalg.solve(gram + mu * np.eye(len(gram)), A).T
 
 
-def noise_level(values: np.ndarray, modality: str) -> float | None:
-    """Mean sigma_k of at most 12 of (N, J, I) slices, evenly spread; None where fewer than 4 can be measured."""
+def noise_level(values: np.ndarray, modality: str, derivatives: dict[int, np.ndarray] | None = None) -> float | None:
+    """Mean sigma_k of at most 12 of (N, J, I) slices, evenly spread; None where fewer than 4 can be measured.
+
+    derivatives : takes the `noise.gradient_parts` of these slices, by number
+    """
     from .figures import mean_noise  # scipy, which training goes without
     from .noise import slice_noise
 
     chosen = np.unique(np.linspace(0, len(values) - 1, LOOKED_AT).round().astype(int))
-    return mean_noise(slice_noise(values[chosen], modality))
+    found: dict[int, np.ndarray] | None = None if derivatives is None else {}
+    level = mean_noise(slice_noise(values[chosen], modality, derivatives=found))
+    if derivatives is not None and found is not None:
+        derivatives.update((int(chosen[n]), parts) for n, parts in found.items())
+    return level
 
 
 def beyond(missing: np.ndarray, noise: float | None) -> np.ndarray:

@@ -189,13 +189,17 @@ class _Linear:
 
 
 # --- from slices to figures -----------------------------------------------------------------------------------
-def slice_noise(values: np.ndarray, modality: str, threads: int = 2) -> np.ndarray:
-    """sigma_k of a volume alone: (K, J, I) to (K,) float, NaN where a slice has too little flat body."""
-    flatness, linear = Flatness.of(values, modality), _Linear(values, 1)
+def slice_noise(values: np.ndarray, modality: str, threads: int = 2, derivatives: dict | None = None) -> np.ndarray:
+    """sigma_k of a volume alone: (K, J, I) to (K,) float, NaN where a slice has too little flat body; `derivatives`
+    takes the `gradient_parts` of each slice."""
+    flatness = Flatness.of(values, modality)
 
     def one(k: int) -> float:
-        seen, gradient = linear.at(float(k))
-        mask = flatness.mask(seen, gradient)
+        seen = np.asarray(values[k], np.float32)
+        down, across = parts = gradient_parts(seen)
+        if derivatives is not None:
+            derivatives[k] = parts
+        mask = flatness.mask(seen, np.sqrt(down * down + across * across))
         return float("nan") if mask is None else sigma(seen, mask)
 
     return np.array(_each(one, len(values), threads))

@@ -28,7 +28,7 @@ from .transfer import Fetch, send
 from .workers import divided
 
 CHUNK_VOXELS = 200_000  # of the in-plane grid that one call of a convolution sees: about what a cache holds
-LEAST_PAIRS = 4  # of slices, between which a thread decodes
+LEAST_PAIRS = 4  # of slices, between which a thread decodes, or slices whose codes it unfolds
 LEAST_FEATURES = 8  # slices, for which two more are looked at
 LEAST_CHUNK = 4  # slices: fewer make the z-convolution dear at its ends
 NARROWED = 0.9  # of what is held: the rest is dropped where so little of it is still needed
@@ -147,9 +147,13 @@ def codes_of(
     codes_at = _Block.of(network, source, rows, columns, detail, conditions).encoded(slice(0, len(source)), tick)
     first = codes_at(0)
     codes = first.new_empty((len(source), *first.shape))
-    codes[0] = first
-    for k in range(1, len(source)):
-        codes[k] = codes_at(k)
+
+    @torch.inference_mode()  # is a thread's own
+    def unfold(some: slice) -> None:
+        for k in range(some.start, some.stop):
+            codes[k] = codes_at(k)
+
+    divided(unfold, len(source), LEAST_PAIRS) if first.device.type == "cpu" else unfold(slice(0, len(source)))
     return codes
 
 

@@ -93,8 +93,10 @@ class Engine:
         plan: Plan,
         progress: Listener | None,
         cancelled: Callable[[], bool] | None,
+        derivatives: dict[int, np.ndarray] | None = None,
     ) -> Engine:
-        """Loads the model, chooses device and precision, measures the scan's intensities."""
+        """Loads the model, chooses device and precision, measures the scan's intensities; `derivatives` as for
+        `consistency.noise_level`, where that is asked."""
         try:
             from ..network.device import place_network
             from ..network.weights import find_model, name_of_model, shared_model
@@ -117,7 +119,7 @@ class Engine:
         engine.source, engine.zero, engine.lowest = source, zero, float(source.values.min())
         engine.brightness = brightness
         if plan.consistency == "project":
-            engine.noise = noise_level(source.values, plan.modality)
+            engine.noise = noise_level(source.values, plan.modality, derivatives)
         engine.floor = floor_of(volume.values) - zero if plan.modality != "CT" or engine.lowest >= 0 else -np.inf
         for message in (*plan.warnings, *doubts(card, plan, volume), *([doubt] if doubt else [])):
             engine.warn(message)

@@ -8,7 +8,7 @@ nothing, so the result still agrees with the acquired slices, but for their own 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,16 +66,21 @@ class NoiseTreatment:
 
 
 def settle_noise(
-    values: np.ndarray, spacing_mm: tuple[float, ...], plan: Plan, job: UpsampleJob, warn: Callable[[str], None]
+    values: np.ndarray,
+    spacing_mm: tuple[float, ...],
+    plan: Plan,
+    job: UpsampleJob,
+    warn: Callable[[str], None],
+    derivatives: Mapping[int, np.ndarray] | None = None,
 ) -> NoiseTreatment:
     """What the job asks for; where it leaves the choice, "renew" if the split is believed for this scan (N, J, I).
 
     The same scan and job give the same answer, whatever part of the scan is then computed. What speaks against the
-    split is told by `warn`: of "auto" it makes "acquired".
+    split is told by `warn`: of "auto" it makes "acquired". `derivatives` as for `NoiseModel.of`.
     """
     if job.noise == "acquired" or (job.noise == "auto" and plan.consistency in ("none", "exact")):
         return NoiseTreatment("acquired")
-    found = _found(values, spacing_mm, plan)
+    found = _found(values, spacing_mm, plan, derivatives)
     if found.model is None:
         warn("The noise stays as acquired: there are too few flat places to measure it.")
         return NoiseTreatment("acquired")
@@ -88,12 +93,17 @@ def settle_noise(
     return NoiseTreatment(mode, found.model, seed_of(values), found.taken_rms, found.taken_ratio)
 
 
-def _found(values: np.ndarray, spacing_mm: tuple[float, ...], plan: Plan) -> NoiseFound:
+def _found(
+    values: np.ndarray,
+    spacing_mm: tuple[float, ...],
+    plan: Plan,
+    derivatives: Mapping[int, np.ndarray] | None,
+) -> NoiseFound:
     """As an earlier run found it, or measured now."""
     key = noise_checksum(values, spacing_mm, plan.modality)
     known = kept_noise(key)
     if known is None:
-        model = NoiseModel.of(values, spacing_mm, plan.modality)
+        model = NoiseModel.of(values, spacing_mm, plan.modality, derivatives)
         known = NoiseFound(None)
         if model is not None:
             rms, ratio, doubts = judged(values, model, plan)

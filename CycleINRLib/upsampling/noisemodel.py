@@ -7,7 +7,7 @@ the size of the finest detail, place by place. `split` takes such noise out of s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,11 +133,21 @@ class NoiseModel:
         self.touch(noise[near], smooth, None if level is None else level[near])
 
     @classmethod
-    def of(cls, values: np.ndarray, spacing_mm: tuple[float, ...], modality: str) -> NoiseModel | None:
-        """From acquired slices (N, J, I) with `spacing_mm` (slices, rows, columns); None without flat places."""
+    def of(
+        cls,
+        values: np.ndarray,
+        spacing_mm: tuple[float, ...],
+        modality: str,
+        derivatives: Mapping[int, np.ndarray] | None = None,
+    ) -> NoiseModel | None:
+        """From acquired slices (N, J, I) with `spacing_mm` (slices, rows, columns); None without flat places.
+
+        derivatives : the `gradient_parts` of some slices, by number, where they are known
+        """
+        known = derivatives or {}
         flatness = Flatness.of(values, modality)
         chosen = np.unique(np.linspace(0, len(values) - 1, SLICES).round().astype(int))
-        measured_ones = (_flat(values, int(k), flatness) for k in chosen)
+        measured_ones = (_flat(values, int(k), flatness, known.get(int(k))) for k in chosen)
         seen = [one for one in measured_ones if one is not None]
         if not seen or min(values.shape[1:]) < 4 * BLOCK:
             return None
@@ -208,9 +218,9 @@ class _Flat:
     neighbors: float | None
 
 
-def _flat(values: np.ndarray, k: int, flatness: Flatness) -> _Flat | None:
+def _flat(values: np.ndarray, k: int, flatness: Flatness, parts: np.ndarray | None) -> _Flat | None:
     one = np.asarray(values[k], np.float32)
-    mask = flatness.mask(one, np.hypot(*gradient_parts(one)))
+    mask = flatness.mask(one, np.hypot(*(gradient_parts(one) if parts is None else parts)))
     if mask is None:
         return None
     mask &= ~constant(one)

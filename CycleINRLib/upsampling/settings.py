@@ -65,11 +65,12 @@ def settle(
     ------
     ModelError, ResourceError, MissingPackageError, Cancelled : see errors
     """
-    engine = Engine.of(scan, job, plan, progress, cancelled)
+    derivatives: dict[int, np.ndarray] = {}  # of slices that both look at
+    engine = Engine.of(scan, job, plan, progress, cancelled, derivatives)
     source = engine.source
     assert source is not None
     said: list[str] = []  # of the noise, told after what the others say
-    noise_of = partial(settle_noise, source.values, source.spacing_mm, plan, job, said.append)
+    noise_of = partial(settle_noise, source.values, source.spacing_mm, plan, job, said.append, derivatives)
     with meanwhile(noise_of) as found:
         fitted = settle_gain(engine, source.values, job)
         believed = in_believed_precision(engine, source.values, job, fitted.gain)

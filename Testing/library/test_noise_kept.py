@@ -13,8 +13,10 @@ pytest.importorskip("torch")
 
 import CycleINRLib as cycleinr  # noqa: E402
 from CycleINRLib import machine  # noqa: E402
+from CycleINRLib.imaging.consistency import noise_level  # noqa: E402
 from CycleINRLib.jobs import UpsampleJob  # noqa: E402
-from CycleINRLib.upsampling import grain, noisekept  # noqa: E402
+from CycleINRLib.upsampling import grain, noisekept, noisemodel  # noqa: E402
+from CycleINRLib.upsampling.noisemodel import NoiseModel  # noqa: E402
 from CycleINRLib.upsampling.plan import plan  # noqa: E402
 
 SAMPLE = Path(__file__).parents[2] / "Resources" / "SampleData" / "CT_abdomen_5mm.nrrd"
@@ -51,6 +53,19 @@ def assert_same(one, other) -> None:
     assert (one.mode, one.seed, one.taken_rms, one.taken_ratio) == (
         other.mode, other.seed, other.taken_rms, other.taken_ratio,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_derivatives_that_the_noise_level_looked_at_are_not_made_again_and_change_no_bit(scan, monkeypatch, modality):
+    values = scan.values - scan.values.min() if modality == "MR" else scan.values
+    derivatives: dict[int, np.ndarray] = {}
+    level = noise_level(values, modality, derivatives)
+    assert level == noise_level(values, modality) and sorted(derivatives) == list(range(len(values)))
+    expected = NoiseModel.of(values, scan.spacing_mm, modality)
+    monkeypatch.setattr(noisemodel, "gradient_parts", None)
+    found = NoiseModel.of(values, scan.spacing_mm, modality, derivatives)
+    for field in dataclasses.fields(expected):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])
