@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..jobs import UpsampleJob
@@ -15,6 +18,8 @@ NOISE_WORDS = {
     "acquired": "as acquired, drawn along the slice axis",
     "remove": "removed",
 }
+
+LARGE_BYTES = 1 << 22  # of a file that takes as long to be read as a good part of loading torch
 
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
@@ -30,6 +35,8 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
     """A job with paths: check every output, read, compute, write, tell."""
     outputs = Outputs.of(job)
     outputs.check()
+    if is_large(outputs.inputs[0]):
+        threading.Thread(target=_load_network, name="torch").start()
     from ..io.files import changes_by, read
 
     source = read(outputs.inputs[0], series=job.series, frame=job.frame)
@@ -38,14 +45,14 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
     like = read(job.like).geometry if job.like else None
     from ..upsampling.plan import plan
 
-    target = plan(source, job, like).target  # what cannot be done is refused before torch is loaded
+    target = plan(source, job, like).target  # what cannot be done is refused at once
     outputs.check(target, source)
     if job.enhanced:
         from ..io.dicomwrite import check_enhanced
 
         check_enhanced(outputs.inputs[0], target.shape, series=job.series, frame=job.frame, compress=job.compress)
     changes = [] if job.dicom else changes_by(outputs.volume, target)
-    from ..upsampling.upsample import upsample  # torch: not before the input is known to be good
+    from ..upsampling.upsample import upsample  # torch: of a small input not before it is known to be good
 
     result = upsample(source, job, like=like, progress=console.hear)
     result.report["warnings"] += changes
@@ -61,6 +68,16 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
     for path in files:
         console.say(f"written       {path}")
     console.finish({**result.report, "files": list(files)} if console.way == "json" else result.report, files)
+
+
+def is_large(path: Path) -> bool:
+    """Whether a scan is one large file, during whose reading torch may be loaded; of a folder nothing is known yet."""
+    return path.is_file() and path.stat().st_size >= LARGE_BYTES
+
+
+def _load_network() -> None:
+    with contextlib.suppress(ImportError, OSError, RuntimeError):  # told where the network is needed
+        from ..network import infer, weights  # noqa: F401
 
 
 def tell_result(source: Volume, output: Volume, report: dict[str, Any], console: Console) -> None:

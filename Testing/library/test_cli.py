@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from CycleINRLib import __version__
+from CycleINRLib.cli import upsample
 from CycleINRLib.cli.console import Console
 from CycleINRLib.cli.main import main
 from CycleINRLib.events import Failed, Finished, Progress, Warned, from_line
@@ -54,6 +56,21 @@ def test_upsample_writes_an_isotropic_volume_where_it_belongs_and_tells_both_noi
     assert output.values.dtype == source.values.dtype
     assert "64 x 64 x 15 voxels" in out and "SNLI" in out and "noise ratio" in out
     assert str(tmp_path / "iso.nrrd") in out
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_network_is_loaded_while_a_large_scan_is_read_and_after_a_small_one(large, scan, tmp_path, monkeypatch):
+    begun, found = threading.Event(), []
+    monkeypatch.setattr(upsample, "_load_network", begun.set)
+    monkeypatch.setattr(upsample, "LARGE_BYTES", 0 if large else scan.stat().st_size + 1)
+
+    def read_meanwhile(path, **more):
+        found.append(begun.wait(60) if large else begun.is_set())
+        return read(path, **more)
+
+    monkeypatch.setattr("CycleINRLib.io.files.read", read_meanwhile)
+    assert main(["upsample", str(scan), str(tmp_path / "iso.nrrd"), "--gain", "0", "--quiet"]) == 0
+    assert found == [large]
 
 
 def test_volume_report_and_picture_are_written_together_and_nothing_else(scan, run, tmp_path):
