@@ -19,7 +19,7 @@ NOISE_WORDS = {
     "remove": "removed",
 }
 
-LARGE_BYTES = 1 << 22  # of a file that takes as long to be read as a good part of loading torch
+LOADED_AHEAD_BYTES = 1 << 22  # of a file that takes as long to be read as a good part of loading torch
 
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
@@ -35,7 +35,7 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
     """A job with paths: check every output, read, compute, write, tell."""
     outputs = Outputs.of(job)
     outputs.check()
-    if is_large(outputs.inputs[0]):
+    if _is_large(outputs.inputs[0]):
         threading.Thread(target=_load_network, name="torch").start()
     from ..io.files import changes_by, read
 
@@ -70,9 +70,9 @@ def do_upsample(job: UpsampleJob, console: Console) -> None:
     console.finish({**result.report, "files": list(files)} if console.way == "json" else result.report, files)
 
 
-def is_large(path: Path) -> bool:
+def _is_large(path: Path) -> bool:
     """Whether a scan is one large file, during whose reading torch may be loaded; of a folder nothing is known yet."""
-    return path.is_file() and path.stat().st_size >= LARGE_BYTES
+    return path.is_file() and path.stat().st_size >= LOADED_AHEAD_BYTES
 
 
 def _load_network() -> None:

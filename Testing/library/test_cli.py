@@ -62,7 +62,7 @@ def test_upsample_writes_an_isotropic_volume_where_it_belongs_and_tells_both_noi
 def test_the_network_is_loaded_while_a_large_scan_is_read_and_after_a_small_one(large, scan, tmp_path, monkeypatch):
     begun, found = threading.Event(), []
     monkeypatch.setattr(upsample, "_load_network", begun.set)
-    monkeypatch.setattr(upsample, "LARGE_BYTES", 0 if large else scan.stat().st_size + 1)
+    monkeypatch.setattr(upsample, "LOADED_AHEAD_BYTES", 0 if large else scan.stat().st_size + 1)
 
     def read_meanwhile(path, **more):
         found.append(begun.wait(60) if large else begun.is_set())
