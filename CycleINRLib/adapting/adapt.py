@@ -105,7 +105,8 @@ def adapt(
     device = choose_device(job.device)
     path = _untrained(folder, job.seed) if job.model == SCRATCH else find_model(job.model)
     network, card = load_model(path)
-    job = job.settled(choose_precision(job.precision, device))
+    precision = choose_precision(job.precision, device)
+    job = job.settled("float32" if precision == "float16" else precision)  # in which nothing is learned
     how: dict[str, Any] = {"device": device, "precision": job.precision, "progress": hear, "cancelled": cancelled}
     synthetic, realism, lines_db = None, None, None
     if job.route == LAST_LAYER:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 import warnings
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from .infer import corrections
 from .model import Conditions, CycleINR
 
 MATRIX_UNITS = ("AMX", "AVX10")  # of the names of ONEDNN_MAX_CPU_ISA: those that leave the matrix units in use
-AMPERE = (8, 0)  # CUDA compute capability from which bfloat16 has matrix units
+VOLTA, AMPERE = (7, 0), (8, 0)  # CUDA compute capabilities from which float16, and bfloat16, have matrix units
 LARGEST_OFF = 0.1  # of what the network computes of a trial: bfloat16 is off by 0.01, a broken kernel by all
 _TRIAL = (3, 12, 12)  # slices, rows and columns
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,10 +90,10 @@ def usual_precision(device: str) -> tuple[str, str]:
     """
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
-        found = f"compute capability {major}.{minor}"
-        return ("bfloat16" if (major, minor) >= AMPERE else "float32"), found
+        reduced = "float16" if (major, minor) >= VOLTA else "float32"  # whose range `infer` watches
+        return ("bfloat16" if (major, minor) >= AMPERE else reduced), f"compute capability {major}.{minor}"
     if device != "cpu":
-        return "float32", f"bfloat16 is not tried on {device}"
+        return "float32", f"reduced precision is not tried on {device}"
     if not _has_amx():
         return "float32", "the processor has no AMX"
     if not torch.backends.mkldnn.is_available():
@@ -151,7 +152,7 @@ def place_network(network: CycleINR, device: str, precision: str) -> Placed:
         try:
             placed = cast_network(network, found, DTYPES[taken])
             problem = None if found == "cpu" else _trial(placed, network)
-        except RuntimeError as error:  # no kernel for this card or type; no memory
+        except (RuntimeError, FloatingPointError) as error:  # no kernel for this card or type; no memory
             problem = str(error).splitlines()[0]
         if problem is None:
             return Placed(placed, found, taken, doubt)
@@ -198,9 +199,10 @@ def device_memory_bytes(device: str) -> tuple[float, float]:
     return float(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()), float(whole)
 
 
-def forget_memory(device: str) -> None:
-    """What torch keeps of a device's memory for later, for others to take; nothing of a device that failed."""
-    with contextlib.suppress(RuntimeError):
+def forget_failed(device: str, error: BaseException) -> None:
+    """What failed work held, which its error still holds, and what torch keeps of a device's memory for later."""
+    traceback.clear_frames(error.__traceback__)
+    with contextlib.suppress(RuntimeError):  # of a device that is lost
         if device == "cuda":
             torch.cuda.empty_cache()
         elif device == "mps":

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .decode import Decoder, Place, SliceCodes
+from .finite import Finite
 from .model import FEATURES, Block, Conditions, CycleINR, source_features
 from .products import add_along, relu_convolution
 from .transfer import Fetch, send
@@ -68,6 +69,10 @@ def corrections(
     Yields
     ------
     (slice of M, (m, rows, columns) float32 corrections in that unit)
+
+    Raises
+    ------
+    FloatingPointError : after the last of them, which are of no use then: some code or result was not finite
     """
     block = _Block.of(network, source, rows, columns, detail, conditions)
     N = len(source)
@@ -81,17 +86,18 @@ def corrections(
             places = [decoder.place(t, conditions.of_place(t, z_scale)) for t in ts]
             asked[k] = _Between(slice(at[0], at[-1] + 1), (k, min(k + 1, N - 1)), ts, places)
     held: dict[int, SliceCodes] = {}
-    fetch = Fetch(block.values.device)
+    fetch, finite = Fetch(block.values.device), Finite(network)
     for pairs, read in _windows(N, window, len(network.blocks) + 1):
-        codes_at = block.encoded(read, tick) if codes is None else codes.__getitem__
+        codes_at = finite.codes(block.encoded(read, tick) if codes is None else codes.__getitem__)
         whole = _decoded_at_once(decoder, [asked[k] for k in pairs if k in asked], codes_at)
         for k in pairs:
             if k in asked:
                 held, out = asked[k].decoded(decoder, codes_at, held) if whole is None else ({}, next(whole))
-                yield from fetch.put(asked[k].at, out)
+                yield from fetch.put(asked[k].at, finite.looked_at(out))
             tick()
         del codes_at  # before the next ones are made
     yield from fetch.rest()
+    finite.check()
 
 
 @dataclass(frozen=True, eq=False)

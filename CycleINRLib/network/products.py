@@ -53,16 +53,13 @@ def relu_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def add_along(x: Tensor, inner: Tensor, weight: Tensor, bias: Tensor) -> None:
     """x (n, h, w, C) += convolution of `inner` (the same) along its slices, zero beyond them; weight (C, C, 3, 1)."""
     n, h, w, C = x.shape
+    into, seen = (part.view(1, n, h * w, C).permute(0, 3, 1, 2) for part in (x, inner))
+    weight = weight.contiguous(memory_format=torch.channels_last)
     if n > 1 and _CONVOLVE_INTO is not None and _fuses(x):
-        into, seen = (part.view(1, n, h * w, C).permute(0, 3, 1, 2) for part in (x, inner))
-        weight = weight.contiguous(memory_format=torch.channels_last)
         _CONVOLVE_INTO(into, seen, weight, bias, [1, 0], [1, 1], [1, 1], 1, "add", 1.0, None, [], None)
         return
-    below, here, above = weight[..., 0].permute(2, 1, 0).contiguous()  # (C in, C out) each
-    for into, seen, product in ((x, inner, here), (x[1:], inner[:-1], below), (x[:-1], inner[1:], above)):
-        if len(into):
-            into.flatten(0, 2).addmm_(seen.flatten(0, 2), product)
-    x += bias
+    made = F.conv2d(seen, weight, bias, padding=(1, 0))  # rounded once, and once more where it is added
+    x += made.permute(0, 2, 3, 1).reshape(x.shape)
 
 
 def relu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

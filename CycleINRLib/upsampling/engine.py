@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -77,7 +76,7 @@ class Engine:
         self.noise: float | None = None  # level in the scan's unit; None where it is not known
         self.warnings: list[str] = []
         self.rows_limit: int | None = None
-        self.ran_out = False  # of memory: then the run is not as usual
+        self.ran_out = False  # of memory, or lost its device: then the run is not as usual
         self.source: Volume | None = None  # slices first, of even brightness, its values from zero
         self.brightness: SliceBrightness | None = None  # that its slices had; None: they are as acquired
         self.zero = 0.0  # of the scan's values, see `intensity.zero_of`
@@ -176,10 +175,12 @@ class Engine:
                 seen = codes and codes.seen_from(slab.read_first)
                 of_grid = partial(self.corrections, grid=grid, gain=settings.gain, watch=watch)
                 find = partial(of_grid, window=window, body=near, codes=seen)
-                read = partial(reader.read, slab, slabs[done + 1 : done + 2], self._copying_device())
+                read = partial(
+                    reader.read, slab, slabs[done + 1 : done + 2], self.network if self.device == "cuda" else None
+                )
                 x, extra = self._slab(read, slab, columns, grid, wanted, find, errors)
-            except (MemoryError, RuntimeError) as error:
-                if self.device == "cpu" and not is_out_of_memory(error):
+            except (MemoryError, RuntimeError, FloatingPointError) as error:
+                if self.device == "cpu" and not (is_out_of_memory(error) or isinstance(error, FloatingPointError)):
                     raise
                 codes = None  # they may be on a device that is left
                 reader.forget()
@@ -242,8 +243,7 @@ class Engine:
     ) -> np.ndarray:
         """The network's part at sorted `places`, in the scan's unit: (M, rows, columns) float32.
 
-        normalized : (N, R, I) float32, the scan's rows with their halo, divided by its scale; an array, or a tensor on
-            the device
+        normalized : (N, R, I) float32, array or tensor on the device: rows with their halo, divided by the scale
         body, codes : of these rows and columns, see `run`
         """
         from ..network import infer, workers
@@ -341,28 +341,37 @@ class Engine:
         return made
 
     def _retry(self, shape: tuple[int, ...], first: int, last: int, grid: Grid, slab: Slab, error) -> list[Slab]:
-        """The remaining slabs after memory ran out: half the rows, and from the smallest slab on the CPU; there at once
-        where the device fails otherwise."""
-        from ..network.device import forget_memory
-
-        traceback.clear_frames(error.__traceback__)  # they hold what the slab took
-        forget_memory(self.device)
-        rows, self.ran_out = (slab.last - slab.first) // 2 if is_out_of_memory(error) else 0, True
-        if rows < MIN_ROWS:
-            if self.device == "cpu":
-                found, next_ = f"even {MIN_ROWS} rows did not fit", "close other programs, or crop the volume"
-                raise ResourceError("There is not enough memory", found, next_) from error
-            self.warn(f"{why_lost(self.device, error)}: going on with the CPU.")
-            self.device, self.precision, self.network, self.rows_limit = "cpu", "float32", self.loaded, None
-            rows = last - first
-        else:
+        """The remaining slabs after one failed: half the rows where memory ran out, else as `give_way` does."""
+        rows = (slab.last - slab.first) // 2 if is_out_of_memory(error) else 0
+        if rows >= MIN_ROWS:
+            self._let_go(error)
             self.warn(f"Memory ran out: slabs of {rows} rows instead.")
             self.rows_limit = rows
+        elif self.device == "cpu" and is_out_of_memory(error):
+            found, next_ = f"even {MIN_ROWS} rows did not fit", "close other programs, or crop the volume"
+            raise ResourceError("There is not enough memory", found, next_) from error
+        else:
+            self.give_way(error)
+            rows = last - first
         return slabs_between(first, last, shape[1], self.halo, self.cut(shape, grid, rows).rows)
 
-    def _copying_device(self) -> Any:
-        """The torch.device that has copies beside its kernels; None: there is none."""
-        return next(self.network.parameters()).device if self.device == "cuda" else None
+    def give_way(self, error: Exception) -> None:
+        """To float32 where numbers left the range of the precision, else to the CPU."""
+        self._let_go(error)
+        if isinstance(error, FloatingPointError) and self.precision != "float32":
+            self.warn(f"Numbers left the range of {self.precision}: going on in float32.")
+            self.network = self.in_float32().network
+        else:
+            self.warn(f"{why_lost(self.device, error)}: going on with the CPU.")
+            self.device, self.network, self.rows_limit = "cpu", self.loaded, None
+        self.precision = "float32"
+
+    def _let_go(self, error: Exception) -> None:
+        """Of what failed work held."""
+        from ..network.device import forget_failed
+
+        self.ran_out = True
+        forget_failed(self.device, error)
 
     def _ticks(self, slices: int, window: int | None) -> int:
         from ..network.infer import step_count

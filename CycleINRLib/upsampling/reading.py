@@ -10,8 +10,7 @@ from .memory import Slab
 from .protocols import Rows
 
 if TYPE_CHECKING:
-    from torch import device as Device
-
+    from ..network.model import CycleINR
     from ..network.transfer import Sent
 
 
@@ -25,28 +24,28 @@ class SlabReader:
         self._values, self._columns, self._scale = values, columns, np.float32(scale)
         self._coming: tuple[np.ndarray, Sent] | None = None  # the slab that was named as the following one
 
-    def read(self, slab: Slab, following: list[Slab], device: Device | None) -> tuple[np.ndarray, Any]:
+    def read(self, slab: Slab, following: list[Slab], network: CycleINR | None) -> tuple[np.ndarray, Any]:
         """Its own rows (N, rows, columns) of the scan, and all of them with their halo, (N, R, I) divided by the scale.
 
         following : the slab that is asked for next, if any: it is read and sent on its way
-        device : that has copies of its own, to which the latter are sent; None: they stay arrays
+        network : to whose device the latter are sent, where copies run beside kernels; None: they stay arrays
         """
-        if device is None or not (following or self._coming):  # nothing to travel beside: what needs it sends a part
+        if network is None or not (following or self._coming):  # nothing to travel beside: what needs it sends a part
             return self._rows(slab)
-        (own, sent), self._coming = self._coming or self._sent(slab, device), None
+        (own, sent), self._coming = self._coming or self._sent(slab, network), None
         if following:
-            self._coming = self._sent(following[0], device)
+            self._coming = self._sent(following[0], network)
         return own, sent.there()
 
     def forget(self) -> None:
         """What is on its way: other slabs, or another device, come next."""
         self._coming = None
 
-    def _sent(self, slab: Slab, device: Device) -> tuple[np.ndarray, Sent]:
+    def _sent(self, slab: Slab, network: CycleINR) -> tuple[np.ndarray, Sent]:
         from ..network.transfer import send
 
         own, read = self._rows(slab)
-        return own, send(read, device)
+        return own, send(read, network.enter.weight.device)
 
     def _rows(self, slab: Slab) -> tuple[np.ndarray, np.ndarray]:
         read = np.array(self._values[:, slab.read_first : slab.read_last], np.float32)

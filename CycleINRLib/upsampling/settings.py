@@ -24,7 +24,7 @@ from ..jobs import UpsampleJob, is_number
 from ..machine import processor, recall, remember
 from ..network.workers import meanwhile
 from .engine import Engine, Settings
-from .gain import Dropped, settle_gain
+from .gain import Dropped, GainFit, settle_gain
 from .grain import NoiseTreatment, settle_noise
 from .memory import is_out_of_memory
 from .noisekept import noise_checksum
@@ -72,8 +72,7 @@ def settle(
     said: list[str] = []  # of the noise, told after what the others say
     noise_of = partial(settle_noise, source.values, source.spacing_mm, plan, job, said.append, derivatives)
     with meanwhile(noise_of) as found:
-        fitted = settle_gain(engine, source.values, job)
-        believed = in_believed_precision(engine, source.values, job, fitted.gain)
+        fitted, believed = _fitted(engine, source.values, job)
         noise = found()
     for message in said:
         engine.warn(message)
@@ -81,6 +80,18 @@ def settle(
     if job.precision == "auto" and engine.precision != "float32":
         note_precision(scan, job, believed.precision)
     return Settled(believed, source, Settings(fitted.gain), noise, timed, fitted.dropped, fitted.seconds)
+
+
+def _fitted(engine: Engine, values: np.ndarray, job: UpsampleJob) -> tuple[GainFit, Engine]:
+    """The gain, and the engine in the precision that is believed; again where the device, or the precision, fails."""
+    try:
+        gain = settle_gain(engine, values, job)
+        return gain, in_believed_precision(engine, values, job, gain.gain)
+    except (MemoryError, RuntimeError, FloatingPointError) as error:
+        if engine.device == "cpu" and (engine.precision == "float32" or not isinstance(error, FloatingPointError)):
+            raise
+        engine.give_way(error)
+    return _fitted(engine, values, job)
 
 
 # --- precision ------------------------------------------------------------------------------------------------
@@ -101,7 +112,7 @@ def in_believed_precision(engine: Engine, values: np.ndarray, job: UpsampleJob, 
             raise
         off = np.inf  # the run will say so
     if job.precision == "auto":
-        return engine.in_float32() if DOUBT * off > most else engine
+        return engine if DOUBT * off <= most else engine.in_float32()
     if most < off < np.inf:
         engine.warn(
             f"{engine.precision} changes the result by {off:.2g} (noise {noise:.2g}): float32 would be more exact."

@@ -1,4 +1,4 @@
-"""A CUDA device made of the CPU: its tensors say that they are on "cuda", compute the same numbers, and refuse to be
+"""A CUDA or MPS device made of the CPU: its tensors say that they are there, compute the same numbers, and refuse to be
 mixed with those of the CPU, as real ones do. For machines without one: what was left behind on the CPU is found.
 
 Copies that need not block happen as late as they may: when an event behind them is waited for. Until then their target
@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from CycleINRLib.network import transfer
 
-CUDA = torch.device("cuda", 0)
 MEMORY = 10e9  # bytes
 SCALARS = (torch.Tensor.__float__, torch.Tensor.__int__, torch.Tensor.__bool__, torch.Tensor.item, torch.Tensor.tolist)
 MIXED = ("copy_", "_to_copy", "index", "index_put_")  # operators that real devices let see both sides
@@ -86,7 +85,8 @@ class Memory:
 class Device:
     """The one device: its streams and memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.name = torch.device(kind, 0)
         self.whole, self.allocated, self.reserved = MEMORY, 0, 0  # bytes
         self.pinned: dict[int, torch.Tensor] = {}  # by address; kept, so that no other memory gets it
         self.copies = 0  # that did not block
@@ -122,12 +122,14 @@ class OnCuda(torch.Tensor):
             )  # fmt: skip
 
     def __init__(self, real: torch.Tensor, memory: Memory | None = None) -> None:
+        if DEVICE.name.type == "mps" and real.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64")
         self.numbers = real
         self.memory = memory or Memory(real.untyped_storage().nbytes())
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        return CUDA
+        return DEVICE.name
 
     def record_stream(self, stream: Stream) -> None:  # type: ignore[override]
         self.memory.recorded.add(stream)
@@ -144,9 +146,11 @@ class OnCuda(torch.Tensor):
         tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, torch.Tensor)]
         left_behind = [one for one in tensors if not isinstance(one, OnCuda) and one.dim() > 0]
         if left_behind and name not in MIXED:
-            raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu ({name})")
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but found {DEVICE.name} and cpu ({name})"
+            )
         if operator.namespace in ("mkldnn", "mkldnn_prepacked"):
-            raise NotImplementedError(f"{operator} has no kernel for CUDA")
+            raise NotImplementedError(f"{operator} has no kernel for {DEVICE.name}")
         stays = name != "_to_copy" or kwargs.get("device") is None  # `_Makers` has seen to what is sent there
         if name == "copy_" and any(not isinstance(one, OnCuda) for one in args[:2]):
             _copy(*args[:2], waits=not (kwargs.get("non_blocking") or args[2:3] == (True,)))
@@ -205,15 +209,15 @@ class _Makers(TorchFunctionMode):
         if function is torch._C._nn._parse_to:
             return function(*args, **kwargs)
         if function is torch.Tensor.numpy and isinstance(args[0], OnCuda):
-            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+            raise TypeError(f"can't convert {DEVICE.name} device type tensor to numpy")
         if function is torch.Tensor.cpu:
             return _bare(args[0]).clone()
         if function in SCALARS:
             return function(*tree_map(_bare, args), **kwargs)
         device = kwargs.get("device")
-        sent = device is not None and torch.device(device).type == "cuda"
+        sent = device is not None and torch.device(device).type == DEVICE.name.type
         if function is torch.Tensor.to and len(args) > 1 and isinstance(args[1], (str, torch.device)):
-            sent, args = torch.device(args[1]).type == "cuda", (args[0], "cpu", *args[2:])
+            sent, args = torch.device(args[1]).type == DEVICE.name.type, (args[0], "cpu", *args[2:])
             if not sent:
                 return function(_bare(args[0]), *args[1:], **kwargs)
         if not sent:
@@ -224,12 +228,16 @@ class _Makers(TorchFunctionMode):
 
 
 @contextmanager
-def pretended(monkeypatch: Any, capability: tuple[int, int] = (8, 0)) -> Iterator[Device]:
-    """As on a machine with a CUDA device of that compute capability."""
+def pretended(monkeypatch: Any, kind: str = "cuda", capability: tuple[int, int] = (8, 0)) -> Iterator[Device]:
+    """As on a machine with a device of that kind; of CUDA, of that compute capability."""
     global DEVICE
-    DEVICE = device = Device()
+    DEVICE = device = Device(kind)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
+    for name, told in (("recommended_max", lambda: device.whole), ("current_allocated", lambda: device.allocated)):
+        monkeypatch.setattr(torch.mps, f"{name}_memory", told)
+    monkeypatch.setattr(torch.mps, "empty_cache", device.forget)
     of_torch = {
-        "is_available": lambda: True, "get_device_capability": lambda: capability,
+        "is_available": lambda: kind == "cuda", "get_device_capability": lambda: capability,
         "get_device_name": lambda: "pretended", "mem_get_info": lambda: (device.whole - device.reserved, device.whole),
         "memory_allocated": lambda: device.allocated, "memory_reserved": lambda: device.reserved,
         "empty_cache": device.forget, "Event": Event, "Stream": Stream, "stream": device.stream,

@@ -39,6 +39,19 @@ def cuda(monkeypatch):
         yield device
 
 
+@pytest.fixture
+def turing(monkeypatch):
+    """A card whose matrix units know float16 alone."""
+    with pretended(monkeypatch, capability=(7, 5)) as device:
+        yield device
+
+
+@pytest.fixture
+def mps(monkeypatch):
+    with pretended(monkeypatch, "mps") as device:
+        yield device
+
+
 @pytest.fixture(autouse=True)
 def no_stopwatch(monkeypatch):
     """How fast the machine is does not matter here."""
@@ -80,7 +93,7 @@ def test_a_tensor_of_the_cpu_is_not_mixed_with_those_of_the_device(cuda):
 
 
 @pytest.mark.parametrize("least", [0.0, 1.0], ids=["all neighbors", "the pixel itself"])
-@pytest.mark.parametrize("precision, within", [("float32", 1e-6), ("bfloat16", 0.03)])
+@pytest.mark.parametrize("precision, within", [("float32", 1e-6), ("bfloat16", 0.03), ("float16", 0.004)])
 def test_encoder_lam_and_decoder_leave_nothing_on_the_cpu(network, cuda, monkeypatch, precision, within, least):
     monkeypatch.setattr(decode, "LEAST_BESIDE", least)  # of which of two ways LAM goes
     here = corrected(network)
@@ -159,11 +172,19 @@ def test_each_wait_that_is_left_out_is_caught_by_the_pretended_device(cuda, monk
         assert not np.array_equal(found, values())
 
 
-def test_a_result_is_not_looked_at_before_its_copy_has_ended(network, cuda, monkeypatch):
-    placed = cast_network(network, "cuda", torch.float32)
-    assert np.isfinite(corrected(placed)).all() and cuda.copies
-    monkeypatch.setattr(pretend_cuda.Event, "synchronize", lambda _: None)
-    assert not np.isfinite(corrected(placed)).all()
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_result_is_there_once_its_copy_has_been_waited_for(cuda, monkeypatch, waits):
+    if not waits:
+        monkeypatch.setattr(pretend_cuda.Event, "synchronize", lambda _: None)
+    fetch, made = transfer.Fetch(torch.device("cuda", 0)), torch.zeros(3, device="cuda")
+    found = []
+    for n in range(3):
+        made += 1  # the same memory again, while the copy is on its way
+        found += [values.copy() for _, values in fetch.put(slice(n, n + 1), made)]
+        assert len(found) == n  # one behind
+    found += [values.copy() for _, values in fetch.rest()]
+    expected = np.repeat([[1], [2], [3]], 3, 1)
+    assert np.array_equal(found, expected) if waits else np.isnan(found).all()
 
 
 def test_the_next_slab_travels_while_one_is_computed_and_the_voxels_are_those_of_the_cpu(
@@ -258,18 +279,76 @@ def test_memory_that_torch_keeps_for_later_counts_as_free(cuda):
     assert device_memory_bytes("cuda") == (cuda.whole, cuda.whole) > torch.cuda.mem_get_info()
 
 
-@pytest.mark.parametrize("fails_at", ["bfloat16", "never"])
-def test_a_precision_that_fails_on_a_device_gives_way_to_float32_there(network, cuda, monkeypatch, fails_at):
+@pytest.mark.parametrize("card, reduced", [("cuda", "bfloat16"), ("turing", "float16")])
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_precision_that_fails_on_a_device_gives_way_to_float32_there(
+    network, monkeypatch, request, card, reduced, fails
+):
+    request.getfixturevalue(card)
     real = infer.relu_convolution
 
     def convolution(x, weight, bias):
         made = real(x, weight, bias)
-        return made * float("nan") if x.device.type == "cuda" and x.dtype == DTYPES.get(fails_at) else made
+        return made * float("nan") if fails and x.device.type == "cuda" and x.dtype == DTYPES[reduced] else made
 
     monkeypatch.setattr(infer, "relu_convolution", convolution)
     placed = place_network(network, "auto", "auto")
-    assert (placed.device, placed.precision) == ("cuda", "float32" if fails_at != "never" else "bfloat16")
-    assert (placed.doubt or "").startswith("bfloat16 is not used on cuda") == (fails_at != "never")
+    assert (placed.device, placed.precision) == ("cuda", "float32" if fails else reduced)
+    assert (placed.doubt or "").startswith(f"{reduced} is not used on cuda") == fails
+
+
+@pytest.mark.parametrize("after", [14, 44], ids=["while its rounding is looked at", "in the run"])
+def test_numbers_beyond_the_range_of_float16_are_computed_in_float32_on_the_same_device(
+    scan, on_cpu, turing, monkeypatch, after
+):
+    real, calls = infer.relu_convolution, []
+
+    def convolution(x, weight, bias):
+        made = real(x, weight, bias)
+        if x.dtype == torch.float16:
+            calls.append(1)
+            if len(calls) > after:
+                made[0, 5, 5, 0] = 7e4  # infinite in float16, in one place
+        return made
+
+    monkeypatch.setattr(infer, "relu_convolution", convolution)
+    there = cycleinr.upsample(scan, **{**ASKED, "precision": "auto"})
+    assert (there.report["device"], there.report["precision"]) == ("cuda", "float32")
+    assert "Numbers left the range of float16: going on in float32." in there.report["warnings"]
+    assert len(calls) > after and np.abs(there.volume.values - on_cpu).max() <= 1
+
+
+def test_float16_is_taken_where_its_rounding_does_not_show(scan, on_cpu, turing):
+    there = cycleinr.upsample(scan, **{**ASKED, "precision": "auto"})
+    assert (there.report["device"], there.report["precision"]) == ("cuda", "float16")
+    assert not any("range" in one for one in there.report["warnings"])
+    assert np.abs(there.volume.values - on_cpu).max() <= 1
+
+
+def test_a_device_that_fails_while_the_gain_is_fitted_gives_way_to_the_cpu(scan, cuda, monkeypatch):
+    fails(monkeypatch, NO_KERNEL, 14)
+    there = cycleinr.upsample(scan, device="cuda", **{**ASKED, "gain": None})
+    assert there.report["device"] == "cpu" and any("cuda failed" in one for one in there.report["warnings"])
+
+
+@pytest.mark.parametrize("least", [0.0, 1.0], ids=["all neighbors", "the pixel itself"])
+def test_mps_computes_what_the_cpu_does_and_sees_no_float64(network, mps, monkeypatch, least):
+    monkeypatch.setattr(decode, "LEAST_BESIDE", least)
+    here = corrected(network)
+    placed = place_network(network, "mps", "auto")
+    assert (placed.device, placed.precision) == ("mps", "float32")
+    there = corrected(placed.network)
+    assert np.abs(there - here).max() <= 1e-6 * np.abs(here).max()
+    with pytest.raises(TypeError, match="float64"):
+        torch.ones(2, dtype=torch.float64).to("mps")
+
+
+def test_a_run_on_mps_asks_its_own_memory_and_gives_the_volume_of_the_cpu(scan, on_cpu, mps):
+    there = cycleinr.upsample(scan, device="mps", **ASKED)
+    assert there.report["device"] == "mps" and np.abs(there.volume.values - on_cpu).max() <= 1
+    mps.whole = 1e5
+    with pytest.raises(ResourceError, match="GB for the smallest slab"):
+        cycleinr.upsample(scan, device="mps", **ASKED)
 
 
 def test_a_card_without_kernels_is_left_and_named(network, cuda, monkeypatch):
