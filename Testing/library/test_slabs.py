@@ -23,6 +23,15 @@ def test_each_slab_reads_its_halo_or_the_end_of_the_volume(rows, halo, size):
         assert slab.read_last >= min(rows, slab.last + halo)
 
 
+@given(st.integers(1, 700), st.integers(0, 20).map(lambda n: 2 * n), st.integers(1, 800))
+def test_slabs_have_one_shape_but_where_the_image_ends(rows, halo, size):
+    """So that a device sees few shapes."""
+    slabs = plan_slabs(rows, halo, size)
+    assert len({slab.last - slab.first for slab in slabs[:-1]}) <= 1
+    inner = [slab for slab in slabs if slab.read_first > 0 and slab.read_last < rows]
+    assert len({slab.read_last - slab.read_first for slab in inner}) <= 1
+
+
 @given(st.integers(0, 99))
 def test_one_row_has_a_slab_of_its_own(row):
     slab = slab_for_rows(row, row + 1, 100, 28)
