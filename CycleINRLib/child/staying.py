@@ -18,7 +18,7 @@ from ..errors import CycleINRError, RequestError, ResourceError
 from ..events import Event, Failed, Finished, Stopwatch
 from ..jobs import UpsampleJob
 from ..machine import give_memory_back, usable_cores
-from .folder import StopSign, next_asked, read_facts, read_planes, read_source, write_planes
+from .folder import INPUT, StopSign, next_asked, read_facts, read_planes, read_source, write_planes
 
 if TYPE_CHECKING:
     from ..imaging.volume import Volume
@@ -44,7 +44,8 @@ def scan_of(folder: Path, facts: dict[str, Any], stop: StopSign) -> Volume | Non
         time.sleep(QUESTION_S)
         if stop() or time.monotonic() - since > IDLE_S:
             return None
-        facts = read_facts(folder)
+        if (folder / INPUT).exists():  # it comes first, and looking for it is cheap
+            facts = read_facts(folder)
     return read_source(folder, facts)
 
 

@@ -5,7 +5,8 @@
 
 Previews are asked for as the panel does, from an empty cache: in the middle; six pixels from there, when what the
 process does meanwhile is done; a seventh of the scan away; and there once more. Then first previews again, each from an
-empty cache, of a process that was told `--ahead` seconds before what it will be asked ("prepared"), and of one that was
+empty cache: of a process that has loaded torch and gets the scan with the click (as in the panel, where one clicks at
+once), of one that was told `--ahead` seconds before what it will be asked ("prepared"), and of one that was
 done with it. Seconds of CPU of the process that computes (its own start among them), and of wall from the click; "first
 line" is when it said something, "provisional" when the interpolated planes were there. Needs Linux, whose /proc tells
 the CPU time of a process that goes on.
@@ -76,6 +77,15 @@ class Asking:
         self.resident = Resident(self.volume)
         self.resident.prepare(self.job.to_json(), {"planes": self.planes(0.0)})
 
+    def wait(self) -> None:
+        """As the panel does when it is opened, until torch is loaded."""
+        from CycleINRLib.child.resident import Resident
+
+        self.resident = Resident()
+        while "libtorch" not in Path(f"/proc/{self.resident.child.pid}/maps").read_text("utf-8", "replace"):
+            time.sleep(0.1)
+        self.rest()
+
     def preview(self, label: str, part: float) -> str:
         """One line of the table."""
         from CycleINRLib.child.folder import result_planes
@@ -92,6 +102,8 @@ class Asking:
         if self.stays and self.resident is None:
             self.resident = Resident(self.volume)
         before = cpu_of(self.resident.child.pid) if self.stays else 0.0
+        if self.stays and not self.resident.has_scan:
+            self.resident.take(self.volume)
         run = Run(job, self.volume, result_planes, beside={"planes": planes}, resident=self.resident)
         first = None
         while not run.done:
@@ -139,6 +151,12 @@ def main(argv: list[str] | None = None) -> int:
                     print(asking.rest(), flush=True)
             if stays:
                 asking.resident.end()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["CYCLEINR_CACHE"] = cache
+        asking = Asking(volume, asked, True)
+        asking.wait()
+        print(asking.preview("first, torch loaded", 0.0))
+        asking.resident.end()
     for seconds in (*asked.ahead, None):
         with tempfile.TemporaryDirectory() as cache:
             os.environ["CYCLEINR_CACHE"] = cache
