@@ -49,7 +49,7 @@ class Recipe:
     loss : (network, batch, precision) to what is minimized
     batch : patches a step; a voxel costs the peers 10 to 30 times more than `light`, so theirs are fewer and smaller
     rate : peak of the learning rate; the papers' 1e-4 is for days of training. At 1e-3 the ArSSR-style network fell
-        back to linear interpolation after 1,900 of 4,900 steps and stayed there
+        back to linear interpolation after 1,900 steps, and was still there when it was ended at 2,284
     """
 
     title: str
